@@ -1,0 +1,116 @@
+#include "noise.hpp"
+
+#include <algorithm>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "../core/normal.hpp"
+#include "../core/philox.hpp"
+
+// Set by CMakeLists.txt to target_clones(...) where compiler and system can choose an instruction set at load time.
+#ifndef SECONDGRAM_CLONES
+#define SECONDGRAM_CLONES
+#endif
+
+namespace secondgram::cpu {
+namespace {
+
+// Counters are worked off in groups of this many; a multiple of every vector width, small enough for the L1 cache.
+constexpr std::size_t kGroup = 64;
+// Below this many counters a thread costs more to start than it saves.
+constexpr std::size_t kCountersPerThread = 1 << 14;
+
+struct Group {
+  std::uint32_t w0[kGroup], w1[kGroup], w2[kGroup], w3[kGroup];
+};
+
+template <typename T>
+#if defined(__GNUC__)
+__attribute__((always_inline))
+#endif
+inline void normals_of_group(Group& g, Key2 key, T* out) {
+  for (std::size_t i = 0; i < kGroup; ++i) {
+    const Words4 x = philox4x32_10({g.w0[i], g.w1[i], g.w2[i], g.w3[i]}, key);
+    g.w0[i] = x.w0, g.w1[i] = x.w1, g.w2[i] = x.w2, g.w3[i] = x.w3;
+  }
+  for (std::size_t i = 0; i < kGroup; ++i) {
+    const Pair a = box_muller(g.w0[i], g.w1[i]);
+    const Pair b = box_muller(g.w2[i], g.w3[i]);
+    out[4 * i + 0] = static_cast<T>(a.first);
+    out[4 * i + 1] = static_cast<T>(a.second);
+    out[4 * i + 2] = static_cast<T>(b.first);
+    out[4 * i + 3] = static_cast<T>(b.second);
+  }
+}
+
+SECONDGRAM_CLONES void group_float(Group& g, Key2 key, float* out) { normals_of_group(g, key, out); }
+SECONDGRAM_CLONES void group_double(Group& g, Key2 key, double* out) { normals_of_group(g, key, out); }
+void normals_group(Group& g, Key2 key, float* out) { group_float(g, key, out); }
+void normals_group(Group& g, Key2 key, double* out) { group_double(g, key, out); }
+
+// Counters [begin, end) of the flat list (draw, key, block of four features), blocks fastest.
+template <typename T>
+void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* out) {
+  const std::size_t blocks = (r.width + 3) / 4;
+  const Key2 key = key_of_seed(r.seed);
+  Group g{};
+  T values[4 * kGroup];
+  std::size_t row = begin / blocks, block = begin % blocks;
+  while (begin < end) {
+    const std::size_t count = std::min(kGroup, end - begin);
+    const std::size_t first_row = row, first_block = block;
+    for (std::size_t i = 0; i < count;) {
+      const std::size_t run = std::min(count - i, blocks - block);
+      const std::uint64_t person = r.keys[row % r.n_keys];
+      const std::uint32_t w0 = r.purpose << 24 | static_cast<std::uint32_t>(block);
+      const std::uint32_t w1 = r.draws[row / r.n_keys] * 4096u + r.step;
+      for (std::size_t j = 0; j < run; ++j) {
+        g.w0[i + j] = w0 + static_cast<std::uint32_t>(j);
+        g.w1[i + j] = w1;
+        g.w2[i + j] = static_cast<std::uint32_t>(person);
+        g.w3[i + j] = static_cast<std::uint32_t>(person >> 32);
+      }
+      i += run;
+      block += run;
+      if (block == blocks) block = 0, ++row;
+    }
+    normals_group(g, key, values);
+    std::size_t to_row = first_row, to_block = first_block;
+    for (std::size_t i = 0; i < count;) {
+      const std::size_t run = std::min(count - i, blocks - to_block);
+      const std::size_t feature = 4 * to_block;
+      std::copy_n(values + 4 * i, std::min(4 * run, r.width - feature), out + to_row * r.width + feature);
+      i += run;
+      to_block = 0, ++to_row;
+    }
+    begin += count;
+  }
+}
+
+template <typename T>
+void fill(const NoiseRequest& r, T* out, unsigned threads) {
+  const std::size_t total = r.n_draws * r.n_keys * ((r.width + 3) / 4);
+  if (total == 0) return;
+  const std::size_t useful = std::max<std::size_t>(1, total / kCountersPerThread);
+  const std::size_t parts = std::min<std::size_t>(std::max(threads, 1u), useful);
+  const auto part = [&](std::size_t p) { fill_range(r, total * p / parts, total * (p + 1) / parts, out); };
+  std::vector<std::thread> workers;
+  workers.reserve(parts);
+  for (std::size_t p = 1; p < parts; ++p) {
+    try {
+      workers.emplace_back(part, p);
+    } catch (const std::system_error&) {
+      part(p);  // the system refused a thread: do its share here
+    }
+  }
+  part(0);
+  for (std::thread& worker : workers) worker.join();
+}
+
+}  // namespace
+
+void fill_normals(const NoiseRequest& request, float* out, unsigned threads) { fill(request, out, threads); }
+void fill_normals(const NoiseRequest& request, double* out, unsigned threads) { fill(request, out, threads); }
+
+}  // namespace secondgram::cpu

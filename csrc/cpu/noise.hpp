@@ -1,0 +1,24 @@
+// Keyed normals on the CPU. The statement is secondgram/diffusion/noise.py.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace secondgram::cpu {
+
+struct NoiseRequest {
+  const std::uint64_t* keys;    // [rows] one key a person and visit
+  const std::uint32_t* draws;   // [draws] draw indices, each below 2^20
+  std::size_t n_keys;
+  std::size_t n_draws;
+  std::size_t width;            // features a row, at most 2^26
+  std::uint64_t seed;
+  std::uint32_t purpose;        // below 256
+  std::uint32_t step;           // below 4096
+};
+
+// Fill out [n_draws, n_keys, width] with normals. `threads` changes the time taken, never a value.
+void fill_normals(const NoiseRequest& request, float* out, unsigned threads);
+void fill_normals(const NoiseRequest& request, double* out, unsigned threads);
+
+}  // namespace secondgram::cpu

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Make .venv and install secondgram into it, editable, with the extras named: scripts/setup.sh [extra ...]
+# Does nothing where .venv already holds this state of the build files. PYTHON names another interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+extras=$(IFS=,; echo "$*")
+target=".${extras:+[$extras]}"
+
+suitable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
+complete() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+python="" incomplete=""
+names=(python3 python3.13 python3.12 python3.11 python3.10 python)
+[[ -z ${PYTHON:-} ]] || names=("$PYTHON")
+for name in "${names[@]}"; do
+  suitable "$name" || continue
+  if complete "$name"; then python=$name; break; fi
+  incomplete=${incomplete:-$name}
+done
+if [[ -z $python ]]; then
+  if [[ -n $incomplete ]]; then
+    echo "$incomplete lacks venv or ensurepip. On Debian and Ubuntu: apt-get install python3-venv" >&2
+  else
+    echo "No Python 3.10 or newer was found${PYTHON:+ as $PYTHON}. Install one, or name it: PYTHON=/path/to/python3" >&2
+  fi
+  exit 1
+fi
+
+# The place belongs to the state: an editable install points to it.
+state=$({ pwd; "$python" -VV; find csrc -type f -print0 | LC_ALL=C sort -z |
+  xargs -0 cat pyproject.toml setup.py constraints.txt CMakeLists.txt scripts/setup.sh; } | cksum)
+stamp=".venv/stamp-${extras:-plain}"
+if [[ -x .venv/bin/secondgram && -f $stamp && $(<"$stamp") == "$state" ]]; then
+  exit 0
+fi
+
+# Another Python, or a folder that has moved: start afresh. Anything else is brought up to date in place.
+maker=$(pwd; "$python" -VV)
+if [[ -e .venv && ! (-f .venv/maker && $(<.venv/maker) == "$maker") ]]; then
+  rm -rf .venv
+fi
+echo "Installing secondgram into .venv (some minutes the first time)" >&2
+if [[ ! -e .venv ]]; then
+  "$python" -m venv .venv
+  echo "$maker" > .venv/maker
+fi
+for old in .venv/stamp-*; do
+  [[ -f $old && $(<"$old") == "$state" ]] || rm -f "$old"
+done
+pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"; }
+pip "pip>=23.1"
+pip -c constraints.txt -e "$target"
+echo "$state" > "$stamp"

@@ -1,0 +1,77 @@
+"""secondgram imputes missing follow-up MRI visits of a longitudinal cohort.
+
+    import secondgram as sg
+
+    cohort = sg.read_cohort("visits.csv")
+    imputer = sg.SecondgramImputer().fit(cohort)
+    result = imputer.impute(cohort, draws=20)
+    result.to_parquet("imputed.parquet")
+
+The names below are loaded when they are first used: importing the package loads neither torch nor triton, and probes no
+GPU.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+try:
+    __version__ = version("secondgram")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+if TYPE_CHECKING:
+    from .cohort import Cohort, SimulatedCohort, read_cohort, simulate
+    from .denoiser import Denoiser
+    from .errors import InputError
+    from .evaluation.compare import compare
+    from .evaluation.evaluate import evaluate
+    from .imputation.imputer import SecondgramImputer, load
+    from .imputation.result import Imputation
+    from .imputation.sampler import Sampler
+
+_HOME = {
+    "Cohort": "cohort",
+    "SimulatedCohort": "cohort",
+    "read_cohort": "cohort",
+    "simulate": "cohort",
+    "Denoiser": "denoiser",
+    "InputError": "errors",
+    "compare": "evaluation.compare",
+    "evaluate": "evaluation.evaluate",
+    "SecondgramImputer": "imputation.imputer",
+    "load": "imputation.imputer",
+    "Imputation": "imputation.result",
+    "Sampler": "imputation.sampler",
+}
+
+__all__ = [
+    "Cohort",
+    "Denoiser",
+    "Imputation",
+    "InputError",
+    "Sampler",
+    "SecondgramImputer",
+    "SimulatedCohort",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load",
+    "read_cohort",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'secondgram' has no attribute {name!r}")
+    # Sub-packages and public names share one namespace; the name is bound after its module is loaded.
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,1 @@
+"""Stateless operations: check the arguments, choose a backend, call it."""
