@@ -1,0 +1,295 @@
+"""Rows and columns become people, visits, times and one array."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from .cells import DAYS_PER_YEAR, Sheet, is_text
+from .layouts import Field, order_visits
+from .roles import Roles
+
+# So many columns are gathered before they go into the array: rows of it are then written in long runs.
+_BLOCK = 64
+# So many people with two visits decide whether a column is a property of the person.
+_ENOUGH = 5
+
+
+@dataclass
+class Places:
+    """Where the R rows of a sheet belong.
+
+    ids : (N,) text. person : (R,) row of the cohort.
+    labels : the visit labels in order. slot : (R,) position of each row's visit, None where columns carry visits.
+    times : (N, V) years, NaN where unknown.
+    """
+
+    ids: np.ndarray
+    person: np.ndarray
+    labels: list[str]
+    slot: np.ndarray | None
+    times: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    notes: list[str] = field(default_factory=list)
+
+    def parts(self, what: Field) -> list[tuple[np.ndarray | int, str]]:
+        """(slot, column) for every column of a field that belongs to a visit."""
+        if self.slot is not None:
+            return [(self.slot, column) for column in what.columns.values()]
+        position = {label: place for place, label in enumerate(self.labels)}
+        return [(position[str(visit)], name) for visit, name in what.columns.items() if visit in position]
+
+
+def find_people(sheet: Sheet, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) ids in order of appearance and (R,) which of them each row is. Raises `InputError` on an empty id."""
+    texts = sheet.texts(who)
+    missing = np.flatnonzero([text is None or not text.strip() for text in texts])
+    if len(missing):
+        raise sheet.error("the id is missing", "Fill it in, or delete the row", who, missing[:1].tolist())
+    person, ids = pd.factorize(texts)
+    return np.asarray(ids, dtype=object), person
+
+
+def drop_unscanned(sheet: Sheet, roles: Roles) -> list[str]:
+    """Leave out the people of a biobank who were never scanned; returns a note."""
+    known = np.zeros(len(sheet), dtype=bool)
+    for part in roles.features:
+        for column in part.columns.values():
+            known |= np.isfinite(sheet.numbers(column))
+    if known.all() or not known.any():
+        return []
+    sheet.keep(known)
+    return [f"{int((~known).sum())} people have no measured feature at any visit: they are left out"]
+
+
+def find_places(sheet: Sheet, roles: Roles) -> Places:
+    """Give every row its person and visit, and every person their times.
+
+    Raises `InputError` for an empty id or visit, a visit that a person has twice, and an unusable time.
+    """
+    ids, person = find_people(sheet, roles.id)
+    if roles.fields.layout == "long":
+        places = Places(ids, person, *_row_visits(sheet, roles, person))
+    else:
+        places = Places(ids, person, _column_visits(roles), None)
+    _check_doubled(sheet, roles, places)
+    days = _fill_times(sheet, roles, places)
+    if roles.visit is not None:
+        _follow_times(places)
+    if days:
+        places.times = (places.times - _first_known(places.times)) / DAYS_PER_YEAR
+        places.notes.append("dates became years since each person's first visit")
+    places.notes.append(f"visit labels: {', '.join(places.labels)}")
+    return places
+
+
+def _row_visits(sheet: Sheet, roles: Roles, person: np.ndarray) -> tuple[list[str], np.ndarray]:
+    if roles.visit is None:
+        slot = _visits_by_time(sheet, roles, person)
+        return [str(place) for place in range(int(slot.max()) + 1)], slot
+    texts = sheet.texts(roles.visit)
+    missing = np.flatnonzero([text is None or not text.strip() for text in texts])
+    if len(missing):
+        raise sheet.error("the visit is missing", "Fill it in, or delete the row", roles.visit, missing[:1].tolist())
+    codes, given = pd.factorize(texts)
+    labels = order_visits(given)
+    position = {label: place for place, label in enumerate(labels)}
+    return labels, np.asarray([position[label] for label in given])[codes]
+
+
+def _visits_by_time(sheet: Sheet, roles: Roles, person: np.ndarray) -> np.ndarray:
+    """(R,) position of each row among its person's rows, by time."""
+    if roles.time is None:
+        return np.zeros(len(person), dtype=int)
+    column = next(iter(roles.time.columns.values()))
+    values, _ = sheet.years_or_days(column)
+    several = np.bincount(person)[person] > 1
+    unknown = np.flatnonzero(several & np.isnan(values))
+    if len(unknown):
+        mend = "Fill it in, or name a visit column with visit=..."
+        raise sheet.error("the time is missing, so the visits have no order", mend, column, unknown[:1].tolist())
+    order = np.lexsort((values, person))
+    start = np.searchsorted(person[order], person[order])
+    slot = np.empty(len(person), dtype=int)
+    slot[order] = np.arange(len(person)) - start
+    return slot
+
+
+def _column_visits(roles: Roles) -> list[str]:
+    labels = {visit for part in roles.features for visit in part.columns if visit is not None}
+    if roles.fields.layout == "ukb" and any(int(label) >= 2 for label in labels):
+        # Instances 0 and 1 of UK Biobank are visits without a scan.
+        labels = {label for label in labels if int(label) >= 2}
+    if not labels:
+        return ["0"]
+    if roles.time is not None:
+        # A later visit that has a time and no feature yet is planned.
+        planned = {visit for visit in roles.time.columns if visit is not None}
+        ordered = order_visits(labels | planned)
+        labels |= set(ordered[ordered.index(order_visits(labels)[0]) :])
+    return order_visits(labels)
+
+
+def _check_doubled(sheet: Sheet, roles: Roles, places: Places) -> None:
+    slot = np.zeros(len(sheet), dtype=int) if places.slot is None else places.slot
+    key = places.person * len(places.labels) + slot
+    doubled = np.flatnonzero(pd.Series(key).duplicated().to_numpy())
+    if not len(doubled):
+        return
+    second = int(doubled[0])
+    first = int(np.flatnonzero(key == key[second])[0])
+    who = f"subject {places.ids[places.person[second]]}".replace("{", "{{").replace("}", "}}")
+    visit = places.labels[slot[second]].replace("{", "{{").replace("}", "}}")
+    if roles.visit is not None:
+        problem, mend = f"{who} has visit {visit} twice, in rows {{0}} and {{1}}", "Keep one row per person and visit"
+    else:
+        problem = f"{who} stands in rows {{0}} and {{1}}, and no visit column was found"
+        mend = "Name it with visit=..., or keep one row per person"
+    raise sheet.error(problem, mend, roles.visit or roles.id, [first, second])
+
+
+def _fill_times(sheet: Sheet, roles: Roles, places: Places) -> bool:
+    """Set `places.times`; returns whether they are days."""
+    places.times = np.full((len(places.ids), len(places.labels)), np.nan)
+    if roles.time is None:
+        return False
+    days = False
+    parts = places.parts(roles.time)
+    for slot, column in parts:
+        values, days = sheet.years_or_days(column)
+        places.times[places.person, slot] = values
+    if places.slot is None:
+        if not parts and None in roles.time.columns and len(places.labels) == 2:
+            parts = [(1, roles.time.columns[None])]
+            places.times[places.person, 1], days = sheet.years_or_days(parts[0][1])
+        if not days and parts and all(slot != 0 for slot, _ in parts):
+            # A time that only later visits have is counted from the first visit.
+            places.times[:, 0] = 0.0
+            places.notes.append(f"{parts[0][1]!r} is read as years since visit {places.labels[0]}")
+    gaps = places.times - _first_known(places.times)
+    if not days and np.isfinite(gaps).any() and np.nanmax(gaps) > 120:
+        places.notes.append(f"the longest time between visits is {np.nanmax(gaps):g} years: are these days or months?")
+    return days
+
+
+def _first_known(times: np.ndarray) -> np.ndarray:
+    """(N, 1) each person's first known time in visit order."""
+    first = np.isfinite(times).argmax(axis=1)
+    return times[np.arange(len(times)), first][:, None]
+
+
+def _follow_times(places: Places) -> None:
+    """Order visits by time where people's times contradict the order of the labels.
+
+    Times are compared within people: those who come back often differ from the others.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # visits without any time
+        steps = np.nanmedian(np.diff(places.times, axis=1), axis=0)
+        if not (steps < 0).any():
+            return
+        middle = np.nanmedian(places.times - np.nanmean(places.times, axis=1, keepdims=True), axis=0)
+    order = np.argsort(np.where(np.isnan(middle), np.inf, middle), kind="stable")
+    given = ", ".join(places.labels)
+    places.labels = [places.labels[place] for place in order]
+    places.times = places.times[:, order]
+    if places.slot is not None:
+        places.slot = np.argsort(order)[places.slot]
+    places.notes.append(f"visits are ordered by their median time, which their labels ({given}) contradict")
+
+
+def personal_fields(sheet: Sheet, roles: Roles, person: np.ndarray) -> list[str]:
+    """Names of candidate fields that never change within a person though people differ."""
+    parts = [*roles.features, *roles.static]
+    if roles.fields.layout != "long":
+        return [part.name for part in parts if set(part.columns) == {None}]
+    order = np.argsort(person, kind="stable")
+    again = np.flatnonzero(np.diff(person[order]) == 0)
+    if len(np.unique(person[order][again])) < _ENOUGH:
+        return []
+    earlier, later = order[again], order[again + 1]
+    found = [part.name for part in parts if _personal(sheet, next(iter(part.columns.values())), earlier, later)]
+    candidates = {part.name for part in roles.features}
+    return [] if candidates <= set(found) else found
+
+
+def _personal(sheet: Sheet, name: str, earlier: np.ndarray, later: np.ndarray) -> bool:
+    if is_text(sheet.columns[name].type) or not sheet.numeric(name):
+        return False
+    # A few rows settle it for nearly every column; only then is the whole column worth reading.
+    few = pa.array(np.concatenate([earlier[:50], later[:50]]))
+    head = sheet.columns[name].take(few).cast(pa.float64(), safe=False).to_numpy()
+    if not _same(head[: len(head) // 2], head[len(head) // 2 :]).all():
+        return False
+    values = sheet.numbers(name)
+    known = np.isfinite(values[earlier]) & np.isfinite(values[later])
+    alike = _same(values[earlier], values[later]).all() and known.sum() >= _ENOUGH
+    return bool(alike and len(np.unique(values[np.isfinite(values)])) > 1)
+
+
+def _same(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first == second) | np.isnan(first) | np.isnan(second)
+
+
+def fill_visits(sheet: Sheet, roles: Roles, places: Places) -> np.ndarray:
+    """(N, V, D) the features. float32 where every column is, else float64. Empties the sheet of them on the way."""
+    columns = [column for part in roles.features for column in part.columns.values()]
+    small = all(pa.types.is_float32(sheet.columns[column].type) for column in columns)
+    shape = (len(places.ids), len(places.labels), len(roles.features))
+    visits = np.full(shape, np.nan, dtype=np.float32 if small else np.float64)
+    slots: Sequence[np.ndarray | int] = [places.slot] if places.slot is not None else list(range(len(places.labels)))
+    for start in range(0, shape[2], _BLOCK):
+        chosen = roles.features[start : start + _BLOCK]
+        blocks = [np.full((len(sheet), len(chosen)), np.nan, dtype=visits.dtype) for _ in slots]
+        for place, part in enumerate(chosen):
+            for slot, column in places.parts(part):
+                which = 0 if places.slot is not None else int(slot)
+                blocks[which][:, place] = sheet.numbers(column)
+        for slot, block in zip(slots, blocks, strict=True):
+            visits[places.person, slot, start : start + len(chosen)] = block
+        for part in chosen:
+            for column in part.columns.values():
+                sheet.columns.pop(column, None)
+    return visits
+
+
+def person_values(sheet: Sheet, places: Places, part: Field, as_text: bool = False) -> tuple[pd.Series, bool]:
+    """Each person's first known value in visit order, and whether later ones differ.
+
+    Numbers become float64, text and true/false categories in sorted order; with `as_text` plain text.
+    Of a field with several visits, those before the first scan come after the first scan's own, latest first.
+    """
+    numeric = not as_text and all(
+        sheet.numeric(column) and not pa.types.is_boolean(sheet.columns[column].type)
+        for column in part.columns.values()
+    )
+    found = np.full(len(places.ids), np.nan if numeric else None, dtype=float if numeric else object)
+    changes = False
+    for rows, column in _by_priority(places, part):
+        values = sheet.numbers(column).astype(float) if numeric else sheet.texts(column)
+        # The last one written stays, so the first visit comes last.
+        rows = rows[~pd.isna(values[rows])][::-1]
+        person = places.person[rows]
+        before = found[person]
+        found[person] = np.where(pd.isna(before), values[rows], before)
+        changes = changes or bool((found[person] != values[rows]).any())
+    if numeric or as_text:
+        return pd.Series(found, name=part.name), changes
+    levels = sorted({value for value in found if value is not None})
+    return pd.Series(pd.Categorical(found, categories=levels), name=part.name), changes
+
+
+def _by_priority(places: Places, part: Field) -> list[tuple[np.ndarray, str]]:
+    """(rows in visit order, column), the column to be preferred first."""
+    if places.slot is not None:
+        return [(np.argsort(places.slot, kind="stable"), column) for column in part.columns.values()]
+    everyone = np.arange(len(places.person))
+    ordered: list[str | None] = list(order_visits(visit for visit in part.columns if visit is not None))
+    early = [visit for visit in ordered if visit not in places.labels]
+    late = [visit for visit in ordered if visit in places.labels]
+    chosen = [*late[:1], *early[::-1], *late[1:], *([None] if None in part.columns else [])]
+    return [(everyone, part.columns[visit]) for visit in chosen]

@@ -1,0 +1,162 @@
+"""Columns as numbers, text or dates; a cell that cannot be used is named with its column and row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import InputError
+from .reading import MISSING, Source
+
+DAYS_PER_YEAR = 365.25
+
+
+class Sheet:
+    """Columns that were read, R rows each.
+
+    records : (R,) the record of the source in which each row stands.
+    """
+
+    def __init__(self, table: pa.Table, source: Source) -> None:
+        self.columns = {name: _plain(table[name]) for name in table.column_names}
+        self.source = source
+        self.records = np.arange(table.num_rows)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Only these rows, given as a mask (R,)."""
+        mask = pa.array(rows)
+        self.columns = {name: column.filter(mask) for name, column in self.columns.items()}
+        self.records = self.records[rows]
+
+    def error(self, problem: str, mend: str, column: str | None = None, rows: Sequence[int] = ()) -> InputError:
+        """An `InputError` about these rows; `{0}`, `{1}` in `problem` become their places in the file."""
+        places = self.source.rows([int(self.records[row]) for row in rows])
+        return InputError(
+            problem.format(*places) if len(places) > 1 else problem,
+            file=self.source.label,
+            column=column,
+            row=places[0] if len(places) == 1 else None,
+            mend=mend,
+        )
+
+    def numeric(self, name: str) -> bool:
+        """Whether the column holds numbers, or text of which more than half can be read as numbers."""
+        column = self.columns[name]
+        if not is_text(column.type):
+            return _is_number(column.type)
+        text = _without_missing(column.slice(0, 100_000)).drop_null().to_pandas()
+        return not pa.types.is_boolean(column.type) and bool(pd.to_numeric(text, errors="coerce").notna().mean() > 0.5)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """(R,) floats, float32 where the column is, NaN where missing.
+
+        Raises `InputError` at the first cell that is no number or is infinite.
+        """
+        column = self.columns[name]
+        if is_text(column.type) and not pa.types.is_boolean(column.type):
+            values, bad = _parsed(_without_missing(column))
+            if bad is not None:
+                text = column[bad].as_py()
+                raise self.error(f"{text!r} is no number", "Correct the cell or leave it empty", name, [bad])
+        elif _is_number(column.type) or pa.types.is_boolean(column.type):
+            wide = pa.float32() if pa.types.is_float32(column.type) else pa.float64()
+            values = pc.cast(column, wide, safe=False).to_numpy()
+        else:
+            raise self.error(f"holds {column.type}, not numbers", "Leave the column out, or give numbers", name)
+        infinite = np.isinf(values)
+        if infinite.any():
+            row = int(np.flatnonzero(infinite)[0])
+            raise self.error("the value is infinite", "Correct the cell or leave it empty", name, [row])
+        return values
+
+    def texts(self, name: str) -> np.ndarray:
+        """(R,) text exactly as written, None where missing; whole numbers are written without a point."""
+        column = self.columns[name]
+        if pa.types.is_floating(column.type):
+            return _number_texts(column.to_numpy().astype(float))
+        if pa.types.is_boolean(column.type):
+            column = pc.if_else(column, "True", "False")
+        return self._text(name, column).to_numpy()
+
+    def _text(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        try:
+            return _without_missing(column)
+        except pa.ArrowException as error:
+            raise self.error(f"holds {column.type}, not text", "Leave the column out, or give text", name) from error
+
+    def years_or_days(self, name: str) -> tuple[np.ndarray, bool]:
+        """(R,) floats, NaN where missing, and whether they are days because the column holds dates.
+
+        Raises `InputError` at the first cell that is neither a finite number nor an ISO date.
+        """
+        column = self.columns[name]
+        if _is_number(column.type):
+            return self.numbers(name).astype(float), False
+        text = self._text(name, column)
+        values, bad = _parsed(text)
+        if bad is None:
+            if np.isinf(values).any():
+                row = int(np.flatnonzero(np.isinf(values))[0])
+                raise self.error("the time is infinite", "Correct the cell or leave it empty", name, [row])
+            return values, False
+        given = text.to_pandas()
+        dates = pd.to_datetime(given, format="ISO8601", errors="coerce", utc=True)
+        wrong = np.flatnonzero((dates.isna() & given.notna()).to_numpy())
+        if len(wrong):
+            # A column of years with one bad cell: name that cell, not the first good year.
+            row = bad if pd.to_numeric(given, errors="coerce").notna().any() else int(wrong[0])
+            problem = f"{given.iloc[row]!r} is no time"
+            raise self.error(problem, "Give years as numbers, or dates as 2014-05-31", name, [row])
+        return ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=float), True
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type is read as text (true and false count as text)."""
+    return pa.types.is_string(kind) or pa.types.is_boolean(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dictionaries become their values, every kind of text becomes `string`."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    other_text = pa.types.is_large_string(column.type) or str(column.type) == "string_view"
+    return column.cast(pa.string()) if other_text else column
+
+
+def _without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_string(column.type):
+        column = pc.cast(column, pa.string())
+    missing = pc.is_in(column, value_set=pa.array(MISSING))
+    return pc.if_else(missing, pa.scalar(None, pa.string()), column)
+
+
+def _parsed(text: pa.ChunkedArray) -> tuple[np.ndarray, int | None]:
+    """Numbers, NaN where missing, and the position of the first cell that is no number."""
+    trimmed = _without_missing(pc.utf8_trim_whitespace(text))
+    try:
+        return pc.cast(trimmed, pa.float64()).to_numpy(), None
+    except pa.ArrowInvalid:
+        given = trimmed.to_pandas()
+        values = pd.to_numeric(given, errors="coerce")
+        wrong = np.flatnonzero((values.isna() & given.notna()).to_numpy())
+        return values.to_numpy(dtype=float), int(wrong[0]) if len(wrong) else None
+
+
+def _number_texts(values: np.ndarray) -> np.ndarray:
+    codes, distinct = pd.factorize(values)
+    names = [
+        str(int(value)) if np.isfinite(value) and value == int(value) else repr(float(value)) for value in distinct
+    ]
+    return np.asarray([*names, None], dtype=object)[codes]

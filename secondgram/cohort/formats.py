@@ -1,0 +1,201 @@
+"""Tables of visits as people have them become a cohort, and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ..errors import InputError, some
+from .assembly import Places, drop_unscanned, fill_visits, find_people, find_places, person_values, personal_fields
+from .cells import Sheet
+from .reading import guarded, open_source
+from .roles import Asked, Roles, find_roles, settle
+from .table import Cohort
+from .writing import write_cohort
+
+__all__ = ["read_cohort", "write_cohort"]
+
+
+def read_cohort(
+    path: str | os.PathLike[str] | pd.DataFrame | pa.Table,
+    *,
+    id: str | None = None,
+    visit: str | None = None,
+    time: str | None = None,
+    static: str | Sequence[str] | None = None,
+    outcomes: str | Sequence[str] = (),
+    groups: str | None = None,
+    site: str | None = None,
+    features: str | Sequence[str] | None = None,
+    layout: str | None = None,
+    target: int = 1,
+) -> Cohort:
+    """Read people and their visits from CSV, TSV (also .gz), Parquet, Arrow/Feather, pandas or pyarrow.
+
+    What is not named is recognised by common names; `cohort.notes` says what was decided.
+
+    Parameters
+    ----------
+    path : a file, or a table in memory.
+    id, visit, time : columns. Ids and visit labels stay text exactly as written (`0012` stays `0012`). `time` is in
+        years on any origin per person (age will do), or holds ISO dates.
+    static : covariates known at the first visit, on which a model may condition: names or patterns. By default well
+        known ones (age, sex, education, apoe, ...); `[]` means none. A person's first known value in visit order is
+        taken; text becomes categories.
+    outcomes : columns to be predicted later. They never become features or covariates.
+    groups : column of families: people who share a value are never split between training and test.
+    site : column of scanners or centres.
+    features : names or patterns such as "vol_*"; by default every numeric column that has no other part. A column
+        that is the same at every visit of each person is left out then: it is no measurement of the visit.
+    layout : "long", "wide" or "ukb", by default recognised:
+        long, one row per person and visit (without a visit column, visits are numbered by time);
+        wide, one row per person and names such as `hippocampus_2`, `hippocampus.0`, `hippocampus_bl`, `_v1`, `_t0`;
+        ukb, one row per person and UK Biobank names: `25005-2.0`, `f.25005.2.0`, `p25005_i2`, `x_f25005_2_0`. The
+        feature is then called `25005` (with several array entries `25005.0`, `25005.1`). Once a feature occurs at
+        instance 2 or later, instances 0 and 1 serve only covariates, and people never scanned are left out.
+    target : position of the follow-up visit to impute among the visits, 1 or more.
+
+    Returns
+    -------
+    Cohort with `visits` (N, V, D) in float64, or float32 where every feature column is float32.
+        A row with a time and no feature is a planned visit: its time is kept.
+
+    Raises
+    ------
+    InputError naming file, column, row and mend, for whatever cannot be used. Missing cells are written as nothing,
+    NA, N/A, n/a, NaN, nan, null, NULL, None or a point; anything else that is no finite number is an error.
+
+    Examples
+    --------
+    BIDS: `participant_id`, `session_id` and `sex` are recognised:
+
+        cohort = sg.read_cohort("freesurfer.tsv", time="age", features=["lh_*", "rh_*"], outcomes=["diagnosis"])
+
+    UK Biobank, with the date of attending as time, sex and age as covariates and the centre as site:
+
+        cohort = sg.read_cohort("ukb.csv", features=[str(f) for f in range(25005, 25025)], time="53",
+                                static=["31", "21003"], site="54")
+
+    One row per person, FreeSurfer measures as `lh_hippocampus_bl` and `lh_hippocampus_fu`, years in `years_fu`:
+
+        cohort = sg.read_cohort("wide.csv", id="ID", time="years", static=["age", "sex"], features="?h_*")
+    """
+    if target < 1:
+        raise InputError(f"target={target} is no follow-up visit", mend="Use 1 for the visit after the baseline")
+    asked = Asked(id, visit, time, groups, site, _listed(static), _listed(outcomes) or [], _listed(features), layout)
+    source = open_source(path)
+    roles = find_roles(source, asked)
+    with guarded(source.label):
+        sheet = Sheet(source.read(roles.columns, roles.as_text), source)
+        if not len(sheet):
+            raise InputError("has a header and no rows", file=source.label, mend="Give one row per person and visit")
+        person = find_people(sheet, roles.id)[1]
+        roles = settle(roles, sheet, asked, personal_fields(sheet, roles, person))
+        if roles.fields.layout == "ukb":
+            roles.notes.extend(drop_unscanned(sheet, roles))
+        return _assembled(sheet, roles, target)
+
+
+def _listed(names: str | Sequence[str] | None) -> list[str] | None:
+    return [names] if isinstance(names, str) else None if names is None else [str(name) for name in names]
+
+
+def _assembled(sheet: Sheet, roles: Roles, target: int) -> Cohort:
+    places = find_places(sheet, roles)
+    notes = [*roles.notes, *places.notes]
+    tables = []
+    for parts, word in ((roles.static, "static covariate"), (roles.outcomes, "outcome")):
+        made = [person_values(sheet, places, part) for part in parts]
+        tables.append(pd.concat([values for values, _ in made], axis=1) if made else None)
+        changing = [part.name for part, (_, changes) in zip(parts, made, strict=True) if changes]
+        if changing:
+            notes.append(f"{word} changes over visits, the first known value is taken: {some(changing)}")
+    groups = site = None
+    if roles.groups is not None:
+        groups = person_values(sheet, places, roles.groups, as_text=True)[0].to_numpy()
+        # Someone without a family is a family of their own.
+        groups = np.where(pd.isna(groups), places.ids, groups)
+    if roles.site is not None:
+        site = person_values(sheet, places, roles.site, as_text=True)[0].to_numpy()
+        site = np.where(pd.isna(site), "unknown", site)
+    visits = fill_visits(sheet, roles, places)
+    visits, seen, ever = _without_empty_start(visits, places, notes)
+    _check_seen(sheet, roles, places, seen)
+    notes += _missing_notes(seen, ever, roles)
+    cohort = Cohort(
+        ids=places.ids,
+        visits=visits,
+        features=tuple(part.name for part in roles.features),
+        visit_labels=tuple(places.labels),
+        times=places.times,
+        covariate_table=tables[0],
+        outcomes=tables[1],
+        groups=groups,
+        site=site,
+        target=target,
+        source=sheet.source.label,
+        notes=tuple(notes),
+    )
+    _check_gaps(sheet, roles, places, cohort)
+    return cohort
+
+
+def _without_empty_start(
+    visits: np.ndarray, places: Places, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Drop first visits at which nobody has a feature; also (N, V) visits and (D,) features with any value."""
+    known = np.isfinite(visits)
+    seen, ever = known.any(axis=2), known.any(axis=(0, 1))
+    first = int(seen.any(axis=0).argmax())
+    if first:
+        notes.append(f"visits without any feature are no baseline: {some(places.labels[:first])}")
+        visits, seen = np.ascontiguousarray(visits[:, first:]), seen[:, first:]
+        places.labels, places.times = places.labels[first:], places.times[:, first:]
+        if places.slot is not None:
+            places.slot = places.slot - first
+    return visits, seen, ever
+
+
+def _check_seen(sheet: Sheet, roles: Roles, places: Places, seen: np.ndarray) -> None:
+    empty = np.flatnonzero(~seen.any(axis=1))
+    if len(empty):
+        raise sheet.error(
+            f"subject {places.ids[empty[0]]} has no measured feature at any visit"
+            + (f" ({len(empty)} people have none)" if len(empty) > 1 else ""),
+            "Leave out the row, or fill in a feature",
+            rows=[int(np.flatnonzero(places.person == empty[0])[0])],
+        )
+
+
+def _missing_notes(seen: np.ndarray, ever: np.ndarray, roles: Roles) -> list[str]:
+    notes = []
+    without = int((~seen[:, 0]).sum())
+    if without:
+        notes.append(f"{without} people have no baseline visit: they are not imputed")
+    never = [part.name for place, part in enumerate(roles.features) if not ever[place]]
+    if never:
+        notes.append(f"no value at any visit: {some(never)}")
+    return notes
+
+
+def _check_gaps(sheet: Sheet, roles: Roles, places: Places, cohort: Cohort) -> None:
+    try:
+        cohort.pairs()
+    except InputError as error:
+        column = next(iter(roles.time.columns.values())) if roles.time is not None else None
+        raise sheet.error(error.problem, error.mend or "", column, _backward_row(places, cohort)) from error
+
+
+def _backward_row(places: Places, cohort: Cohort) -> list[int]:
+    """The row of the first measured visit that is not later than one before it."""
+    times = np.where(np.isfinite(cohort.visits).any(axis=2), cohort.times, np.nan)
+    latest = np.fmax.accumulate(times, axis=1)
+    person, slot = np.nonzero(times[:, 1:] <= latest[:, :-1])
+    at = places.person == person[0]
+    if places.slot is not None:
+        at = at & (places.slot == slot[0] + 1)
+    return np.flatnonzero(at)[:1].tolist()

@@ -1,0 +1,207 @@
+"""Putting features and covariates on a common scale, fitted on training people only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError, some
+
+# A site's own mean and spread count as much as the cohort's once it has this many people.
+SITE_PRIOR = 5.0
+
+
+@dataclass(eq=False)
+class SharedScaling:
+    """One location and one spread per feature, the same for every visit, so that "nothing changed" is the identity.
+
+    location, spread : (S, D) float64; row 0 is the whole cohort, the others the sites in `sites`.
+    A site seen in training is scaled by its own figures, shrunk to the cohort's; an unknown one by the cohort's.
+    """
+
+    location: np.ndarray
+    spread: np.ndarray
+    sites: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(cls, baseline: np.ndarray, site: np.ndarray | None = None) -> SharedScaling:
+        """From the baselines of training people: baseline (N, D), site (N,) text or None."""
+        mean, spread = _moments(baseline)
+        location, spreads, names = [mean], [spread], []
+        for name in [] if site is None else sorted(set(site)):
+            rows = baseline[site == name]
+            count = np.isfinite(rows).sum(axis=0)
+            own_mean, own_spread = _moments(rows)
+            weight = count / (count + SITE_PRIOR)
+            location.append(np.where(count > 0, weight * own_mean + (1 - weight) * mean, mean))
+            spreads.append(np.where(count > 1, own_spread**weight * spread ** (1 - weight), spread))
+            names.append(str(name))
+        return cls(np.stack(location), np.stack(spreads), tuple(names))
+
+    def _rows(self, people: int, site: np.ndarray | None) -> np.ndarray:
+        if not self.sites or site is None:
+            return np.zeros(people, dtype=int)
+        place = {name: index + 1 for index, name in enumerate(self.sites)}
+        return np.array([place.get(str(name), 0) for name in site], dtype=int)
+
+    def apply(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
+        """values (N, D) in original units -> (N, D) scaled, float64."""
+        rows = self._rows(len(values), site)
+        return (values - self.location[rows]) / self.spread[rows]
+
+    def invert(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
+        """values (..., N, D) scaled -> original units."""
+        rows = self._rows(values.shape[-2], site)
+        return values * self.spread[rows] + self.location[rows]
+
+    def state(self) -> dict[str, Any]:
+        return {"location": self.location, "spread": self.spread, "sites": list(self.sites)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> SharedScaling:
+        return cls(state["location"], state["spread"], tuple(state["sites"]))
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # nan-aware, and quiet on a column without values: mean 0 and spread 1 leave it as it is.
+    seen = np.isfinite(values)
+    count = seen.sum(axis=0)
+    filled = np.where(seen, values, 0.0).astype(float)
+    mean = filled.sum(axis=0) / np.maximum(count, 1)
+    square = (np.where(seen, values - mean, 0.0) ** 2).sum(axis=0)
+    spread = np.sqrt(square / np.maximum(count - 1, 1))
+    # What is left of a constant column is rounding.
+    flat = spread <= 1e-9 * np.maximum(np.abs(mean), 1e-30)
+    return mean, np.where(flat, 1.0, spread)
+
+
+@dataclass(eq=False)
+class RangeScaling:
+    """Minimum to -1 and maximum to 1 per feature, as in the paper.
+
+    low, high : (D,) float64.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def fit(cls, values: np.ndarray) -> RangeScaling:
+        """values (N, D), NaN where missing; a feature without a value gets the range -1 .. 1."""
+        seen = np.isfinite(values)
+        some_seen = seen.any(axis=0)
+        low = np.where(some_seen, np.where(seen, values, np.inf).min(axis=0, initial=np.inf), -1.0)
+        high = np.where(some_seen, np.where(seen, values, -np.inf).max(axis=0, initial=-np.inf), 1.0)
+        return cls(low.astype(float), np.where(high > low, high, low + 1.0).astype(float))
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """values (N, D) in original units -> scaled."""
+        return 2.0 * (values - self.low) / (self.high - self.low) - 1.0
+
+    def invert(self, values: np.ndarray) -> np.ndarray:
+        """values (..., D) scaled -> original units."""
+        return (values + 1.0) / 2.0 * (self.high - self.low) + self.low
+
+    def state(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> RangeScaling:
+        return cls(state["low"], state["high"])
+
+
+@dataclass(eq=False)
+class CovariateEncoder:
+    """Static covariates as numbers: numeric ones centred and scaled, categorical ones as 0/1 columns.
+
+    columns : name -> levels of a categorical covariate, or None for a numeric one.
+    shift, scale : (C,) float64, applied to the encoded columns; a missing covariate becomes 0, the training mean.
+    """
+
+    columns: dict[str, list[str] | None]
+    shift: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, table: pd.DataFrame, unit_range: bool = False) -> CovariateEncoder:
+        """From training people. unit_range: numeric covariates to [0, 1] (the paper) instead of mean 0, spread 1."""
+        columns: dict[str, list[str] | None] = {}
+        for name, column in table.items():
+            categorical = isinstance(column.dtype, pd.CategoricalDtype)
+            columns[str(name)] = [str(level) for level in column.cat.categories] if categorical else None
+        encoder = cls(columns, np.zeros(0), np.ones(0))
+        raw = encoder._raw(table)
+        shift, scale = _moments(raw)
+        if unit_range:
+            bounds = RangeScaling.fit(raw)
+            numeric = encoder._numeric()
+            shift = np.where(numeric, bounds.low, 0.0)
+            scale = np.where(numeric, bounds.high - bounds.low, 1.0)
+        encoder.shift, encoder.scale = shift, scale
+        return encoder
+
+    @property
+    def width(self) -> int:
+        """C, the number of encoded columns."""
+        return sum(1 if levels is None else len(levels) for levels in self.columns.values())
+
+    def _numeric(self) -> np.ndarray:
+        return np.concatenate(
+            [np.full(1 if levels is None else len(levels), levels is None) for levels in self.columns.values()]
+            or [np.zeros(0, dtype=bool)]
+        )
+
+    def _raw(self, table: pd.DataFrame, source: str | None = None) -> np.ndarray:
+        encoded = []
+        for name, levels in self.columns.items():
+            if name not in table:
+                raise InputError(
+                    "the model was trained with this covariate and the cohort has none of that name",
+                    file=source,
+                    column=name,
+                    mend="Add the column, or train a model without it",
+                )
+            column = table[name]
+            if levels is None:
+                encoded.append(_numbers(column, name, source))
+                continue
+            text = column.astype(object).map(str).where(column.notna(), None)
+            unseen = sorted({value for value in text if value is not None} - set(levels))
+            if unseen:
+                raise InputError(
+                    f"category {some(unseen)} was not seen in training (known: {some(levels, 8)})",
+                    file=source,
+                    column=name,
+                    row=f"of subject number {int(np.flatnonzero(text.isin(unseen))[0]) + 1}",
+                    mend="Correct the value, leave it empty, or train with people of that category",
+                )
+            for level in levels:
+                encoded.append(np.where(text.isna(), np.nan, (text == level).astype(float)))
+        return np.stack(encoded, axis=1) if encoded else np.zeros((len(table), 0))
+
+    def transform(self, table: pd.DataFrame, source: str | None = None) -> np.ndarray:
+        """(N, C) float64 without NaN. Raises `InputError` for an absent covariate or a category unseen in training."""
+        scaled = (self._raw(table, source) - self.shift) / self.scale
+        return np.where(np.isfinite(scaled), scaled, 0.0)
+
+    def state(self) -> dict[str, Any]:
+        return {"columns": self.columns, "shift": self.shift, "scale": self.scale}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> CovariateEncoder:
+        return cls(state["columns"], state["shift"], state["scale"])
+
+
+def _numbers(column: pd.Series, name: str, source: str | None) -> np.ndarray:
+    try:
+        return column.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "the model was trained with numbers in this covariate and the cohort has text",
+            file=source,
+            column=name,
+            mend="Give the same kind of values as in training",
+        ) from error

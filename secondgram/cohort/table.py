@@ -1,0 +1,271 @@
+"""The cohort: people, their covariates, and their visits as one array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError, some
+
+C = TypeVar("C", bound="Cohort")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every earlier-later pair of observed visits of one person; P pairs.
+
+    person, earlier, later : (P,) integers, row of the cohort and positions on its visit axis.
+    gap : (P,) years between the two visits, NaN where a time is unknown.
+    """
+
+    person: np.ndarray
+    earlier: np.ndarray
+    later: np.ndarray
+    gap: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """N people, V visits, D imaging features. Missing is NaN everywhere.
+
+    Attributes
+    ----------
+    ids : (N,) text, one per person, unique.
+    visits : (N, V, D) float, original units; the visit axis is ordered as `visit_labels`.
+    features : the D feature names.
+    visit_labels : the V labels, earliest first.
+    times : (N, V) years on any common origin per person.
+    covariate_table : N rows of static covariates as they were given, numeric (float64) or categorical columns.
+    outcomes : N rows of declared outcomes; they never condition a model.
+    groups : (N,) text or None; people who share a value stay on one side of every split.
+    site : (N,) text or None; features may be scaled within site.
+    target : position on the visit axis of the follow-up that is imputed (the baseline is position 0).
+    source : the file the cohort came from, for messages.
+    notes : what reading it decided, one sentence each.
+    """
+
+    ids: np.ndarray
+    visits: np.ndarray
+    features: tuple[str, ...]
+    visit_labels: tuple[str, ...] = ("0", "1")
+    times: np.ndarray = None  # type: ignore[assignment]
+    covariate_table: pd.DataFrame = None  # type: ignore[assignment]
+    outcomes: pd.DataFrame = None  # type: ignore[assignment]
+    groups: np.ndarray | None = None
+    site: np.ndarray | None = None
+    target: int = 1
+    source: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        people = len(self.ids)
+        put("ids", np.asarray([str(name) for name in self.ids], dtype=object))
+        put("features", tuple(str(name) for name in self.features))
+        put("visit_labels", tuple(str(label) for label in self.visit_labels))
+        if self.times is None:
+            put("times", np.full((people, len(self.visit_labels)), np.nan))
+        for name in ("covariate_table", "outcomes"):
+            table = getattr(self, name)
+            put(name, pd.DataFrame(index=range(people)) if table is None else table.reset_index(drop=True))
+        for name in ("groups", "site"):
+            if getattr(self, name) is not None:
+                put(name, np.asarray([str(value) for value in getattr(self, name)], dtype=object))
+        self._check()
+
+    def _check(self) -> None:
+        people, slots, width = len(self.ids), len(self.visit_labels), len(self.features)
+        expected = {"visits": (people, slots, width), "times": (people, slots)}
+        for name, shape in expected.items():
+            if np.shape(getattr(self, name)) != shape:
+                raise InputError(
+                    f"{name} has shape {np.shape(getattr(self, name))}, expected {shape}", file=self.source
+                )
+        for name in ("covariate_table", "outcomes", "groups", "site"):
+            value = getattr(self, name)
+            if value is not None and len(value) != people:
+                raise InputError(f"{name} has {len(value)} rows for {people} people", file=self.source)
+        if len(set(self.ids)) != people:
+            doubled = pd.Index(self.ids)
+            raise InputError(
+                f"people occur twice: {some(doubled[doubled.duplicated()].unique())}",
+                file=self.source,
+                mend="Give one row of arrays per person",
+            )
+        if slots < 1 or not 0 <= self.target:
+            raise InputError("a cohort needs a baseline visit and a target of 0 or more", file=self.source)
+        if np.isinf(self.visits).any():
+            person, slot, feature = np.argwhere(np.isinf(self.visits))[0]
+            raise InputError(
+                f"subject {self.ids[person]}, visit {self.visit_labels[slot]} has an infinite value",
+                file=self.source,
+                column=self.features[feature],
+                mend="Correct the cell or leave it empty",
+            )
+
+    # -- what a person asks first -------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self)} people, {len(self.features)} features, visits "
+            f"{'/'.join(self.visit_labels)}, {int(self.paired.sum())} with follow-up)"
+        )
+
+    @property
+    def baseline(self) -> np.ndarray:
+        """(N, D) the first visit."""
+        return self.visits[:, 0]
+
+    @property
+    def followup(self) -> np.ndarray:
+        """(N, D) the target visit, NaN where unknown."""
+        if self.target < len(self.visit_labels):
+            return self.visits[:, self.target]
+        return np.full_like(self.visits[:, 0], np.nan)
+
+    @property
+    def followup_label(self) -> str:
+        """Label of the target visit; `next` where no person has one yet."""
+        return self.visit_labels[self.target] if self.target < len(self.visit_labels) else "next"
+
+    @property
+    def gap(self) -> np.ndarray:
+        """(N,) years from the first visit to the target visit, NaN where unknown."""
+        if self.target < len(self.visit_labels):
+            return self.times[:, self.target] - self.times[:, 0]
+        return np.full(len(self), np.nan)
+
+    @property
+    def scanned(self) -> np.ndarray:
+        """(N,) bool: the first visit has at least one measured feature."""
+        return np.isfinite(self.baseline).any(axis=1)
+
+    @property
+    def paired(self) -> np.ndarray:
+        """(N,) bool: the first visit and the target visit each have at least one measured feature."""
+        return self.scanned & np.isfinite(self.followup).any(axis=1)
+
+    @property
+    def static(self) -> np.ndarray:
+        """(N, C) covariates as numbers: numeric as they are, categorical as one 0/1 column per level."""
+        columns = [values for _, values in self._encoded()]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(self), 0))
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """The C names of the columns of `static`."""
+        return tuple(name for name, _ in self._encoded())
+
+    def _encoded(self) -> Iterator[tuple[str, np.ndarray]]:
+        for name, column in self.covariate_table.items():
+            if isinstance(column.dtype, pd.CategoricalDtype):
+                known = column.notna().to_numpy()
+                for level in column.cat.categories:
+                    yield f"{name}={level}", np.where(known, (column == level).to_numpy(), np.nan).astype(float)
+            else:
+                yield str(name), column.to_numpy(dtype=float)
+
+    def pairs(self) -> Pairs:
+        """Every earlier-later pair of measured visits of one person.
+
+        Raises `InputError` where a recorded gap is zero or less.
+        """
+        seen = np.isfinite(self.visits).any(axis=2)  # [people, visits]
+        found = []
+        for earlier in range(len(self.visit_labels)):
+            for later in range(earlier + 1, len(self.visit_labels)):
+                person = np.flatnonzero(seen[:, earlier] & seen[:, later])
+                found.append(np.stack([person, np.full_like(person, earlier), np.full_like(person, later)]))
+        person, earlier, later = np.concatenate(found, axis=1) if found else np.zeros((3, 0), dtype=int)
+        order = np.lexsort((later, earlier, person))
+        person, earlier, later = person[order], earlier[order], later[order]
+        gap = self.times[person, later] - self.times[person, earlier]
+        if (gap <= 0).any():
+            worst = int(np.flatnonzero(gap <= 0)[0])
+            raise InputError(
+                f"subject {self.ids[person[worst]]}: visit {self.visit_labels[later[worst]]} is recorded "
+                f"{gap[worst]:g} years after visit {self.visit_labels[earlier[worst]]}",
+                file=self.source,
+                column="time",
+                mend="Correct the times, or leave out the time column",
+            )
+        return Pairs(person, earlier, later, gap)
+
+    # -- parts of it -----------------------------------------------------------------
+
+    def take(self: C, rows: Sequence[int] | np.ndarray) -> C:
+        """The people at these positions, or where this mask is true, in this order."""
+        rows = np.asarray(rows)
+        index = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(int)
+        return replace(
+            self,
+            ids=self.ids[index],
+            visits=self.visits[index],
+            times=self.times[index],
+            covariate_table=self.covariate_table.iloc[index],
+            outcomes=self.outcomes.iloc[index],
+            groups=None if self.groups is None else self.groups[index],
+            site=None if self.site is None else self.site[index],
+        )
+
+    def with_target(self: C, target: int) -> C:
+        """The same cohort with another visit (position on the visit axis, 1 or more) as the follow-up."""
+        if not 1 <= target:
+            raise InputError(f"target={target} is no follow-up visit", mend="Use 1 for the visit after the baseline")
+        return replace(self, target=int(target))
+
+    def without_followup(self: C) -> C:
+        """The same people with every visit but the first unknown: what a model may see of a test person."""
+        visits = self.visits.copy()
+        visits[:, 1:] = np.nan
+        return replace(self, visits=visits)
+
+    def units(self) -> np.ndarray:
+        """(N,) text: the group of each person, or their id where there are no groups."""
+        return self.ids if self.groups is None else self.groups
+
+    def split(self: C, test: float = 0.25, seed: int = 0) -> tuple[C, C]:
+        """Whole people, groups kept together: (train, test) with about the share `test` of people in the second."""
+        if not 0 < test < 1:
+            raise InputError(f"test={test} is no share of people", mend="Use a number between 0 and 1")
+        side = self._shuffled_units(seed) < test
+        if side.all() or not side.any():
+            raise InputError("the cohort has too few people or groups to split", file=self.source)
+        return self.take(~side), self.take(side)
+
+    def folds(self, folds: int = 5, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Masks (train, test), each (N,) bool, of whole people, groups kept together."""
+        count = len(set(self.units()))
+        if not 2 <= folds <= count:
+            raise InputError(f"{folds} folds do not go into {count} people or groups", file=self.source)
+        which = np.minimum((self._shuffled_units(seed) * folds).astype(int), folds - 1)
+        for fold in range(folds):
+            yield which != fold, which == fold
+
+    def _shuffled_units(self, seed: int) -> np.ndarray:
+        # (N,) in [0, 1): the share of people in the units that come before one's own in a random order of units.
+        names, member = np.unique(self.units().astype(str), return_inverse=True)
+        order = np.random.default_rng(seed).permutation(len(names))
+        size = np.bincount(member, minlength=len(names))[order]
+        before = np.empty(len(names))
+        before[order] = np.cumsum(size) - size
+        return before[member] / len(self)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write one row per person and visit (long layout); the suffix chooses CSV, TSV, Parquet or Arrow."""
+        from .formats import write_cohort
+
+        write_cohort(self, path)
