@@ -1,0 +1,1 @@
+"""Learning the denoiser: tasks, gradients of tasks, the loop, and checkpoints."""

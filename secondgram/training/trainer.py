@@ -1,0 +1,329 @@
+"""The training loop: deterministic by seed, resumable to the bit, and open about what it skipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..diffusion.reference import Dropout, add_noise, training_target
+from ..diffusion.schedule import Schedule
+from ..errors import InputError
+from ..files import remove
+from ..progress import progress
+from . import gradients
+from .checkpoint import read_folder, write_folder
+from .tasks import TASKS, Batch, TaskRows, task_losses
+
+STATE_KIND = "training state"
+GRADIENTS = ("none", "gate", "pcgrad")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; the defaults are those of the paper.
+
+    gradients : `none` (plain sum of the task gradients), `gate` (skip above `gate`, else clip to `clip`), or `pcgrad`
+        (projection of conflicting task gradients, then gate and clip).
+    patience : epochs without a better validation score before training stops.
+    validate_every : epochs between validation scores.
+    average : decay of the moving average of the weights, 0 for none; the average is what is validated and kept.
+    whole_steps : draw t from the whole steps 1 .. last (the paper) instead of the reals in [0, last].
+    """
+
+    epochs: int = 1000
+    batch: int = 256
+    rate: float = 1e-3
+    decay: float = 0.0
+    gradients: str = "gate"
+    gate: float = 1.8
+    clip: float = 0.3
+    patience: int = 50
+    validate_every: int = 1
+    average: float = 0.0
+    dropout: float = 0.0
+    prediction: str = "noise"
+    whole_steps: bool = True
+
+    def __post_init__(self) -> None:
+        if self.gradients not in GRADIENTS:
+            raise InputError(f"unknown gradients={self.gradients!r}", mend=f"Use one of {', '.join(GRADIENTS)}")
+        if min(self.epochs, self.batch, self.patience, self.validate_every) < 1:
+            raise InputError("epochs, batch, patience and validate_every are 1 or more")
+        if not self.rate > 0 or not 0 <= self.dropout < 1 or not 0 <= self.average < 1 or not self.decay >= 0:
+            raise InputError("rate is above 0, decay 0 or more, dropout and average at least 0 and below 1")
+
+
+@dataclass
+class Epoch:
+    """One epoch's record: mean losses, cosines between task gradients on its first batch, and skipped steps."""
+
+    loss: float
+    task_losses: list[float]
+    cosines: list[float]
+    skipped: int
+    score: float | None = None
+
+
+@dataclass
+class History:
+    """What happened: one `Epoch` each, the epoch whose weights were kept, and the cosine pairs' names."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = -1
+
+    def as_json(self) -> dict[str, Any]:
+        names = [f"{TASKS[a]}/{TASKS[b]}" for a, b in _task_pairs()]
+        return {"tasks": list(TASKS), "cosines": names, "best": self.best, "epochs": [asdict(e) for e in self.epochs]}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> History:
+        return cls([Epoch(**epoch) for epoch in content["epochs"]], content["best"])
+
+
+class Trainer:
+    """Trains a denoiser on task rows.
+
+    Parameters
+    ----------
+    net, schedule, rows : what learns, on which noise, from which rows.
+    seed : decides the order of rows, the coins, the noise and the dropout, epoch by epoch, so that a run that was
+        killed continues as if it had not been.
+    validate : score of the network as it stands, higher is better; None keeps the last weights.
+    state_folder : where to keep the state for a resumed run; removed by `finish`.
+    """
+
+    def __init__(
+        self,
+        net: Denoiser,
+        schedule: Schedule,
+        rows: TaskRows,
+        options: TrainingOptions,
+        *,
+        seed: int,
+        validate: Callable[[Denoiser], float] | None = None,
+        state_folder: Path | None = None,
+        state_every: float = 20.0,
+        show: bool = True,
+    ) -> None:
+        if len(rows) == 0:
+            raise InputError("there is nothing to train on: no rows")
+        self.net, self.schedule, self.rows, self.options = net, schedule, rows, options
+        self.seed, self.validate, self.show = seed, validate, show
+        self.state_folder, self.state_every = state_folder, state_every
+        self.optimiser = torch.optim.Adam(net.parameters(), lr=options.rate, weight_decay=options.decay)
+        self.average = _copy(net) if options.average else {}
+        self.best: dict[str, Tensor] = {}
+        self.history = History()
+        self.updates = 0
+
+    def fit(self, resume: bool = False) -> History:
+        """Train to the end and leave the kept weights in the network."""
+        if resume and self.state_folder is not None and self.state_folder.is_dir():
+            self._restore()
+        saved = time.monotonic()
+        with progress("training", self.options.epochs, self.show) as advance:
+            advance(len(self.history.epochs))
+            while not self._finished():
+                epoch = self._epoch(len(self.history.epochs))
+                self.history.epochs.append(epoch)
+                if self.validate is not None and len(self.history.epochs) % self.options.validate_every == 0:
+                    self._score(epoch)
+                advance(1, _note(epoch))
+                if self.state_folder is not None and time.monotonic() - saved >= self.state_every:
+                    self._save()
+                    saved = time.monotonic()
+        self.net.load_state_dict(self.best or self.average or _copy(self.net))
+        return self.history
+
+    def finish(self) -> None:
+        """Remove the state of the run, once its result is safe."""
+        if self.state_folder is not None:
+            remove(self.state_folder)
+
+    def _finished(self) -> bool:
+        done = len(self.history.epochs)
+        stale = self.history.best >= 0 and done - 1 - self.history.best >= self.options.patience
+        return done >= self.options.epochs or stale
+
+    def _epoch(self, number: int) -> Epoch:
+        generator = torch.Generator().manual_seed(_epoch_seed(self.seed, number))
+        order, clean = self.rows.plan(generator)
+        losses = torch.zeros(len(TASKS), dtype=torch.float64)
+        skipped, cosines, batches = 0, [], 0
+        for start in range(0, len(order), self.options.batch):
+            batch = self.rows.batch(order[start : start + self.options.batch], clean, generator)
+            parts = self._losses(batch, generator)
+            if start == 0:
+                J = gradients.task_gradients(_alive(parts), list(self.net.parameters()), retain_graph=True)
+                cosines = _named_cosines(gradients.gram(J), parts)
+            skipped += not self._step(parts, generator)
+            losses += torch.stack([part.detach().double() for part in parts])
+            batches += 1
+        mean = (losses / batches).tolist()
+        return Epoch(sum(mean), mean, cosines, skipped)
+
+    def _losses(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        rows = len(batch.target)
+        last = self.schedule.last
+        if self.options.whole_steps:
+            t = torch.randint(1, last + 1, (rows,), generator=generator).double()
+        else:
+            t = torch.rand(rows, generator=generator, dtype=torch.float64) * last
+        dtype = batch.target.dtype
+        signal = torch.from_numpy(self.schedule.signal_at(t.numpy())).to(dtype)
+        noise = torch.from_numpy(self.schedule.noise_at(t.numpy())).to(dtype)
+        z = torch.randn(batch.target.shape, generator=generator, dtype=dtype)
+        dropout = Dropout(self.options.dropout, generator) if self.options.dropout else None
+        output = self.net(add_noise(batch.target, z, signal, noise), t.to(dtype), batch.condition, dropout)
+        wanted = training_target(batch.target, z, signal, noise, self.options.prediction)
+        return task_losses(output - wanted, batch)
+
+    def _step(self, parts: list[Tensor], generator: torch.Generator) -> bool:
+        """One update from the task losses; False where it was skipped."""
+        parameters = list(self.net.parameters())
+        if self.options.gradients == "pcgrad":
+            J = gradients.task_gradients(_alive(parts), parameters)
+            K = gradients.gram(J)
+            finite = bool(torch.isfinite(K).all())
+            w = gradients.aggregate(K, "pcgrad", generator=generator) if finite else torch.ones(len(K)).double()
+            flat = gradients.combine(J, w)
+        else:
+            made = torch.autograd.grad(torch.stack(parts).sum(), parameters)
+            flat = torch.cat([part.reshape(-1) for part in made])
+        norm = float(torch.linalg.vector_norm(flat))
+        if self.options.gradients == "none":
+            factor = 1.0 if math.isfinite(norm) else 0.0
+        else:
+            factor = gradients.gate_and_clip(norm, self.options.gate, self.options.clip)
+        if factor == 0.0:
+            return False
+        _write_gradients(parameters, flat * factor)
+        self.optimiser.step()
+        self.updates += 1
+        self._update_average()
+        return True
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.options.average:
+            # The average starts at untrained weights; a shorter memory in the beginning lets them go.
+            decay = min(self.options.average, (1.0 + self.updates) / (10.0 + self.updates))
+            for name, value in self.net.named_parameters():
+                self.average[name].lerp_(value, 1.0 - decay)
+
+    def _score(self, epoch: Epoch) -> None:
+        assert self.validate is not None
+        trained = _copy(self.net)
+        if self.average:
+            self.net.load_state_dict(self.average)
+        with torch.inference_mode():
+            epoch.score = float(self.validate(self.net))
+        best = self.history.epochs[self.history.best].score if self.history.best >= 0 else None
+        # A score that is no number never becomes the best one.
+        if math.isfinite(epoch.score) and (best is None or epoch.score > best):
+            self.history.best = len(self.history.epochs) - 1
+            self.best = _copy(self.net)
+        self.net.load_state_dict(trained)
+
+    # -- resuming -----------------------------------------------------------------------
+
+    def _fingerprint(self) -> str:
+        told = {"options": asdict(self.options), "seed": self.seed, "net": self.net.configuration}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        digest.update(self.schedule.signal.tobytes())
+        for name in ("paired_target", "paired_condition", "self_visit", "self_static"):
+            digest.update(getattr(self.rows, name).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _save(self) -> None:
+        assert self.state_folder is not None
+        moments = self.optimiser.state_dict()["state"]
+        write_folder(
+            self.state_folder,
+            STATE_KIND,
+            {
+                "fingerprint": self._fingerprint(),
+                "updates": self.updates,
+                "history": self.history.as_json(),
+                "weights": _numbers(_copy(self.net)),
+                "average": _numbers(self.average),
+                "best": _numbers(self.best),
+                "optimiser": {str(number): _numbers(state) for number, state in moments.items()},
+            },
+        )
+
+    def _restore(self) -> None:
+        assert self.state_folder is not None
+        state = read_folder(self.state_folder, STATE_KIND)
+        if state["fingerprint"] != self._fingerprint():
+            raise InputError(
+                "holds the state of another run (other data, options or seed)",
+                file=self.state_folder,
+                mend="Remove it to start afresh, or call with what the interrupted run had",
+            )
+        self.updates = state["updates"]
+        self.history = History.from_json(state["history"])
+        self.net.load_state_dict(_tensors(state["weights"]))
+        self.average, self.best = _tensors(state["average"]), _tensors(state["best"])
+        whole = self.optimiser.state_dict()
+        whole["state"] = {int(number): _tensors(moments) for number, moments in state["optimiser"].items()}
+        self.optimiser.load_state_dict(whole)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _alive(parts: list[Tensor]) -> list[Tensor]:
+    """The losses of the tasks that have rows; the others have no graph to go back through."""
+    return [part for part in parts if part.requires_grad and float(part.detach()) != 0.0] or [torch.stack(parts).sum()]
+
+
+def _task_pairs() -> list[tuple[int, int]]:
+    return [(a, b) for a in range(len(TASKS)) for b in range(a + 1, len(TASKS))]
+
+
+def _named_cosines(K: Tensor, parts: list[Tensor]) -> list[float]:
+    alive = [number for number, part in enumerate(parts) if float(part.detach()) != 0.0]
+    cosines = gradients.cosine_matrix(K)
+    place = {task: row for row, task in enumerate(alive)}
+    return [
+        float(cosines[place[a], place[b]]) if a in place and b in place and len(K) == len(alive) else 0.0
+        for a, b in _task_pairs()
+    ]
+
+
+def _note(epoch: Epoch) -> str:
+    score = "" if epoch.score is None else f"  score {epoch.score:.4f}"
+    cosines = " ".join(f"{value:+.2f}" for value in epoch.cosines)
+    return f"loss {epoch.loss:.4f}{score}  cosines {cosines}  skipped {epoch.skipped}"
+
+
+def _write_gradients(parameters: list[torch.nn.Parameter], flat: Tensor) -> None:
+    place = 0
+    for parameter in parameters:
+        parameter.grad = flat[place : place + parameter.numel()].view_as(parameter)
+        place += parameter.numel()
+
+
+def _copy(net: Denoiser) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+
+def _numbers(tensors: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+
+
+def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}
