@@ -1,0 +1,341 @@
+"""The command line: `secondgram --help` teaches it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import InputError
+from .ops.registry import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from .cohort import Cohort
+
+app = typer.Typer(
+    help="Impute missing follow-up MRI visits of a longitudinal cohort.\n\n"
+    "A cohort is a table (CSV, TSV, Parquet or Arrow): one row per person and visit, or one row per person with the "
+    "visit in the column names (UK Biobank names too). Columns are recognised where their names say what they are; "
+    "what was decided is printed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CohortFile = Annotated[Path, typer.Argument(help="the cohort's table", show_default=False)]
+Id = Annotated[str | None, typer.Option("--id", help="column of the subject id")]
+Visit = Annotated[str | None, typer.Option(help="column of the visit (long tables)")]
+Time = Annotated[str | None, typer.Option(help="column of the time, in years or as a date")]
+Static = Annotated[str | None, typer.Option(help="covariates, separated by commas; '' for none")]
+Outcomes = Annotated[str | None, typer.Option(help="outcomes, separated by commas; they never condition a model")]
+Groups = Annotated[str | None, typer.Option(help="column of the family or group that stays together in a split")]
+Site = Annotated[str | None, typer.Option(help="column of the site; features are scaled within it")]
+Features = Annotated[str | None, typer.Option(help="features, separated by commas; * and ? match names")]
+Layout = Annotated[str | None, typer.Option(help="long, wide or ukb; recognised if left out")]
+Target = Annotated[int, typer.Option(min=1, help="which visit after the first is the follow-up")]
+Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same result")]
+Draws = Annotated[int, typer.Option(help="plausible follow-ups per person")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on where an interrupted run stopped")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+
+
+def _say(text: str, quiet: bool = False) -> None:
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _cohort(path: Path, quiet: bool, *, features: str | None = None, **roles: Any) -> Cohort:
+    from .cohort import read_cohort
+
+    listed = _names(features)
+    wanted = listed[0] if listed is not None and len(listed) == 1 and set("*?[") & set(listed[0]) else listed
+    roles["static"], roles["outcomes"] = _names(roles.get("static")), _names(roles.get("outcomes")) or ()
+    cohort = read_cohort(path, features=wanted, **roles)
+    _say(f"{path}: {cohort!r}", quiet)
+    for note in cohort.notes:
+        _say(f"  {note}", quiet)
+    return cohort
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    import json
+
+    found: dict[str, Any] = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting!r} is not of the form name=value", mend="For example --set epochs=200")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found
+
+
+@app.command()
+def fit(
+    cohort: CohortFile,
+    out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
+    preset: Annotated[str, typer.Option(help="default, or paper for the published method")] = "default",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="an option of the preset, name=value")] = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    id: Id = None,
+    visit: Visit = None,
+    time: Time = None,
+    static: Static = None,
+    outcomes: Outcomes = None,
+    groups: Groups = None,
+    site: Site = None,
+    features: Features = None,
+    layout: Layout = None,
+    target: Target = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from a cohort in which some people have a follow-up, and write the model to a folder."""
+    from .imputation.imputer import SecondgramImputer
+
+    imputer = SecondgramImputer(preset, seed, **_overrides(settings))
+    train = _cohort(
+        cohort,
+        quiet,
+        id=id,
+        visit=visit,
+        time=time,
+        static=static,
+        outcomes=outcomes,
+        groups=groups,
+        site=site,
+        features=features,
+        layout=layout,
+        target=target,
+    )
+    _writable(out)
+    state = out.with_name(f".{out.name}.training")
+    if not resume:
+        from .files import remove
+
+        remove(state)
+    imputer.fit(train, state=state, resume=resume, show=not quiet)
+    imputer.save(out)
+    from .files import remove
+
+    remove(state)
+    _say(f"model written to {out}", quiet)
+
+
+def _writable(out: Path) -> None:
+    """Refuse before the work, not after it."""
+    from .files import explained
+
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = out.with_name(f".{out.name}.probe")
+        probe.touch()
+        probe.unlink()
+
+
+@app.command()
+def impute(
+    model: Annotated[Path, typer.Argument(help="folder that fit wrote", show_default=False)],
+    cohort: CohortFile,
+    out: Annotated[Path, typer.Option(help="Parquet file for the draws", show_default=False)],
+    draws: Draws = 20,
+    seed: Seed = 7,
+    who: Annotated[str, typer.Option(help="missing: incomplete follow-ups; all: everyone")] = "missing",
+    steps: Annotated[int | None, typer.Option(help="network evaluations per draw")] = None,
+    solver: Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++2m or sde-dpm++2m")] = None,
+    gap: Annotated[float | None, typer.Option(help="years after baseline, where no time is recorded")] = None,
+    resume: Resume = False,
+    id: Id = None,
+    visit: Visit = None,
+    time: Time = None,
+    static: Static = None,
+    outcomes: Outcomes = None,
+    groups: Groups = None,
+    site: Site = None,
+    features: Features = None,
+    layout: Layout = None,
+    target: Target = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Draw follow-up visits for the people of a cohort and write them to a Parquet file."""
+    from .imputation.imputer import load
+
+    imputer = load(model)
+    people = _cohort(
+        cohort,
+        quiet,
+        id=id,
+        visit=visit,
+        time=time,
+        static=static,
+        outcomes=outcomes,
+        groups=groups,
+        site=site,
+        features=features,
+        layout=layout,
+        target=target,
+    )
+    _writable(out)
+    result = imputer.impute(people, draws, seed, who, steps, solver, out, gap=gap, resume=resume, show=not quiet)
+    for note in result.notes:
+        _say(f"  {note}", quiet)
+    _say(f"{len(result.ids)} people x {draws} draws written to {out}", quiet)
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="Parquet file that impute wrote", show_default=False)],
+    truth: Annotated[Path, typer.Argument(help="cohort table with the true follow-ups", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="write the scores as CSV")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Score imputed visits against visits that were measured."""
+    from .evaluation.evaluate import evaluate as score
+    from .evaluation.files import show_scores
+    from .files import replacing
+
+    table = score(file, truth, seed=seed)
+    if out is not None:
+        with replacing(out) as temporary:
+            table.to_csv(temporary)
+    show_scores(table)
+
+
+@app.command()
+def compare(
+    cohort: CohortFile,
+    out: Annotated[Path, typer.Option(help="folder for the tables", show_default=False)],
+    methods: Annotated[str | None, typer.Option(help="names separated by commas")] = None,
+    folds: Annotated[int, typer.Option(min=1, help="every person is tested once; 1: a quarter is held out")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="repeat with other folds")] = 1,
+    draws: Draws = 20,
+    seed: Seed = 0,
+    id: Id = None,
+    visit: Visit = None,
+    time: Time = None,
+    static: Static = None,
+    outcomes: Outcomes = None,
+    groups: Groups = None,
+    site: Site = None,
+    features: Features = None,
+    layout: Layout = None,
+    target: Target = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods on people held out whole: carry-forward, ridge, the published method, and this library."""
+    from .evaluation.compare import DEFAULT_METHODS
+    from .evaluation.compare import compare as run
+    from .evaluation.files import show_comparison
+
+    people = _cohort(
+        cohort,
+        quiet,
+        id=id,
+        visit=visit,
+        time=time,
+        static=static,
+        outcomes=outcomes,
+        groups=groups,
+        site=site,
+        features=features,
+        layout=layout,
+        target=target,
+    )
+    table = run(
+        people, _names(methods) or DEFAULT_METHODS, folds, draws, seed=seed, repeats=repeats, out=out, show=not quiet
+    )
+    show_comparison(table)
+    _say(f"tables written to {out}", quiet)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="table to write; its suffix chooses the format", show_default=False)],
+    subjects: Annotated[int, typer.Option(help="people")] = 5000,
+    features: Annotated[int, typer.Option(help="imaging features")] = 128,
+    paired: Annotated[float, typer.Option(help="share of people with a follow-up")] = 0.12,
+    seed: Seed = 0,
+    mode: Annotated[str, typer.Option(help="cohort, gaussian or converters")] = "cohort",
+    selection: Annotated[str, typer.Option(help="who returns: random, or health for the healthier")] = "random",
+) -> None:
+    """Simulate a cohort with known hidden follow-ups; they are written beside it as NAME-truth."""
+    from .cohort import simulate as make
+
+    cohort = make(subjects, features, paired, seed, mode, selection)
+    cohort.write(out)
+    hidden = out.with_name(f"{out.stem}-truth{out.suffix}")
+    cohort.write_truth(hidden)
+    _say(f"{cohort!r} written to {out}, the hidden follow-ups to {hidden}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo-results"),
+    subjects: Annotated[int, typer.Option(min=200, help="people to simulate")] = 4000,
+    features: Annotated[int, typer.Option(min=2, help="features to simulate")] = 64,
+    seed: Seed = 0,
+) -> None:
+    """Simulate a cohort, learn, impute, evaluate: a table, a Parquet file and three plots in some minutes."""
+    from .evaluation.demo import run
+
+    run(out, subjects, features, seed)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, backends, and why each is used or not."""
+    from .doctor import print_report
+
+    print_report()
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="checkpoint of the paper's code (.pt)", show_default=False)],
+    cohort: Annotated[Path, typer.Option(help="table it was trained on: its ranges are needed", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
+    id: Id = None,
+    visit: Visit = None,
+    static: Static = None,
+    outcomes: Outcomes = None,
+    features: Features = None,
+    layout: Layout = None,
+    target: Target = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint of the paper's code into a model. Only tensors are read; nothing in the file is run."""
+    from .imputation.imputer import from_reference_checkpoint
+
+    train = _cohort(
+        cohort,
+        quiet,
+        id=id,
+        visit=visit,
+        static=static,
+        outcomes=outcomes,
+        features=features,
+        layout=layout,
+        target=target,
+    )
+    from_reference_checkpoint(file, train).save(out)
+    _say(f"model written to {out}", quiet)
+
+
+def main() -> None:
+    """Entry point: 0 on success, 2 with a message on bad input, without a traceback."""
+    try:
+        app()
+    except (InputError, BackendUnavailableError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except MemoryError:
+        typer.echo("error: out of memory. Use fewer features or draws, or a machine with more memory.", err=True)
+        sys.exit(2)

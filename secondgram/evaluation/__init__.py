@@ -1,0 +1,1 @@
+"""Evaluation: metrics with intervals, simple baselines, and comparisons on people held out whole."""

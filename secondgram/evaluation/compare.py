@@ -1,0 +1,155 @@
+"""Methods side by side on people held out whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..cohort.scaling import SharedScaling
+from ..cohort.simulate import SimulatedCohort
+from ..cohort.table import Cohort
+from ..errors import InputError, some
+from ..imputation.imputer import SecondgramImputer
+from ..imputation.people import People, check_trainable
+from ..progress import progress
+from .baselines import BASELINES
+from .evaluate import BOOTSTRAPS, true_followup
+from .metrics import METRICS, Cells, interval, resamples, scores
+
+DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "paper", "default")
+METHODS: dict[str, str] = {
+    "carry-forward": "the follow-up equals the baseline",
+    "mean-change": "baseline plus the change expected from covariates and gap",
+    "ridge": "baseline plus a ridge on all features, covariates and gap",
+    "ridge-gaussian": "ridge, with draws from a Gaussian of its out-of-fold residuals",
+    "paper": "the published method",
+    "paper-no-self": "the published method without self-conditioning",
+    "default": "this library",
+    "exact-posterior": "the simulator's own posterior, the best possible (mode gaussian)",
+}
+REFERENCE = "ridge-gaussian"
+
+
+def compare(
+    cohort: Cohort,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    folds: int = 5,
+    draws: int = 20,
+    *,
+    seed: int = 0,
+    repeats: int = 1,
+    bootstraps: int = BOOTSTRAPS,
+    out: str | os.PathLike[str] | None = None,
+    show: bool = True,
+) -> pd.DataFrame:
+    """Cross-validate methods over whole people; groups stay together.
+
+    Parameters
+    ----------
+    methods : names from `METHODS`.
+    folds, repeats : every person is tested once a repeat, by models that saw neither them nor their group; one fold
+        holds a quarter of the people out once.
+    draws : per person, for the methods that draw.
+    seed : decides folds, training, draws and bootstrap.
+    out : a folder for the table as CSV and Markdown, the scores per feature, and what was run.
+
+    Returns
+    -------
+    One row per method and metric: value, low, high (95 % bootstrap interval over people or groups), and the difference
+    to `ridge-gaussian` with its interval from the same resamples, where that method takes part. Units: baseline SD,
+    within site where declared. In a simulation the hidden follow-up of everyone is the truth.
+
+    Raises `InputError` for unknown methods, or a cohort that cannot be learned from.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise InputError(f"unknown methods: {some(unknown)}", mend=f"Choose from {', '.join(METHODS)}")
+    if "exact-posterior" in methods and getattr(cohort, "posterior_mean", None) is None:
+        raise InputError("only a simulation in mode 'gaussian' knows its exact posterior")
+    check_trainable(cohort)
+    cells = _cross_validated(cohort, methods, folds, draws, seed, repeats, show)
+    table = comparison_table(cells, bootstraps, seed)
+    table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)
+    table.attrs.update(repeats=repeats, seed=seed, features=len(cohort.features), pairs=int(cohort.paired.sum()))
+    if out is not None:
+        from .files import write_run
+
+        write_run(out, table, cells, cohort)
+    return table
+
+
+def _splits(cohort: Cohort, folds: int, repeats: int, seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(what, train, test) masks; one fold means a single split with a quarter of the people held out."""
+    for repeat in range(repeats):
+        if folds == 1:
+            train, test = next(iter(cohort.folds(4, seed + repeat)))
+            yield f"repeat {repeat + 1}", train, test
+            continue
+        for number, (train, test) in enumerate(cohort.folds(folds, seed + repeat)):
+            yield f"repeat {repeat + 1}, fold {number + 1}", train, test
+
+
+def _cross_validated(
+    cohort: Cohort, methods: Sequence[str], folds: int, draws: int, seed: int, repeats: int, show: bool
+) -> dict[str, Cells]:
+    scaling = SharedScaling.fit(cohort.baseline, cohort.site)
+    parts: dict[str, list[Cells]] = {name: [] for name in methods}
+    with progress("comparing", folds * repeats * len(methods), show) as advance:
+        for what, train, test in _splits(cohort, folds, repeats, seed):
+            learn, judge = cohort.take(train), cohort.take(test)
+            judge = judge.take(judge.scanned & np.isfinite(true_followup(judge)).any(axis=1))
+            for name in methods:
+                advance(0, f"{what}, {name}")
+                mean, drawn = predictions(name, learn, judge, draws, seed)
+                parts[name].append(scored(scaling, judge, mean, drawn))
+                advance(1)
+    return {name: Cells.joined(list_of) for name, list_of in parts.items()}
+
+
+def predictions(name: str, learn: Cohort, judge: Cohort, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (N, D) and draws (M, N, D) of a method for people it has not seen, original units."""
+    if name == "exact-posterior":
+        assert isinstance(judge, SimulatedCohort)
+        return np.asarray(judge.posterior_mean), judge.posterior_draws(draws, seed)
+    if name in BASELINES:
+        model = BASELINES[name]().fit(learn, seed)
+        people, numbers = People.of(judge, keep_known=False), np.arange(draws)
+        return model.mean(people, numbers, seed), model.draw(people, numbers, seed)
+    imputer = (
+        SecondgramImputer("paper", seed=seed, self_conditioning=False)
+        if name == "paper-no-self"
+        else SecondgramImputer(name, seed=seed)
+    )
+    result = imputer.fit(learn, show=False).impute(judge, draws=draws, seed=seed, who="all")
+    # The order of the people is that of `judge`: every one of them has a baseline.
+    return (result.draws.mean(axis=0) if name != "default" else result.mean), result.draws
+
+
+def scored(scaling: SharedScaling, judge: Cohort, mean: np.ndarray, drawn: np.ndarray) -> Cells:
+    """Score a method's predictions, original units, for people whose follow-up is known."""
+    site = judge.site
+    return Cells.of(
+        scaling.apply(true_followup(judge), site),
+        scaling.apply(judge.baseline, site),
+        scaling.apply(mean, site),
+        np.stack([scaling.apply(draw, site) for draw in drawn]),
+        judge.units(),
+    )
+
+
+def comparison_table(cells: dict[str, Cells], bootstraps: int, seed: int) -> pd.DataFrame:
+    """One row per method and metric, with intervals and differences from the same resamples; see `compare`."""
+    weights = resamples(next(iter(cells.values())).unit, bootstraps, seed)
+    found = {name: scores(part, weights) for name, part in cells.items()}
+    rows = []
+    for name, values in found.items():
+        for metric in METRICS:
+            difference = (float("nan"),) * 3
+            if REFERENCE in found and name != REFERENCE:
+                difference = interval(values[metric] - found[REFERENCE][metric])
+            rows.append((name, metric, *interval(values[metric]), *difference))
+    names = ["method", "metric", "value", "low", "high", "difference", "difference_low", "difference_high"]
+    return pd.DataFrame(rows, columns=names)

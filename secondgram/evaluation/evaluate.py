@@ -1,0 +1,151 @@
+"""Scores of one imputation against what was really measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from ..cohort.formats import read_cohort
+from ..cohort.scaling import SharedScaling
+from ..cohort.simulate import SimulatedCohort
+from ..cohort.table import Cohort
+from ..errors import InputError, some
+from ..imputation.result import Imputation
+from .metrics import METRICS, Cells, interval, per_feature, resamples, scores
+
+BOOTSTRAPS = 500
+
+
+def evaluate(
+    result: Imputation | str | os.PathLike[str],
+    truth: Cohort | np.ndarray | str | os.PathLike[str],
+    *,
+    bootstraps: int = BOOTSTRAPS,
+    seed: int = 0,
+    by_feature: bool = False,
+) -> pd.DataFrame:
+    """Score an imputation.
+
+    Parameters
+    ----------
+    result : what `impute` returned, or the Parquet file it wrote.
+    truth : a cohort (or its file) whose follow-up visits are the truth, matched by subject id; a simulated cohort gives
+        its hidden follow-ups; or an array (N, D) in the order of `result.ids`.
+    by_feature : one row per feature instead of one per metric.
+
+    Returns
+    -------
+    A table indexed by metric with columns value, low, high (95 % bootstrap interval over people or groups) and what it
+    means; or, by feature, one column a metric. Units: baseline SD of the people scored, within site where declared.
+
+    Raises `InputError` for a truth of other people or features, fewer than three people with a truth, or NaN draws.
+    """
+    cells, names = cells_of(result, truth)
+    if by_feature:
+        values = {k: v[0] for k, v in per_feature(cells, np.ones((1, len(cells.truth)))).items()}
+        return pd.DataFrame(values, index=pd.Index(names, name="feature"))
+    found = scores(cells, resamples(cells.unit, bootstraps, seed))
+    rows = {name: (*interval(values), METRICS[name]) for name, values in found.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "meaning"])
+    table.index.name = "metric"
+    table.attrs["people"] = len(cells.truth)
+    return table
+
+
+def cells_of(
+    result: Imputation | str | os.PathLike[str], truth: Cohort | np.ndarray | str | os.PathLike[str]
+) -> tuple[Cells, tuple[str, ...]]:
+    """The scores cell by cell, and the features' names."""
+    source = os.fspath(truth) if isinstance(truth, (str, os.PathLike)) else None
+    cohort = read_cohort(source) if source is not None else truth
+    if isinstance(result, Imputation):
+        ids, features, draws, mean = result.ids, result.features, result.draws, result.mean
+    else:
+        ids, features, draws = read_draws(result)
+        mean = draws.mean(axis=0)
+    if isinstance(cohort, Cohort):
+        values, baseline, unit, site, rows = _matched(cohort, ids, features)
+    else:
+        values, baseline, unit, site, rows = _aligned(np.asarray(cohort), result, ids, features)
+    if len(rows) < 3:
+        raise InputError(f"only {len(rows)} imputed people have a true follow-up", file=source, mend="Score 3 or more")
+    scaling = SharedScaling.fit(baseline, site)
+    drawn = np.stack([scaling.apply(draw[rows], site) for draw in draws])
+    return Cells.of(
+        scaling.apply(values, site), scaling.apply(baseline, site), scaling.apply(mean[rows], site), drawn, unit
+    ), features
+
+
+def true_followup(cohort: Cohort) -> np.ndarray:
+    """(N, D) what the follow-up really was: measured, or in a simulation hidden."""
+    hidden = cohort.truth if isinstance(cohort, SimulatedCohort) else None
+    return cohort.followup if hidden is None else hidden
+
+
+Truth = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
+
+
+def _matched(cohort: Cohort, ids: np.ndarray, features: tuple[str, ...]) -> Truth:
+    """Truth, baseline, units and sites of the imputed people who have a truth, and their rows in the imputation."""
+    absent = sorted(set(features) - set(cohort.features))
+    if absent:
+        raise InputError(f"the truth has no feature {some(absent)}", file=cohort.source, mend="Score the same features")
+    column = {name: place for place, name in enumerate(cohort.features)}
+    columns = [column[name] for name in features]
+    place = {name: row for row, name in enumerate(cohort.ids)}
+    known = np.isfinite(true_followup(cohort)).any(axis=1) & cohort.scanned
+    rows = [row for row, name in enumerate(ids) if name in place and known[place[name]]]
+    if not rows:
+        raise InputError(
+            f"none of the {len(ids)} imputed people has a measured follow-up in the truth",
+            file=cohort.source,
+            mend="Give the table of the same people, with their follow-up visits",
+        )
+    there = np.array([place[ids[row]] for row in rows])
+    site = None if cohort.site is None else cohort.site[there]
+    values = true_followup(cohort)[there][:, columns]
+    return values, cohort.baseline[there][:, columns], cohort.units()[there], site, np.array(rows)
+
+
+def _aligned(values: np.ndarray, result: object, ids: np.ndarray, features: tuple[str, ...]) -> Truth:
+    if values.shape != (len(ids), len(features)):
+        raise InputError(
+            f"the truth has shape {values.shape}, the imputation {(len(ids), len(features))}",
+            mend="Give one row per person of result.ids, or a cohort, which is matched by id",
+        )
+    if not isinstance(result, Imputation):
+        raise InputError("a file of draws needs a cohort as truth", mend="Give the cohort's file")
+    rows = np.flatnonzero(np.isfinite(values).any(axis=1))
+    site = None if result.people.site is None else result.people.site[rows]
+    return values[rows], result.baseline[rows], ids[rows], site, rows
+
+
+def read_draws(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """Ids (N,), features and draws (M, N, D) of a file that `to_parquet` wrote.
+
+    Raises `InputError` for a file that is absent, not Parquet, or not of that form.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("there is no such file", file=path, mend="Give the file that impute wrote")
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"is no readable Parquet file ({error})", file=path) from error
+    keys = ["subject_id", "visit", "draw"]
+    if table.column_names[:3] != keys:
+        raise InputError(
+            f"does not begin with the columns {', '.join(keys)}", file=path, mend="Give the file that impute wrote"
+        )
+    features = tuple(table.column_names[3:])
+    ids = table["subject_id"].to_numpy(zero_copy_only=False)
+    count = len(np.unique(table["draw"].to_numpy()))
+    order = np.arange(0, len(ids), count)
+    if len(ids) % count or (ids.reshape(-1, count) != ids[order][:, None]).any():
+        raise InputError("its rows are not grouped by subject with equally many draws", file=path)
+    values = np.stack([table[name].to_numpy() for name in features], axis=-1)  # [people * draws, D]
+    return ids[order], features, values.reshape(len(order), count, len(features)).transpose(1, 0, 2)

@@ -1,0 +1,131 @@
+"""Tables for reading: a run's folder, Markdown, and the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ..cohort.table import Cohort
+from ..files import explained, replacing
+from ..imputation.imputer import versions
+from .metrics import METRICS, Cells, nominal_coverage, per_feature
+
+RUN_VERSION = 1
+# Short enough for a terminal of 80 columns.
+HEADINGS = {
+    "pearson_mean": "r mean",
+    "pearson_draw": "r draw",
+    "delta_r": "r change",
+    "rmse": "RMSE",
+    "crps": "CRPS",
+    "coverage_90": "cover 90 %",
+}
+
+
+def write_run(folder: str | os.PathLike[str], table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> None:
+    """Write table.csv, table.md, features.csv and run.json, each whole or not at all."""
+    folder = Path(folder)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    features = []
+    for name, part in cells.items():
+        values = per_feature(part, np.ones((1, len(part.truth))))
+        frame = pd.DataFrame({metric: column[0] for metric, column in values.items()})
+        frame.insert(0, "feature", list(cohort.features))
+        frame.insert(0, "method", name)
+        features.append(frame)
+    about = {"run_version": RUN_VERSION, **table.attrs, "source": Path(cohort.source or "simulated").name}
+    about |= {"notes": list(cohort.notes), "versions": versions()}
+    contents = {
+        "table.csv": table.to_csv(index=False),
+        "table.md": markdown(table),
+        "features.csv": pd.concat(features).to_csv(index=False),
+        "run.json": json.dumps(about, indent=1) + "\n",
+    }
+    for name, text in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _cell(row: pd.Series) -> str:
+    if not np.isfinite(row["value"]):
+        return "-"
+    return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A comparison as a Markdown table: methods down, metrics across, 95 % intervals in brackets."""
+    lines = ["| method | " + " | ".join(METRICS) + " |", "|" + " --- |" * (len(METRICS) + 1)]
+    for name, rows in table.groupby("method", sort=False):
+        by_metric = rows.set_index("metric")
+        lines.append(f"| {name} | " + " | ".join(_cell(by_metric.loc[metric]) for metric in METRICS) + " |")
+    against = table[(table["metric"].isin(["crps", "rmse"])) & table["difference"].notna()]
+    if len(against):
+        lines += ["", "| difference to ridge-gaussian | crps | rmse |", "| --- | --- | --- |"]
+        for name, rows in against.groupby("method", sort=False):
+            by_metric = rows.set_index("metric")
+            cells = [
+                f"{r['difference']:+.4f} ({r['difference_low']:+.4f} to {r['difference_high']:+.4f})"
+                for r in (by_metric.loc["crps"], by_metric.loc["rmse"])
+            ]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def show_comparison(table: pd.DataFrame, console: Console | None = None) -> None:
+    """Print a comparison, the best value of each metric in bold."""
+    console = console or Console()
+    attrs = table.attrs
+    shown = Table(
+        title=f"{attrs['people']} people held out whole, {attrs['features']} features, {attrs['draws']} draws",
+        caption="95 % bootstrap intervals over people; rmse and crps in baseline SD; "
+        f"nominal coverage {nominal_coverage(attrs['draws']):.3f}",
+    )
+    shown.add_column("method", no_wrap=True)
+    for metric in METRICS:
+        shown.add_column(HEADINGS[metric], justify="right")
+    best = {metric: _best(table, metric, attrs["draws"]) for metric in METRICS}
+    for name, rows in table.groupby("method", sort=False):
+        by_metric = rows.set_index("metric")
+        texts = []
+        for metric in METRICS:
+            row = by_metric.loc[metric]
+            if not np.isfinite(row["value"]):
+                texts.append("-")
+                continue
+            value = f"{row['value']:.3f}"
+            value = f"[bold]{value}[/bold]" if name in best[metric] else value
+            texts.append(f"{value}\n[dim]{row['low']:.3f} {row['high']:.3f}[/dim]")
+        shown.add_row(str(name), *texts)
+    console.print(shown)
+
+
+def _best(table: pd.DataFrame, metric: str, draws: int) -> set[str]:
+    rows = table[(table["metric"] == metric) & table["value"].notna()].set_index("method")["value"]
+    if rows.empty:
+        return set()
+    if metric == "coverage_90":
+        distance = (rows - nominal_coverage(draws)).abs()
+        return set(distance.index[distance == distance.min()])
+    target = rows.min() if metric in ("rmse", "crps") else rows.max()
+    return set(rows.index[np.isclose(rows, target)])
+
+
+def show_scores(table: pd.DataFrame, console: Console | None = None) -> None:
+    """Print the scores of one imputation."""
+    console = console or Console()
+    shown = Table(title=f"{table.attrs.get('people', '?')} people")
+    for column in ("metric", "value", "95 % interval", "meaning"):
+        shown.add_column(column, justify="right" if column in ("value", "95 % interval") else "left")
+    for name, row in table.iterrows():
+        if np.isfinite(row["value"]):
+            shown.add_row(str(name), f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}", row["meaning"])
+        else:
+            shown.add_row(str(name), "-", "-", row["meaning"])
+    console.print(shown)

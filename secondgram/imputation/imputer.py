@@ -1,0 +1,407 @@
+"""The imputer: what most people need of this library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import warnings
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from ..cohort.table import Cohort
+from ..denoiser import Denoiser
+from ..errors import InputError, some
+from ..training.checkpoint import read_folder, write_folder
+from .ladder import DefaultOptions, Ladder
+from .people import People, check_trainable
+from .published import PaperOptions, Published
+from .result import Imputation
+
+MODEL_KIND = "imputer"
+DEVICES = ("auto", "cpu")
+WHO = ("missing", "all")
+
+
+class FollowupModel(Protocol):
+    """What a fitted model of the follow-up does; every preset and every baseline method has these two."""
+
+    def mean(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """Posterior mean (N, D) in original units."""
+        ...
+
+    def draw(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """Draws (M, N, D) in original units; `draws` holds their M numbers."""
+        ...
+
+
+PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "paper": (PaperOptions, Published)}
+
+
+@dataclass
+class Columns:
+    """What a model was trained on, and expects again: names, and the median gap in years for people without one."""
+
+    features: list[str]
+    covariates: list[str]
+    visit: str
+    gap: float | None
+
+
+class SecondgramImputer:
+    """Imputes missing follow-up visits.
+
+    Parameters
+    ----------
+    preset : `default`, built to be accurate and calibrated, or `paper`, the published method.
+    seed : decides training; 0 or more.
+    device, backend, precision : `auto`, or what `secondgram doctor` lists.
+    overrides : any field of `DefaultOptions` or `PaperOptions`.
+
+    As in scikit-learn, `fit` returns the imputer, and what it learned ends in an underscore. Raises `InputError` for an
+    unknown preset or override.
+
+    Examples
+    --------
+    >>> import secondgram as sg
+    >>> train, test = sg.simulate(subjects=400, features=8, paired=0.5).split(test=0.25)
+    >>> imputer = sg.SecondgramImputer(shape="off").fit(train)
+    >>> imputer.impute(test, draws=5).draws.shape[2]
+    8
+    """
+
+    def __init__(
+        self,
+        preset: str = "default",
+        seed: int = 0,
+        device: str = "auto",
+        backend: str = "auto",
+        precision: str = "auto",
+        **overrides: Any,
+    ) -> None:
+        if preset not in PRESETS:
+            raise InputError(f"unknown preset {preset!r}", mend=f"Use one of {', '.join(PRESETS)}")
+        if device not in DEVICES:
+            raise InputError(f"device={device!r}: this release trains and samples on the CPU", mend="Use device='auto'")
+        if backend not in ("auto", "reference") or precision not in ("auto", "fp32"):
+            raise InputError(
+                f"backend={backend!r}, precision={precision!r} are not in this release",
+                mend="Use backend='auto' or 'reference' and precision='auto' or 'fp32'",
+            )
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise InputError(f"seed={seed!r}", mend="Use a whole number, 0 or more")
+        options = PRESETS[preset][0]
+        known = [field.name for field in fields(options)]
+        unknown = sorted(set(overrides) - set(known))
+        if unknown:
+            raise InputError(f"preset {preset!r} has no option {some(unknown)}", mend=f"It has {', '.join(known)}")
+        self.preset, self.seed = preset, int(seed)
+        self.device, self.backend, self.precision = device, backend, precision
+        self.overrides = overrides
+        self.options = options(**overrides)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Constructor arguments, as scikit-learn has them."""
+        names = ("preset", "seed", "device", "backend", "precision")
+        return {name: getattr(self, name) for name in names} | self.overrides
+
+    def set_params(self, **params: Any) -> SecondgramImputer:
+        """Change constructor arguments, as scikit-learn has it; what was learned is forgotten."""
+        fresh = type(self)(**(self.get_params() | params))
+        self.__dict__ = fresh.__dict__
+        return self
+
+    # -- learning -----------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Cohort,
+        y: object = None,
+        *,
+        state: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        show: bool = True,
+    ) -> SecondgramImputer:
+        """Learn from a cohort in which some people have a follow-up.
+
+        y : ignored, for scikit-learn.
+        state : folder for the state of the training, so that a killed run can go on with resume=True.
+        show : draw a progress bar when standard error is a terminal.
+
+        Raises `InputError` for a cohort that cannot be learned from: no or fewer than ten pairs, a constant or empty
+        feature, a recorded gap of zero or less.
+        """
+        check_trainable(train)
+        model = PRESETS[self.preset][1]
+        self.model_ = model.fit(  # type: ignore[attr-defined]
+            train,
+            self.options,
+            seed=self.seed,
+            state_folder=None if state is None else Path(state),
+            resume=resume,
+            show=show,
+        )
+        self._remember(train)
+        return self
+
+    def _remember(self, train: Cohort) -> None:
+        gap = train.gap[train.paired]
+        gap = gap[np.isfinite(gap)]
+        self.columns_ = Columns(
+            list(train.features),
+            [str(name) for name in train.covariate_table.columns],
+            train.followup_label,
+            float(np.median(gap)) if len(gap) else None,
+        )
+
+    # -- imputing -----------------------------------------------------------------------
+
+    def impute(
+        self,
+        cohort: Cohort,
+        draws: int = 20,
+        seed: int = 7,
+        who: str = "missing",
+        steps: int | None = None,
+        solver: str | None = None,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        gap: float | None = None,
+        resume: bool = False,
+        show: bool = True,
+    ) -> Imputation:
+        """Impute follow-up visits.
+
+        Parameters
+        ----------
+        cohort : people with a baseline; features in any order.
+        draws : M, plausible follow-ups per person;  seed : 0 .. 2^64 - 1, decides them.
+        who : `missing` for everyone whose follow-up is not complete (measured cells are kept and conditioned on), or
+            `all` for everyone, as if no follow-up had been measured.
+        steps, solver : of the diffusion; None takes the preset's.
+        out : a Parquet file to stream the draws to in bounded memory.
+        gap : years after baseline, for people without a recorded time; None takes the training pairs' median.
+        resume : go on where an interrupted call with the same `out` stopped.
+
+        Raises `InputError` for an unfitted imputer, an absent feature or covariate, a category unseen in training, no
+        one to impute, or arguments out of range.
+        """
+        self._check_fitted()
+        if not isinstance(draws, (int, np.integer)) or not 1 <= draws < 2**20:
+            raise InputError(f"draws={draws!r}", mend="Use a whole number from 1 to 1,048,575")
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+            raise InputError(f"seed={seed!r}", mend="Use a whole number from 0 to 2^64 - 1")
+        if steps is not None and not 1 <= steps <= 4095:
+            raise InputError(f"steps={steps}", mend="Use 1 to 4095 network evaluations")
+        if gap is not None and not gap > 0:
+            raise InputError(f"gap={gap}", mend="Use a number of years above zero")
+        chosen, notes = self._choose(cohort, who)
+        people = self._with_gap(People.of(chosen, keep_known=who == "missing"), gap, notes)
+        result = Imputation(
+            self.model_,
+            people,
+            tuple(self.columns_.features),
+            cohort.followup_label if cohort.followup_label != "next" else self.columns_.visit,
+            np.arange(draws),
+            int(seed),
+            solver,
+            steps,
+            notes=notes,
+        )
+        self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)  # refuses bad input early
+        result.fingerprint = self._fingerprint(result)
+        if out is not None:
+            result.to_parquet(out, resume=resume, show=show)
+            result.path = os.fspath(out)
+        return result
+
+    def transform(self, cohort: Cohort) -> np.ndarray:
+        """(N, D) the follow-up of everyone: measured cells as they are, the others by their posterior mean.
+
+        People without a baseline stay NaN.
+        """
+        result = self.impute(cohort, who="missing") if not self._complete(cohort).all() else None
+        columns = self._feature_order(cohort)
+        values = cohort.followup[:, columns].copy()
+        if result is not None:
+            place = {name: row for row, name in enumerate(cohort.ids)}
+            values[[place[name] for name in result.ids]] = result.mean
+        return values
+
+    def fit_transform(self, cohort: Cohort, y: object = None) -> np.ndarray:
+        """`fit` and then `transform`."""
+        return self.fit(cohort).transform(cohort)
+
+    @staticmethod
+    def _complete(cohort: Cohort) -> np.ndarray:
+        return np.isfinite(cohort.followup).all(axis=1) | ~cohort.scanned
+
+    def _choose(self, cohort: Cohort, who: str) -> tuple[Cohort, list[str]]:
+        """The people to impute, with the features in the model's order, and what to tell."""
+        if who not in WHO:
+            raise InputError(f"who={who!r}", mend="Use 'missing' or 'all'")
+        columns = self._feature_order(cohort)
+        rows = cohort.scanned if who == "all" else cohort.scanned & ~self._complete(cohort)
+        notes = []
+        without = int((~cohort.scanned).sum())
+        if without:
+            notes.append(f"{without} people have no baseline visit and are not imputed")
+        if not rows.any():
+            raise InputError(
+                "there is no one to impute: every person with a baseline has a complete follow-up"
+                if cohort.scanned.any()
+                else "there is no one to impute: no person has a baseline visit",
+                file=cohort.source,
+                mend="Use who='all' to impute everyone as if no follow-up had been measured",
+            )
+        chosen = cohort.take(rows)
+        if columns != list(range(len(cohort.features))):
+            notes.append("the features stand in another order than in training; they were matched by name")
+        object.__setattr__(chosen, "visits", chosen.visits[:, :, columns])
+        object.__setattr__(chosen, "features", tuple(self.columns_.features))
+        return chosen, notes
+
+    def _feature_order(self, cohort: Cohort) -> list[int]:
+        self._check_fitted()
+        place = {name: index for index, name in enumerate(cohort.features)}
+        absent = [name for name in self.columns_.features if name not in place]
+        if len(absent) == len(self.columns_.features):
+            raise InputError(
+                f"the model is of another cohort: none of its {len(absent)} features ({some(absent, 3)}) is here",
+                file=cohort.source,
+                mend="Use the model that was trained on these features",
+            )
+        if absent:
+            raise InputError(
+                f"the model was trained with {some(absent)}, which this cohort does not have",
+                file=cohort.source,
+                column=absent[0],
+                mend="Add the column (empty cells are fine), or train a model without it",
+            )
+        return [place[name] for name in self.columns_.features]
+
+    def _with_gap(self, people: People, gap: float | None, notes: list[str]) -> People:
+        unknown = ~np.isfinite(people.gap)
+        if (people.gap <= 0).any():
+            first = int(np.flatnonzero(people.gap <= 0)[0])
+            raise InputError(
+                f"subject {people.ids[first]}: the follow-up is recorded {people.gap[first]:g} years after baseline",
+                file=people.source,
+                column="time",
+                mend="Correct the times, or leave them out",
+            )
+        if not unknown.any():
+            return people
+        filled = self.columns_.gap if gap is None else gap
+        if filled is None:
+            return people
+        origin = "the median of the training pairs" if gap is None else "as asked"
+        notes.append(f"{int(unknown.sum())} people have no recorded time gap: {filled:g} years, {origin}")
+        object.__setattr__(people, "gap", np.where(unknown, filled, people.gap))
+        return people
+
+    def _fingerprint(self, result: Imputation) -> str:
+        told = [self._digest(), result.seed, len(result.draw_numbers), result.solver, result.steps, result.visit]
+        digest = hashlib.sha256(json.dumps(told).encode())
+        people = result.people
+        digest.update("\0".join(people.ids).encode())
+        for values in (people.baseline, people.gap, people.known):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(pd.util.hash_pandas_object(people.table.astype(str), index=False).to_numpy().tobytes())
+        return digest.hexdigest()
+
+    # -- keeping ------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the fitted imputer as a folder of JSON and safetensors; the same model gives the same bytes."""
+        self._check_fitted()
+        write_folder(folder, MODEL_KIND, self._tree())
+
+    def _tree(self) -> dict[str, Any]:
+        return {
+            "preset": self.preset,
+            "seed": self.seed,
+            "options": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.options).items()},
+            "overrides": {key: list(v) if isinstance(v, tuple) else v for key, v in self.overrides.items()},
+            "columns": asdict(self.columns_),
+            "versions": versions(),
+            "model": self.model_.state(),
+        }
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+
+        def visit(node: Any) -> None:
+            if isinstance(node, np.ndarray):
+                digest.update(node.tobytes())
+            elif isinstance(node, dict):
+                for key in sorted(node):
+                    digest.update(str(key).encode())
+                    visit(node[key])
+            elif isinstance(node, (list, tuple)):
+                for value in node:
+                    visit(value)
+            else:
+                digest.update(str(node).encode())
+
+        visit(self.model_.state())
+        return digest.hexdigest()
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise InputError("the imputer is not fitted", mend="Call fit, or load a saved one")
+
+
+def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
+    """Read an imputer that `save` wrote. Nothing is unpickled.
+
+    Raises `InputError` for a folder that is absent, truncated, tampered with, or no imputer.
+    """
+    tree = read_folder(folder, MODEL_KIND)
+    try:
+        imputer = SecondgramImputer(tree["preset"], tree["seed"], **tree["overrides"])
+        imputer.options = PRESETS[tree["preset"]][0](**tree["options"])
+        imputer.columns_ = Columns(**tree["columns"])
+        imputer.model_ = PRESETS[tree["preset"]][1].from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"does not hold what an imputer needs ({error})", file=folder, mend="Use the release that wrote it"
+        ) from error
+    written, here = tree["versions"].get("secondgram"), versions()["secondgram"]
+    if written != here:
+        warnings.warn(f"the model was written by secondgram {written}, this is {here}", stacklevel=2)
+    return imputer
+
+
+def from_reference_checkpoint(path: str | os.PathLike[str], cohort: Cohort) -> SecondgramImputer:
+    """An imputer of preset `paper` around a published checkpoint, scaled by a cohort of training people.
+
+    The checkpoint holds weights alone; ranges and covariate coding come from the cohort it was trained on.
+    """
+    check_trainable(cohort)
+    imputer = SecondgramImputer("paper")
+    imputer.model_ = Published.around(Denoiser.from_reference_checkpoint(path), cohort)
+    imputer.options = imputer.model_.options
+    imputer._remember(cohort)
+    return imputer
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a model's numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("secondgram", "torch", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,50 @@
+"""Missing baseline cells, from what the other cells of the same visit say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.covariance import ledoit_wolf
+
+ROUNDS = 3
+
+
+@dataclass(eq=False)
+class MissingCells:
+    """A Gaussian of the scaled features of one visit.
+
+    precision : (D, D) float64, inverse of the shrunk covariance; the mean is zero, by the scaling.
+    """
+
+    precision: np.ndarray
+
+    @classmethod
+    def fit(cls, values: np.ndarray) -> MissingCells:
+        """values (N, D) scaled, NaN where missing.
+
+        Missing cells start at the mean and are replaced by their conditional expectation a few times; the shrinkage is
+        that of Ledoit and Wolf 2004.
+        """
+        cells = cls(np.eye(values.shape[1]))
+        for _ in range(ROUNDS if np.isnan(values).any() else 1):
+            cells = cls(np.linalg.inv(ledoit_wolf(cells.fill(values), assume_centered=True)[0]))
+        return cells
+
+    def fill(self, values: np.ndarray) -> np.ndarray:
+        """values (N, D) with every NaN replaced by its conditional expectation given the rest of its row."""
+        filled = np.where(np.isnan(values), 0.0, values)
+        for person in np.flatnonzero(np.isnan(values).any(axis=1)):
+            gone = np.isnan(values[person])
+            # E[x_m | x_o] = -Q_mm^-1 Q_mo x_o, which needs a system only as large as the gap.
+            pull = self.precision[np.ix_(gone, ~gone)] @ values[person, ~gone]
+            filled[person, gone] = -np.linalg.solve(self.precision[np.ix_(gone, gone)], pull)
+        return filled
+
+    def state(self) -> dict[str, Any]:
+        return {"precision": self.precision}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> MissingCells:
+        return cls(state["precision"])

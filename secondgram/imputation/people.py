@@ -1,0 +1,131 @@
+"""What a model may see: people to impute, and pairs of visits to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from ..cohort.table import Cohort
+from ..diffusion.noise import person_keys
+from ..errors import InputError, some
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """N people whose follow-up is to be imputed; the follow-up itself is not in here, except for `known` cells.
+
+    ids : (N,) text;  keys : (N,) uint64, of the noise;  baseline : (N, D) original units, NaN where missing.
+    table : N rows of covariates;  gap : (N,) years, NaN where unknown;  site : (N,) text or None.
+    known : (N, D) cells of the follow-up that were measured and are kept as they are, NaN elsewhere.
+    """
+
+    ids: np.ndarray
+    keys: np.ndarray
+    baseline: np.ndarray
+    table: pd.DataFrame
+    gap: np.ndarray
+    site: np.ndarray | None
+    known: np.ndarray
+    source: str | None = None
+
+    @classmethod
+    def of(cls, cohort: Cohort, keep_known: bool) -> People:
+        """The people of a cohort, each with a baseline; keep_known shows the measured follow-up cells."""
+        return cls(
+            cohort.ids,
+            person_keys(cohort.ids, cohort.followup_label),
+            cohort.baseline,
+            cohort.covariate_table,
+            cohort.gap,
+            cohort.site,
+            cohort.followup if keep_known else np.full_like(cohort.baseline, np.nan),
+            cohort.source,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: slice | np.ndarray) -> People:
+        """The people at these positions."""
+        return replace(
+            self,
+            ids=self.ids[rows],
+            keys=self.keys[rows],
+            baseline=self.baseline[rows],
+            table=self.table.iloc[rows],
+            gap=self.gap[rows],
+            site=None if self.site is None else self.site[rows],
+            known=self.known[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPairs:
+    """P pairs of visits: `people` holds the earlier visit as baseline, `later` (P, D) the other one.
+
+    weight : (P,) so that every person counts once, however many pairs they have.
+    unit : (P,) text; pairs of one unit stay on one side of every internal split.
+    """
+
+    people: People
+    later: np.ndarray
+    weight: np.ndarray
+    unit: np.ndarray
+
+    @classmethod
+    def of(cls, cohort: Cohort, every: bool) -> TrainingPairs:
+        """Every earlier-later pair of each person, or only the first visit with the target."""
+        pairs = cohort.pairs()
+        rows = np.arange(len(pairs)) if every else np.flatnonzero((pairs.earlier == 0) & (pairs.later == cohort.target))
+        person = pairs.person[rows]
+        first = People.of(cohort, keep_known=False).take(person)
+        people = replace(first, baseline=cohort.visits[person, pairs.earlier[rows]], gap=pairs.gap[rows])
+        count = np.bincount(person, minlength=len(cohort))[person]
+        return cls(people, cohort.visits[person, pairs.later[rows]], 1.0 / count, cohort.units()[person].astype(str))
+
+    def __len__(self) -> int:
+        return len(self.later)
+
+
+FEWEST_PAIRS = 10
+
+
+def check_trainable(cohort: Cohort) -> None:
+    """Raise `InputError` for a cohort that no model can learn from, naming the column or what is missing."""
+    values = cohort.visits.reshape(-1, len(cohort.features))
+    seen = np.isfinite(values)
+    empty = ~seen.any(axis=0)
+    if empty.any():
+        raise InputError(
+            "has no measured value at any visit",
+            file=cohort.source,
+            column=cohort.features[int(np.flatnonzero(empty)[0])],
+            mend="Leave the feature out, or check the file",
+        )
+    low = np.where(seen, values, np.inf).min(axis=0)
+    high = np.where(seen, values, -np.inf).max(axis=0)
+    constant = np.flatnonzero(high == low)
+    if len(constant):
+        raise InputError(
+            f"is constant: every measured value is {low[constant[0]]:g}"
+            + (f" (also {some(np.array(cohort.features)[constant[1:]])})" if len(constant) > 1 else ""),
+            file=cohort.source,
+            column=cohort.features[int(constant[0])],
+            mend="Leave the feature out with --features or features=",
+        )
+    count = int(cohort.paired.sum())
+    if count == 0:
+        raise InputError(
+            f"no person has both visit {cohort.visit_labels[0]} and visit {cohort.followup_label}",
+            file=cohort.source,
+            mend="A model learns change from people who were scanned twice; check the visit column or the target",
+        )
+    if count < FEWEST_PAIRS:
+        raise InputError(
+            f"only {count} people have a follow-up",
+            file=cohort.source,
+            mend=f"At least {FEWEST_PAIRS} are needed to learn from",
+        )
+    cohort.pairs()

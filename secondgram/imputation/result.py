@@ -1,0 +1,110 @@
+"""What an imputation gives back: draws that are made when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InputError
+from .people import People
+
+if TYPE_CHECKING:
+    from .imputer import FollowupModel
+
+# Cells (draws x people x features) that are held at a time while streaming.
+CHUNK_CELLS = 6_000_000
+
+
+@dataclass(eq=False)
+class Imputation:
+    """Imputed follow-up visits of N people, M draws each, D features.
+
+    Every draw is keyed by seed, person, visit and draw number: it can be made again at any time, in any company.
+
+    ids : (N,) text;  features : D names;  visit : label of the imputed visit;  gap : (N,) years used.
+    draw_numbers : (M,) integers;  notes : what was decided, one sentence each.
+    """
+
+    model: FollowupModel
+    people: People
+    features: tuple[str, ...]
+    visit: str
+    draw_numbers: np.ndarray
+    seed: int
+    solver: str | None = None
+    steps: int | None = None
+    fingerprint: str = ""
+    notes: list[str] = field(default_factory=list)
+    path: str | None = None
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(N,) subject ids, in the order of the cohort."""
+        return self.people.ids
+
+    @property
+    def gap(self) -> np.ndarray:
+        """(N,) years between baseline and imputed visit that the model was told, NaN where none is known."""
+        return self.people.gap
+
+    @property
+    def baseline(self) -> np.ndarray:
+        """(N, D) the visit that was conditioned on, original units."""
+        return self.people.baseline
+
+    def __repr__(self) -> str:
+        return f"Imputation({len(self.people)} people, {len(self.draw_numbers)} draws, {len(self.features)} features)"
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """(M, N, D) draws in original units, made at the first use and then kept. For large cohorts use `chunks`."""
+        return self._draw(self.people)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """(N, D) posterior mean, original units."""
+        parts = [self._mean(self.people.take(rows)) for rows in self._slices()]
+        return np.concatenate(parts) if parts else np.zeros(self.people.baseline.shape)
+
+    def quantile(self, q: float | list[float] | np.ndarray) -> np.ndarray:
+        """Quantiles over the draws: q a share -> (N, D); Q shares -> (Q, N, D). Raises `InputError` outside 0 .. 1."""
+        shares = np.asarray(q, dtype=float)
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise InputError(f"quantile {q} is no share", mend="Use numbers from 0 to 1")
+        return np.quantile(self.draws, shares, axis=0)
+
+    def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Draws of a few people at a time: (slice of the N people, (M, n, D)). Nothing is kept."""
+        for rows in self._slices():
+            yield rows, self._draw(self.people.take(rows))
+
+    def to_parquet(self, path: str | os.PathLike[str], resume: bool = False, show: bool = False) -> None:
+        """Write subject_id, visit, draw and the features in original units and order, one row a person and draw.
+
+        Streams in bounded memory. resume=True goes on where an interrupted call with the same path stopped.
+        """
+        from .stream import write_draws
+
+        write_draws(self, path, resume=resume, show=show)
+
+    @property
+    def chunk_people(self) -> int:
+        """People per chunk; a function of the shape alone, so that files are cut alike whatever the machine."""
+        return max(1, CHUNK_CELLS // max(1, len(self.draw_numbers) * len(self.features)))
+
+    def _slices(self) -> list[slice]:
+        return [
+            slice(start, min(start + self.chunk_people, len(self.people)))
+            for start in range(0, len(self.people), self.chunk_people)
+        ]
+
+    def _draw(self, people: People) -> np.ndarray:
+        return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
+
+    def _mean(self, people: People) -> np.ndarray:
+        return self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)

@@ -1,0 +1,138 @@
+"""Draws from a trained denoiser: the whole reverse chain, keyed by person, visit, draw and step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..denoiser import Denoiser
+from ..diffusion.noise import Purpose
+from ..diffusion.reference import solver_step
+from ..diffusion.schedule import Schedule
+from ..diffusion.solvers import SolverTable, solver_table
+from ..errors import InputError
+from ..ops.noise import normals, person_keys
+from ..ops.tiles import in_chunks, in_tiles
+
+BACKENDS = ("auto", "reference")
+PRECISIONS = ("auto", "fp32")
+STARTS = ("normal", "baseline")
+Conditions = TypeVar("Conditions", np.ndarray, Tensor)
+# Rows that one worker carries through all steps at a time.
+CHUNK_ROWS = 512
+
+
+class Sampler:
+    """Samples a denoiser's conditional distribution.
+
+    Parameters
+    ----------
+    net : the denoiser.
+    schedule : a name of `Schedule.make` (100 steps) or a `Schedule`.
+    backend : `auto` or `reference`; precision : `auto` or `fp32`.
+    prediction : what the network was trained to give, `noise` or `v`.
+    """
+
+    def __init__(
+        self,
+        net: Denoiser,
+        schedule: str | Schedule = "linear",
+        backend: str = "auto",
+        precision: str = "auto",
+        prediction: str = "noise",
+    ) -> None:
+        if backend not in BACKENDS:
+            raise InputError(f"the sampler has no backend {backend!r} here", mend=f"Use one of {', '.join(BACKENDS)}")
+        if precision not in PRECISIONS:
+            raise InputError(f"the sampler has no precision {precision!r}", mend=f"Use one of {', '.join(PRECISIONS)}")
+        self.net = net.eval()
+        self.schedule = Schedule.make(schedule) if isinstance(schedule, str) else schedule
+        self.prediction = prediction
+
+    def sample(
+        self,
+        c: Conditions,
+        ids: Sequence[str] | np.ndarray,
+        draws: int | Sequence[int] | np.ndarray = 1,
+        seed: int = 0,
+        solver: str = "ddpm",
+        steps: int | None = None,
+        *,
+        start: str = "normal",
+        visit: str | Sequence[str] = "",
+        keys: np.ndarray | None = None,
+        chunk_rows: int = CHUNK_ROWS,
+    ) -> Conditions:
+        """Draws (M, N, D), float32, of the kind of `c` (numpy or torch).
+
+        Parameters
+        ----------
+        c : (N, conditions) conditions, finite.
+        ids : N subject ids; with the visit's label they key the noise.
+        draws : M, or the M numbers of the draws to make.
+        solver, steps : see `solver_table`.
+        start : `normal`, or `baseline`: the last D conditions at the noisiest step, which repairs most of what a
+            schedule that keeps signal to its end gets wrong (DESIGN section 5).
+        keys : (N,) uint64 in place of ids and visit.
+        chunk_rows : rows a worker carries at a time; it changes memory and speed, never a value.
+
+        Raises `InputError` for conditions that are not finite or of another width, 0 draws or steps, unknown names.
+        """
+        conditions = torch.as_tensor(c).detach().cpu().float()
+        self._check(conditions, ids, start)
+        table = solver_table(self.schedule, solver, steps, self.prediction)
+        keys = person_keys(ids, visit) if keys is None else keys
+        indices = np.arange(draws) if isinstance(draws, (int, np.integer)) else np.asarray(draws, dtype=int)
+        if len(indices) == 0:
+            raise InputError("0 draws were asked for", mend="Ask for 1 or more")
+        out = np.empty((len(indices), len(conditions), self.net.features), dtype=np.float32)
+
+        def carry(people: slice) -> None:
+            with torch.inference_mode():
+                out[:, people] = self._chain(conditions[people], keys[people], indices, seed, table, start)
+
+        in_chunks(carry, len(conditions), max(1, chunk_rows // len(indices)))
+        return torch.from_numpy(out) if isinstance(c, Tensor) else out
+
+    def _check(self, conditions: Tensor, ids: Sequence[str] | np.ndarray, start: str) -> None:
+        if start not in STARTS:
+            raise InputError(f"unknown start {start!r}", mend=f"Use one of {', '.join(STARTS)}")
+        if conditions.ndim != 2 or conditions.shape[1] != self.net.conditions:
+            raise InputError(
+                f"conditions of shape {tuple(conditions.shape)} for a network of {self.net.conditions} conditions"
+            )
+        if len(ids) != len(conditions):
+            raise InputError(f"{len(ids)} ids for {len(conditions)} rows of conditions")
+        bad = (~torch.isfinite(conditions).all(dim=1)).nonzero()
+        if len(bad):
+            raise InputError(
+                f"the conditions of subject {ids[int(bad[0])]} hold values that are no finite numbers",
+                mend="Fill missing values first",
+            )
+
+    def _chain(
+        self, c: Tensor, keys: np.ndarray, draws: np.ndarray, seed: int, table: SolverTable, start: str
+    ) -> np.ndarray:
+        """All steps for some people: c (n, conditions) -> (M, n, D)."""
+        width, shape = self.net.features, (len(draws), len(c), self.net.features)
+
+        def noise(purpose: Purpose, step: int) -> Tensor:
+            made = normals(keys, width, seed=seed, purpose=purpose, draws=draws, step=step, threads=1)
+            return torch.from_numpy(made).reshape(-1, width)
+
+        conditions = c.expand(len(draws), *c.shape).reshape(-1, c.shape[1])  # [draws * people, conditions]
+        x = noise(Purpose.START, 0)
+        if start == "baseline":
+            signal, level = float(self.schedule.signal[-1]), float(self.schedule.noise_at(self.schedule.last))
+            x = signal * conditions[:, -width:] + level * x
+        before = torch.zeros_like(x)
+        for number, row in enumerate(table.rows):
+            coefficients = tuple(float(value) for value in row)
+            output = in_tiles(lambda xs, cs, t=coefficients[0]: self.net(xs, t, cs), x, conditions)
+            z = noise(Purpose.STEP, number) if coefficients[-1] else None
+            x, before = solver_step(coefficients, x, output, before, z)
+        return x.reshape(shape).numpy()

@@ -1,0 +1,90 @@
+"""Draws to one Parquet file, a part at a time, so that memory is bounded and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import InputError
+from ..files import explained, remove, replacing
+from ..progress import progress
+from .result import Imputation
+
+MANIFEST = "parts.json"
+
+
+def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: bool, show: bool) -> None:
+    """Write every draw: columns subject_id, visit, draw, then the features; rows ordered by person, then draw.
+
+    The parts live in a hidden folder beside the file until all are there; then they become the file, in one step.
+    Raises `InputError` for a folder that cannot be written, a full disk, or parts of another imputation.
+    """
+    path = Path(path)
+    parts = path.with_name(f".{path.name}.parts")
+    slices = result._slices()
+    with explained(path):
+        _open_parts(parts, result, resume)
+        with progress("imputing", len(result.people), show) as advance:
+            for number, rows in enumerate(slices):
+                part = parts / f"part-{number:06d}.parquet"
+                if not part.exists():
+                    people = result.people.take(rows)
+                    with replacing(part) as temporary:
+                        pq.write_table(_table(result, people.ids, result._draw(people)), temporary, **_settings())
+                advance(rows.stop - rows.start)
+        _join(parts, len(slices), path, result)
+    remove(parts)
+
+
+def _open_parts(parts: Path, result: Imputation, resume: bool) -> None:
+    manifest = {"fingerprint": result.fingerprint, "people": len(result.people), "chunk": result.chunk_people}
+    known = parts / MANIFEST
+    if resume and known.exists():
+        if json.loads(known.read_text(encoding="utf-8")) != manifest:
+            raise InputError(
+                "holds the parts of another imputation (other model, people, draws, seed or solver)",
+                file=parts,
+                mend="Remove it or run without resume",
+            )
+        return
+    remove(parts)
+    parts.mkdir(parents=True)
+    with replacing(known) as temporary:
+        temporary.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def _settings() -> dict[str, object]:
+    # Draws are noise in their last digits: a dictionary or a strong compression would cost time and save nothing.
+    return {"use_dictionary": ["subject_id", "visit"], "compression": "lz4", "write_statistics": False}
+
+
+def _schema(result: Imputation) -> pa.Schema:
+    number = pa.from_numpy_dtype(result.people.baseline.dtype)
+    fields = [pa.field("subject_id", pa.string()), pa.field("visit", pa.string()), pa.field("draw", pa.int32())]
+    return pa.schema(fields + [pa.field(name, number) for name in result.features])
+
+
+def _table(result: Imputation, ids: np.ndarray, draws: np.ndarray) -> pa.Table:
+    """draws (M, n, D) -> one row a person and draw."""
+    count, people, width = draws.shape
+    rows = np.ascontiguousarray(draws.transpose(2, 1, 0)).reshape(width, people * count)  # [D, people * draws]
+    columns = [
+        pa.array(np.repeat(ids, count), pa.string()),
+        pa.array([result.visit] * (people * count), pa.string()),
+        pa.array(np.tile(result.draw_numbers, people), pa.int32()),
+    ]
+    return pa.Table.from_arrays(columns + [pa.array(row) for row in rows], schema=_schema(result))
+
+
+def _join(parts: Path, count: int, path: Path, result: Imputation) -> None:
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, _schema(result), **_settings()) as writer,
+    ):
+        for number in range(count):
+            writer.write_table(pq.read_table(parts / f"part-{number:06d}.parquet", memory_map=True))
