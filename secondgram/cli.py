@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -13,6 +16,7 @@ from .ops.registry import BackendUnavailableError
 
 if TYPE_CHECKING:
     from .cohort import Cohort
+    from .imputation.imputer import SecondgramImputer
 
 app = typer.Typer(
     help="Impute missing follow-up MRI visits of a longitudinal cohort.\n\n"
@@ -25,20 +29,44 @@ app = typer.Typer(
 )
 
 CohortFile = Annotated[Path, typer.Argument(help="the cohort's table", show_default=False)]
-Id = Annotated[str | None, typer.Option("--id", help="column of the subject id")]
-Visit = Annotated[str | None, typer.Option(help="column of the visit (long tables)")]
-Time = Annotated[str | None, typer.Option(help="column of the time, in years or as a date")]
-Static = Annotated[str | None, typer.Option(help="covariates, separated by commas; '' for none")]
-Outcomes = Annotated[str | None, typer.Option(help="outcomes, separated by commas; they never condition a model")]
-Groups = Annotated[str | None, typer.Option(help="column of the family or group that stays together in a split")]
-Site = Annotated[str | None, typer.Option(help="column of the site; features are scaled within it")]
-Features = Annotated[str | None, typer.Option(help="features, separated by commas; * and ? match names")]
-Layout = Annotated[str | None, typer.Option(help="long, wide or ukb; recognised if left out")]
-Target = Annotated[int, typer.Option(min=1, help="which visit after the first is the follow-up")]
+ROLES: dict[str, tuple[Any, Any]] = {
+    "id": (Annotated[str | None, typer.Option("--id", help="column of the subject id")], None),
+    "visit": (Annotated[str | None, typer.Option(help="column of the visit (long tables)")], None),
+    "time": (Annotated[str | None, typer.Option(help="column of the time, in years or as a date")], None),
+    "static": (Annotated[str | None, typer.Option(help="covariates, separated by commas; '' for none")], None),
+    "outcomes": (Annotated[str | None, typer.Option(help="outcomes: never condition a model")], None),
+    "groups": (Annotated[str | None, typer.Option(help="column of the family that stays together in a split")], None),
+    "site": (Annotated[str | None, typer.Option(help="column of the site; features are scaled within it")], None),
+    "features": (Annotated[str | None, typer.Option(help="features, separated by commas; * and ? match")], None),
+    "layout": (Annotated[str | None, typer.Option(help="long, wide or ukb; recognised if left out")], None),
+    "target": (Annotated[int, typer.Option(min=1, help="which visit after the first is the follow-up")], 1),
+}
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same result")]
 Draws = Annotated[int, typer.Option(help="plausible follow-ups per person")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where an interrupted run stopped")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+Roles = dict[str, Any]
+
+
+def reads_cohort(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which column is what, gathered in its argument `roles`."""
+    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "roles"]
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in ROLES.items()
+    ]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        roles = {name: given.pop(name) for name in ROLES}
+        command(**given, roles=roles)
+
+    # The names of annotations are resolved here, because typer cannot see through the wrapper.
+    hints = get_type_hints(command, include_extras=True)
+    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+    wrapped.__signature__ = inspect.Signature(shown + extra)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in shown + extra}
+    return wrapped
 
 
 def _say(text: str, quiet: bool = False) -> None:
@@ -50,13 +78,15 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _cohort(path: Path, quiet: bool, *, features: str | None = None, **roles: Any) -> Cohort:
+def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImputer | None = None) -> Cohort:
+    """Read a cohort and say what was decided; columns a model was trained on are what they were then."""
     from .cohort import read_cohort
 
-    listed = _names(features)
-    wanted = listed[0] if listed is not None and len(listed) == 1 and set("*?[") & set(listed[0]) else listed
-    roles["static"], roles["outcomes"] = _names(roles.get("static")), _names(roles.get("outcomes")) or ()
-    cohort = read_cohort(path, features=wanted, **roles)
+    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes")}
+    if model is not None:
+        listed["features"] = listed["features"] or model.columns_.features
+        listed["static"] = model.columns_.covariates if listed["static"] is None else listed["static"]
+    cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}))
     _say(f"{path}: {cohort!r}", quiet)
     for note in cohort.notes:
         _say(f"  {note}", quiet)
@@ -79,6 +109,7 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
 
 
 @app.command()
+@reads_cohort
 def fit(
     cohort: CohortFile,
     out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
@@ -86,46 +117,23 @@ def fit(
     settings: Annotated[list[str] | None, typer.Option("--set", help="an option of the preset, name=value")] = None,
     seed: Seed = 0,
     resume: Resume = False,
-    id: Id = None,
-    visit: Visit = None,
-    time: Time = None,
-    static: Static = None,
-    outcomes: Outcomes = None,
-    groups: Groups = None,
-    site: Site = None,
-    features: Features = None,
-    layout: Layout = None,
-    target: Target = 1,
+    save_every: Annotated[float, typer.Option(help="seconds between savings of the state that --resume uses")] = 20.0,
     quiet: Quiet = False,
+    *,
+    roles: Roles,
 ) -> None:
     """Learn from a cohort in which some people have a follow-up, and write the model to a folder."""
+    from .files import remove
     from .imputation.imputer import SecondgramImputer
 
     imputer = SecondgramImputer(preset, seed, **_overrides(settings))
-    train = _cohort(
-        cohort,
-        quiet,
-        id=id,
-        visit=visit,
-        time=time,
-        static=static,
-        outcomes=outcomes,
-        groups=groups,
-        site=site,
-        features=features,
-        layout=layout,
-        target=target,
-    )
+    train = _cohort(cohort, quiet, roles)
     _writable(out)
     state = out.with_name(f".{out.name}.training")
     if not resume:
-        from .files import remove
-
         remove(state)
-    imputer.fit(train, state=state, resume=resume, show=not quiet)
+    imputer.fit(train, state=state, state_every=save_every, resume=resume, show=not quiet)
     imputer.save(out)
-    from .files import remove
-
     remove(state)
     _say(f"model written to {out}", quiet)
 
@@ -142,6 +150,7 @@ def _writable(out: Path) -> None:
 
 
 @app.command()
+@reads_cohort
 def impute(
     model: Annotated[Path, typer.Argument(help="folder that fit wrote", show_default=False)],
     cohort: CohortFile,
@@ -153,36 +162,15 @@ def impute(
     solver: Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++2m or sde-dpm++2m")] = None,
     gap: Annotated[float | None, typer.Option(help="years after baseline, where no time is recorded")] = None,
     resume: Resume = False,
-    id: Id = None,
-    visit: Visit = None,
-    time: Time = None,
-    static: Static = None,
-    outcomes: Outcomes = None,
-    groups: Groups = None,
-    site: Site = None,
-    features: Features = None,
-    layout: Layout = None,
-    target: Target = 1,
     quiet: Quiet = False,
+    *,
+    roles: Roles,
 ) -> None:
     """Draw follow-up visits for the people of a cohort and write them to a Parquet file."""
     from .imputation.imputer import load
 
     imputer = load(model)
-    people = _cohort(
-        cohort,
-        quiet,
-        id=id,
-        visit=visit,
-        time=time,
-        static=static,
-        outcomes=outcomes,
-        groups=groups,
-        site=site,
-        features=features,
-        layout=layout,
-        target=target,
-    )
+    people = _cohort(cohort, quiet, roles, imputer)
     _writable(out)
     result = imputer.impute(people, draws, seed, who, steps, solver, out, gap=gap, resume=resume, show=not quiet)
     for note in result.notes:
@@ -210,6 +198,7 @@ def evaluate(
 
 
 @app.command()
+@reads_cohort
 def compare(
     cohort: CohortFile,
     out: Annotated[Path, typer.Option(help="folder for the tables", show_default=False)],
@@ -218,37 +207,16 @@ def compare(
     repeats: Annotated[int, typer.Option(min=1, help="repeat with other folds")] = 1,
     draws: Draws = 20,
     seed: Seed = 0,
-    id: Id = None,
-    visit: Visit = None,
-    time: Time = None,
-    static: Static = None,
-    outcomes: Outcomes = None,
-    groups: Groups = None,
-    site: Site = None,
-    features: Features = None,
-    layout: Layout = None,
-    target: Target = 1,
     quiet: Quiet = False,
+    *,
+    roles: Roles,
 ) -> None:
     """Compare methods on people held out whole: carry-forward, ridge, the published method, and this library."""
     from .evaluation.compare import DEFAULT_METHODS
     from .evaluation.compare import compare as run
     from .evaluation.files import show_comparison
 
-    people = _cohort(
-        cohort,
-        quiet,
-        id=id,
-        visit=visit,
-        time=time,
-        static=static,
-        outcomes=outcomes,
-        groups=groups,
-        site=site,
-        features=features,
-        layout=layout,
-        target=target,
-    )
+    people = _cohort(cohort, quiet, roles)
     table = run(
         people, _names(methods) or DEFAULT_METHODS, folds, draws, seed=seed, repeats=repeats, out=out, show=not quiet
     )
@@ -298,33 +266,19 @@ def doctor() -> None:
 
 
 @app.command("import-checkpoint")
+@reads_cohort
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="checkpoint of the paper's code (.pt)", show_default=False)],
     cohort: Annotated[Path, typer.Option(help="table it was trained on: its ranges are needed", show_default=False)],
     out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
-    id: Id = None,
-    visit: Visit = None,
-    static: Static = None,
-    outcomes: Outcomes = None,
-    features: Features = None,
-    layout: Layout = None,
-    target: Target = 1,
     quiet: Quiet = False,
+    *,
+    roles: Roles,
 ) -> None:
     """Turn a checkpoint of the paper's code into a model. Only tensors are read; nothing in the file is run."""
     from .imputation.imputer import from_reference_checkpoint
 
-    train = _cohort(
-        cohort,
-        quiet,
-        id=id,
-        visit=visit,
-        static=static,
-        outcomes=outcomes,
-        features=features,
-        layout=layout,
-        target=target,
-    )
+    train = _cohort(cohort, quiet, roles)
     from_reference_checkpoint(file, train).save(out)
     _say(f"model written to {out}", quiet)
 

@@ -19,6 +19,7 @@ from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..errors import InputError, some
 from ..training.checkpoint import read_folder, write_folder
+from ..training.trainer import Run
 from .ladder import DefaultOptions, Ladder
 from .people import People, check_trainable
 from .published import PaperOptions, Published
@@ -129,6 +130,7 @@ class SecondgramImputer:
         y: object = None,
         *,
         state: str | os.PathLike[str] | None = None,
+        state_every: float = 20.0,
         resume: bool = False,
         show: bool = True,
     ) -> SecondgramImputer:
@@ -136,6 +138,7 @@ class SecondgramImputer:
 
         y : ignored, for scikit-learn.
         state : folder for the state of the training, so that a killed run can go on with resume=True.
+        state_every : seconds between two savings of it.
         show : draw a progress bar when standard error is a terminal.
 
         Raises `InputError` for a cohort that cannot be learned from: no or fewer than ten pairs, a constant or empty
@@ -147,9 +150,7 @@ class SecondgramImputer:
             train,
             self.options,
             seed=self.seed,
-            state_folder=None if state is None else Path(state),
-            resume=resume,
-            show=show,
+            run=Run(None if state is None else Path(state), state_every, resume, show),
         )
         self._remember(train)
         return self

@@ -8,7 +8,6 @@ All of it happens in units of the baseline's spread, within site where sites are
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..diffusion.noise import Purpose
 from ..errors import InputError
 from ..ops.noise import normals
 from ..ops.tiles import matmul
-from ..training.trainer import TrainingOptions
+from ..training.trainer import Run, TrainingOptions
 from .base import MeanPredictor, fit_mean
 from .missing import MissingCells
 from .people import People, TrainingPairs
@@ -157,9 +156,7 @@ class Ladder:
         options: DefaultOptions,
         *,
         seed: int,
-        state_folder: Path | None = None,
-        resume: bool = False,
-        show: bool = True,
+        run: Run,
     ) -> Ladder:
         """Fit every part on training people; see the parts for how each is chosen."""
         pairs = TrainingPairs.of(cohort, every=options.pairs == "all")
@@ -180,9 +177,7 @@ class Ladder:
             pairs.unit,
             options.shaping(),
             seed=seed,
-            state_folder=state_folder,
-            resume=resume,
-            show=show,
+            run=run,
         )
         return model
 

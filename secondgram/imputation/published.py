@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ..denoiser import Denoiser
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
 from ..training.tasks import SELF_NOISE_STEP, TaskRows
-from ..training.trainer import Trainer, TrainingOptions
+from ..training.trainer import Run, Trainer, TrainingOptions
 from .people import People, TrainingPairs
 from .sampler import STARTS, Sampler
 
@@ -92,9 +91,7 @@ class Published:
         options: PaperOptions,
         *,
         seed: int,
-        state_folder: Path | None = None,
-        resume: bool = False,
-        show: bool = True,
+        run: Run,
     ) -> Published:
         """Train on all people, validating on the pairs of a fifth of the people who have one."""
         first = cohort.take(cohort.scanned)
@@ -124,10 +121,9 @@ class Published:
             options.training(),
             seed=seed,
             validate=model._validation(pairs, held, seed),
-            state_folder=state_folder,
-            show=show,
+            run=run,
         )
-        model.record["history"] = trainer.fit(resume).as_json()
+        model.record["history"] = trainer.fit().as_json()
         return model
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ..diffusion.reference import add_noise, training_target
 from ..diffusion.schedule import Schedule
 from ..ops.noise import normals
 from ..training.tasks import pairs_only
-from ..training.trainer import Trainer, TrainingOptions
+from ..training.trainer import Run, Trainer, TrainingOptions
 from .sampler import Sampler
 from .scores import crps
 
@@ -80,9 +79,7 @@ def fit_shape(
     options: ShapeOptions,
     *,
     seed: int,
-    state_folder: Path | None,
-    resume: bool,
-    show: bool,
+    run: Run,
 ) -> tuple[Shape | None, dict[str, Any]]:
     """Train on three quarters of the units, and keep the network only if the rest says so.
 
@@ -113,10 +110,9 @@ def fit_shape(
         options.training,
         seed=seed,
         validate=_held_back_loss(target[held], shown[held], schedule, seed),
-        state_folder=state_folder,
-        show=show,
+        run=run,
     )
-    record["history"] = trainer.fit(resume).as_json()
+    record["history"] = trainer.fit().as_json()
     shape = Shape(net, schedule)
     gain, error = _gain(shape, components[held, :width], conditions[held], keys[held], unit[held], options, seed)
     kept = gain > error

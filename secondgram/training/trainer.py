@@ -19,7 +19,6 @@ from ..denoiser import Denoiser
 from ..diffusion.reference import Dropout, add_noise, training_target
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
-from ..files import remove
 from ..progress import progress
 from . import gradients
 from .checkpoint import read_folder, write_folder
@@ -64,6 +63,21 @@ class TrainingOptions:
             raise InputError("rate is above 0, decay 0 or more, dropout and average at least 0 and below 1")
 
 
+@dataclass(frozen=True)
+class Run:
+    """How a training run is watched and kept.
+
+    state_folder : where its state is saved, at most every `state_every` seconds; None keeps none.
+    resume : go on from that state, if there is one.
+    show : draw a progress bar when standard error is a terminal.
+    """
+
+    state_folder: Path | None = None
+    state_every: float = 20.0
+    resume: bool = False
+    show: bool = True
+
+
 @dataclass
 class Epoch:
     """One epoch's record: mean losses, cosines between task gradients on its first batch, and skipped steps."""
@@ -100,7 +114,7 @@ class Trainer:
     seed : decides the order of rows, the coins, the noise and the dropout, epoch by epoch, so that a run that was
         killed continues as if it had not been.
     validate : score of the network as it stands, higher is better; None keeps the last weights.
-    state_folder : where to keep the state for a resumed run; removed by `finish`.
+    run : how it is watched and kept.
     """
 
     def __init__(
@@ -112,27 +126,26 @@ class Trainer:
         *,
         seed: int,
         validate: Callable[[Denoiser], float] | None = None,
-        state_folder: Path | None = None,
-        state_every: float = 20.0,
-        show: bool = True,
+        run: Run | None = None,
     ) -> None:
         if len(rows) == 0:
             raise InputError("there is nothing to train on: no rows")
         self.net, self.schedule, self.rows, self.options = net, schedule, rows, options
-        self.seed, self.validate, self.show = seed, validate, show
-        self.state_folder, self.state_every = state_folder, state_every
+        self.seed, self.validate = seed, validate
+        self.run = run or Run()
         self.optimiser = torch.optim.Adam(net.parameters(), lr=options.rate, weight_decay=options.decay)
         self.average = _copy(net) if options.average else {}
         self.best: dict[str, Tensor] = {}
         self.history = History()
         self.updates = 0
 
-    def fit(self, resume: bool = False) -> History:
+    def fit(self) -> History:
         """Train to the end and leave the kept weights in the network."""
-        if resume and self.state_folder is not None and self.state_folder.is_dir():
-            self._restore()
+        folder = self.run.state_folder
+        if self.run.resume and folder is not None and folder.is_dir():
+            self._restore(folder)
         saved = time.monotonic()
-        with progress("training", self.options.epochs, self.show) as advance:
+        with progress("training", self.options.epochs, self.run.show) as advance:
             advance(len(self.history.epochs))
             while not self._finished():
                 epoch = self._epoch(len(self.history.epochs))
@@ -140,16 +153,11 @@ class Trainer:
                 if self.validate is not None and len(self.history.epochs) % self.options.validate_every == 0:
                     self._score(epoch)
                 advance(1, _note(epoch))
-                if self.state_folder is not None and time.monotonic() - saved >= self.state_every:
-                    self._save()
+                if folder is not None and time.monotonic() - saved >= self.run.state_every:
+                    self._save(folder)
                     saved = time.monotonic()
         self.net.load_state_dict(self.best or self.average or _copy(self.net))
         return self.history
-
-    def finish(self) -> None:
-        """Remove the state of the run, once its result is safe."""
-        if self.state_folder is not None:
-            remove(self.state_folder)
 
     def _finished(self) -> bool:
         done = len(self.history.epochs)
@@ -246,11 +254,10 @@ class Trainer:
             digest.update(getattr(self.rows, name).numpy().tobytes())
         return digest.hexdigest()
 
-    def _save(self) -> None:
-        assert self.state_folder is not None
+    def _save(self, folder: Path) -> None:
         moments = self.optimiser.state_dict()["state"]
         write_folder(
-            self.state_folder,
+            folder,
             STATE_KIND,
             {
                 "fingerprint": self._fingerprint(),
@@ -263,13 +270,12 @@ class Trainer:
             },
         )
 
-    def _restore(self) -> None:
-        assert self.state_folder is not None
-        state = read_folder(self.state_folder, STATE_KIND)
+    def _restore(self, folder: Path) -> None:
+        state = read_folder(folder, STATE_KIND)
         if state["fingerprint"] != self._fingerprint():
             raise InputError(
                 "holds the state of another run (other data, options or seed)",
-                file=self.state_folder,
+                file=folder,
                 mend="Remove it to start afresh, or call with what the interrupted run had",
             )
         self.updates = state["updates"]
