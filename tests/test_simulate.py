@@ -454,8 +454,9 @@ def test_writing(tmp_path: Path, suffix: str) -> None:
     cohort.write_truth(tmp_path / f"cohort-truth{suffix}")
     read = pd.read_csv if suffix == ".csv" else pd.read_parquet
     table = read(tmp_path / f"cohort-truth{suffix}")
-    assert list(table) == ["subject_id", "visit", *cohort.features]
-    np.testing.assert_array_equal(table[list(cohort.features)].to_numpy(), cohort.truth)
+    assert list(table) == ["subject_id", "visit", "time_years", "site", *cohort.features]
+    followup = table[table["visit"].astype(str) == cohort.followup_label]
+    np.testing.assert_array_equal(followup[list(cohort.features)].to_numpy(), cohort.truth)
     again = read_cohort(tmp_path / f"cohort{suffix}", outcomes=["diagnosis"])
     assert isinstance(again, Cohort)
     np.testing.assert_array_equal(again.visits[np.argsort(again.ids)], cohort.visits)

@@ -188,11 +188,15 @@ class CovariateEncoder:
         return np.where(np.isfinite(scaled), scaled, 0.0)
 
     def state(self) -> dict[str, Any]:
-        return {"columns": self.columns, "shift": self.shift, "scale": self.scale}
+        # As a list, because the order of the columns is the meaning of shift, scale and every coefficient behind them.
+        return {"columns": [[name, levels] for name, levels in self.columns.items()]} | {
+            "shift": self.shift,
+            "scale": self.scale,
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> CovariateEncoder:
-        return cls(state["columns"], state["shift"], state["scale"])
+        return cls(dict(state["columns"]), state["shift"], state["scale"])
 
 
 def _numbers(column: pd.Series, name: str, source: str | None) -> np.ndarray:

@@ -79,12 +79,14 @@ class SimulatedCohort(Cohort):
         return out
 
     def write_truth(self, path: str | os.PathLike[str]) -> None:
-        """Write `truth` as `Cohort.write` does: subject_id, visit (the follow-up's label) and the features."""
+        """Write the measured baselines and the hidden follow-ups of everyone, as `Cohort.write` does."""
         Cohort(
             ids=self.ids,
-            visits=self.truth[:, None],
+            visits=np.stack([self.baseline, self.truth], axis=1),
             features=self.features,
-            visit_labels=(self.followup_label,),
+            visit_labels=self.visit_labels,
+            times=self.times,
+            site=self.site,
         ).write(path)
 
 

@@ -15,7 +15,7 @@ from ..cohort.simulate import SimulatedCohort
 from ..cohort.table import Cohort
 from ..errors import InputError, some
 from ..imputation.result import Imputation
-from .metrics import METRICS, Cells, interval, per_feature, resamples, scores
+from .metrics import METRICS, Cells, interval, nominal_coverage, per_feature, resamples, scores
 
 BOOTSTRAPS = 500
 
@@ -33,8 +33,8 @@ def evaluate(
     Parameters
     ----------
     result : what `impute` returned, or the Parquet file it wrote.
-    truth : a cohort (or its file) whose follow-up visits are the truth, matched by subject id; a simulated cohort gives
-        its hidden follow-ups; or an array (N, D) in the order of `result.ids`.
+    truth : a cohort (or its file) in which the imputed visit was measured, matched by subject id and visit label; a
+        simulated cohort gives its hidden follow-ups; or an array (N, D) in the order of `result.ids`.
     by_feature : one row per feature instead of one per metric.
 
     Returns
@@ -52,6 +52,10 @@ def evaluate(
     rows = {name: (*interval(values), METRICS[name]) for name, values in found.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "meaning"])
     table.index.name = "metric"
+    if cells.draws > 1:
+        table.loc["coverage_90", "meaning"] += (
+            f"; with {cells.draws} draws its nominal share is {nominal_coverage(cells.draws):.3f}"
+        )
     table.attrs["people"] = len(cells.truth)
     return table
 
@@ -61,14 +65,14 @@ def cells_of(
 ) -> tuple[Cells, tuple[str, ...]]:
     """The scores cell by cell, and the features' names."""
     source = os.fspath(truth) if isinstance(truth, (str, os.PathLike)) else None
-    cohort = read_cohort(source) if source is not None else truth
     if isinstance(result, Imputation):
-        ids, features, draws, mean = result.ids, result.features, result.draws, result.mean
+        ids, features, draws, mean, visit = result.ids, result.features, result.draws, result.mean, result.visit
     else:
-        ids, features, draws = read_draws(result)
+        ids, features, draws, visit = read_draws(result)
         mean = draws.mean(axis=0)
+    cohort = truth if source is None else read_cohort(source, features=list(features))
     if isinstance(cohort, Cohort):
-        values, baseline, unit, site, rows = _matched(cohort, ids, features)
+        values, baseline, unit, site, rows = _matched(cohort, ids, features, visit)
     else:
         values, baseline, unit, site, rows = _aligned(np.asarray(cohort), result, ids, features)
     if len(rows) < 3:
@@ -89,7 +93,7 @@ def true_followup(cohort: Cohort) -> np.ndarray:
 Truth = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
 
 
-def _matched(cohort: Cohort, ids: np.ndarray, features: tuple[str, ...]) -> Truth:
+def _matched(cohort: Cohort, ids: np.ndarray, features: tuple[str, ...], visit: str) -> Truth:
     """Truth, baseline, units and sites of the imputed people who have a truth, and their rows in the imputation."""
     absent = sorted(set(features) - set(cohort.features))
     if absent:
@@ -97,7 +101,8 @@ def _matched(cohort: Cohort, ids: np.ndarray, features: tuple[str, ...]) -> Trut
     column = {name: place for place, name in enumerate(cohort.features)}
     columns = [column[name] for name in features]
     place = {name: row for row, name in enumerate(cohort.ids)}
-    known = np.isfinite(true_followup(cohort)).any(axis=1) & cohort.scanned
+    followup = _visit(cohort, visit)
+    known = np.isfinite(followup).any(axis=1) & cohort.scanned
     rows = [row for row, name in enumerate(ids) if name in place and known[place[name]]]
     if not rows:
         raise InputError(
@@ -107,8 +112,15 @@ def _matched(cohort: Cohort, ids: np.ndarray, features: tuple[str, ...]) -> Trut
         )
     there = np.array([place[ids[row]] for row in rows])
     site = None if cohort.site is None else cohort.site[there]
-    values = true_followup(cohort)[there][:, columns]
+    values = followup[there][:, columns]
     return values, cohort.baseline[there][:, columns], cohort.units()[there], site, np.array(rows)
+
+
+def _visit(cohort: Cohort, label: str) -> np.ndarray:
+    """(N, D) the visit of this label; the hidden truth of a simulation comes first."""
+    if isinstance(cohort, SimulatedCohort) or label not in cohort.visit_labels[1:]:
+        return true_followup(cohort)
+    return cohort.visits[:, cohort.visit_labels.index(label)]
 
 
 def _aligned(values: np.ndarray, result: object, ids: np.ndarray, features: tuple[str, ...]) -> Truth:
@@ -124,8 +136,8 @@ def _aligned(values: np.ndarray, result: object, ids: np.ndarray, features: tupl
     return values[rows], result.baseline[rows], ids[rows], site, rows
 
 
-def read_draws(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Ids (N,), features and draws (M, N, D) of a file that `to_parquet` wrote.
+def read_draws(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, str]:
+    """Ids (N,), features, draws (M, N, D) and the visit's label of a file that `to_parquet` wrote.
 
     Raises `InputError` for a file that is absent, not Parquet, or not of that form.
     """
@@ -142,10 +154,13 @@ def read_draws(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...
             f"does not begin with the columns {', '.join(keys)}", file=path, mend="Give the file that impute wrote"
         )
     features = tuple(table.column_names[3:])
+    if len(table) == 0 or not features:
+        raise InputError("holds no draws", file=path, mend="Give the file that impute wrote")
     ids = table["subject_id"].to_numpy(zero_copy_only=False)
     count = len(np.unique(table["draw"].to_numpy()))
     order = np.arange(0, len(ids), count)
     if len(ids) % count or (ids.reshape(-1, count) != ids[order][:, None]).any():
         raise InputError("its rows are not grouped by subject with equally many draws", file=path)
     values = np.stack([table[name].to_numpy() for name in features], axis=-1)  # [people * draws, D]
-    return ids[order], features, values.reshape(len(order), count, len(features)).transpose(1, 0, 2)
+    draws = values.reshape(len(order), count, len(features)).transpose(1, 0, 2)
+    return ids[order], features, draws, str(table["visit"][0])

@@ -32,6 +32,7 @@ class Cells:
     truth, baseline, mean, draw : scaled values; `draw` is the first draw.
     crps : in scaled units.  covered : 1 or 0, NaN throughout for a method with a single draw.
     unit : (N,) text; people of one unit are resampled together.
+    draws : M, how many draws were scored.
     """
 
     truth: np.ndarray
@@ -41,6 +42,7 @@ class Cells:
     crps: np.ndarray
     covered: np.ndarray
     unit: np.ndarray
+    draws: int
 
     @classmethod
     def of(
@@ -53,13 +55,14 @@ class Cells:
         if len(draws) > 1:
             low, high = central_interval(draws)
             covered = np.where(np.isnan(truth), np.nan, (truth >= low) & (truth <= high))
-        return cls(truth, baseline, mean, draws[0], crps(draws, truth), covered, unit)
+        return cls(truth, baseline, mean, draws[0], crps(draws, truth), covered, unit, len(draws))
 
     @classmethod
     def joined(cls, parts: list[Cells]) -> Cells:
         """The cells of several sets of people, one after the other."""
         names = ("truth", "baseline", "mean", "draw", "crps", "covered", "unit")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        joined = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return cls(*joined, draws=parts[0].draws)
 
 
 def interval_rank(draws: int) -> int:
