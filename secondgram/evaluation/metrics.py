@@ -61,8 +61,8 @@ class Cells:
     def joined(cls, parts: list[Cells]) -> Cells:
         """The cells of several sets of people, one after the other."""
         names = ("truth", "baseline", "mean", "draw", "crps", "covered", "unit")
-        joined = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-        return cls(*joined, draws=parts[0].draws)
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(**joined, draws=parts[0].draws)
 
 
 def interval_rank(draws: int) -> int:

@@ -18,6 +18,7 @@ import pandas as pd
 from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..errors import InputError, some
+from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
 from .ladder import DefaultOptions, Ladder
@@ -146,12 +147,10 @@ class SecondgramImputer:
         """
         check_trainable(train)
         model = PRESETS[self.preset][1]
-        self.model_ = model.fit(  # type: ignore[attr-defined]
-            train,
-            self.options,
-            seed=self.seed,
-            run=Run(None if state is None else Path(state), state_every, resume, show),
-        )
+        run = Run(None if state is None else Path(state), state_every, resume, show)
+        # On one thread, because sums over several come out differently with their number: a seed decides a model.
+        with one_thread(), one_blas_thread():
+            self.model_ = model.fit(train, self.options, seed=self.seed, run=run)  # type: ignore[attr-defined]
         self._remember(train)
         return self
 

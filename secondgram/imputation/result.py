@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from ..ops.tiles import one_blas_thread
 from .people import People
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ class Imputation:
         ]
 
     def _draw(self, people: People) -> np.ndarray:
-        return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
+        with one_blas_thread():
+            return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
 
     def _mean(self, people: People) -> np.ndarray:
-        return self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)
+        with one_blas_thread():
+            return self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)

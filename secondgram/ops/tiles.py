@@ -13,10 +13,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 # 64 is a height at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are not.
 TILE = 64
+
+
+def one_blas_thread() -> threadpool_limits:
+    """Context in which numpy's and scipy's matrix library runs on one thread: its sums depend on how many there are."""
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 @contextmanager
