@@ -48,7 +48,7 @@ def _refund(data: Path) -> sg.Cohort:
 def _order(seed: int) -> Part:
     return Part(
         f"Simulated, mode gaussian, seed {seed}: the published order",
-        "6,000 people, 128 features, 12 % with a follow-up; a quarter of the people held out whole. The exact posterior "
+        "6,000 people, 128 features, 12 % with a follow-up; a quarter of them held out whole. The exact posterior "
         "is the best any method can do. `paper-no-self` is the published method without self-conditioning.",
         lambda data: sg.simulate(6000, 128, 0.12, seed, mode="gaussian"),
         ORDER,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
+from ..ops.tiles import matmul
+
 
 @dataclass(eq=False)
 class ResidualComponents:
@@ -67,6 +69,6 @@ def condition_on_known(residual: np.ndarray, known: np.ndarray, covariance: np.n
     """
     seen = np.isfinite(known)
     weights = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[seen])  # [known, D]
-    moved = residual + (known[seen] - residual[:, seen]) @ weights
+    moved = residual + matmul(known[seen] - residual[:, seen], weights)
     moved[:, seen] = known[seen]
     return moved
