@@ -6,7 +6,6 @@ different units can be averaged. A cell without truth counts nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,6 +142,3 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
         return (float("nan"),) * 3
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return float(values[0]), float(low), float(high)
-
-
-Scorer = Callable[[Cells, np.ndarray], dict[str, np.ndarray]]
