@@ -128,20 +128,24 @@ def fit(
 
     imputer = SecondgramImputer(preset, seed, **_overrides(settings))
     train = _cohort(cohort, quiet, roles)
-    _writable(out)
+    _writable(out, folder=True)
     state = out.with_name(f".{out.name}.training")
     if not resume:
         remove(state)
     imputer.fit(train, state=state, state_every=save_every, resume=resume, show=not quiet)
     imputer.save(out)
     remove(state)
+    for line in imputer.model_.summary():
+        _say(f"  {line}", quiet)
     _say(f"model written to {out}", quiet)
 
 
-def _writable(out: Path) -> None:
-    """Refuse before the work, not after it."""
+def _writable(out: Path, folder: bool = False) -> None:
+    """Refuse before the work, not after it; folder: whether `out` will be one."""
     from .files import explained
 
+    if out.exists() and out.is_dir() != folder:
+        raise InputError("is a file" if folder else "is a folder", file=out, mend="Choose another name for --out")
     with explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         probe = out.with_name(f".{out.name}.probe")
@@ -190,6 +194,8 @@ def evaluate(
     from .evaluation.files import show_scores
     from .files import replacing
 
+    if out is not None:
+        _writable(out)
     table = score(file, truth, seed=seed)
     if out is not None:
         with replacing(out) as temporary:
@@ -217,6 +223,7 @@ def compare(
     from .evaluation.files import show_comparison
 
     people = _cohort(cohort, quiet, roles)
+    _writable(out, folder=True)
     table = run(
         people, _names(methods) or DEFAULT_METHODS, folds, draws, seed=seed, repeats=repeats, out=out, show=not quiet
     )
@@ -279,6 +286,7 @@ def import_checkpoint(
     from .imputation.imputer import from_reference_checkpoint
 
     train = _cohort(cohort, quiet, roles)
+    _writable(out, folder=True)
     from_reference_checkpoint(file, train).save(out)
     _say(f"model written to {out}", quiet)
 

@@ -84,8 +84,8 @@ def solver_table(
 
 def _times(schedule: Schedule, steps: int, grid: str) -> np.ndarray:
     if grid == "time":
-        # steps = last gives the whole steps last .. 1.
-        return schedule.last * (1.0 - np.arange(steps) / steps)
+        # steps = last gives the whole steps last .. 1, without rounding.
+        return schedule.last * (steps - np.arange(steps)) / steps
     if grid != "lambda":
         raise InputError(f"unknown grid {grid!r}", mend="Use 'time' or 'lambda'")
     first = max(FIRST_LOG_RATIO, float(schedule.log_ratio_at(schedule.last)))

@@ -69,6 +69,8 @@ def compare(
         raise InputError(f"unknown methods: {some(unknown)}", mend=f"Choose from {', '.join(METHODS)}")
     if "exact-posterior" in methods and getattr(cohort, "posterior_mean", None) is None:
         raise InputError("only a simulation in mode 'gaussian' knows its exact posterior")
+    if draws < 1 or repeats < 1:
+        raise InputError(f"draws={draws}, repeats={repeats}", mend="Use 1 or more of each")
     check_trainable(cohort)
     cells = _cross_validated(cohort, methods, folds, draws, seed, repeats, show)
     table = comparison_table(cells, bootstraps, seed)

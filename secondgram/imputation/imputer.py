@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..cohort.table import Cohort
 from ..denoiser import Denoiser
+from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
 from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
@@ -110,7 +111,9 @@ class SecondgramImputer:
         self.preset, self.seed = preset, int(seed)
         self.device, self.backend, self.precision = device, backend, precision
         self.overrides = overrides
+        _check_kinds(preset, overrides)
         self.options = options(**overrides)
+        _check_sampling(self.options.solver, self.options.steps)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Constructor arguments, as scikit-learn has them."""
@@ -201,8 +204,7 @@ class SecondgramImputer:
             raise InputError(f"draws={draws!r}", mend="Use a whole number from 1 to 1,048,575")
         if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
             raise InputError(f"seed={seed!r}", mend="Use a whole number from 0 to 2^64 - 1")
-        if steps is not None and not 1 <= steps <= 4095:
-            raise InputError(f"steps={steps}", mend="Use 1 to 4095 network evaluations")
+        _check_sampling(solver, steps)
         if gap is not None and not gap > 0:
             raise InputError(f"gap={gap}", mend="Use a number of years above zero")
         chosen, notes = self._choose(cohort, who)
@@ -360,6 +362,36 @@ class SecondgramImputer:
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise InputError("the imputer is not fitted", mend="Call fit, or load a saved one")
+
+
+def _check_kinds(preset: str, overrides: dict[str, Any]) -> None:
+    defaults = PRESETS[preset][0]()
+    for name, value in overrides.items():
+        default = getattr(defaults, name)
+        if not _same_kind(value, default):
+            raise InputError(
+                f"option {name} of preset {preset!r} cannot be {value!r}", mend=f"Use a value such as {default!r}"
+            )
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        sequence = isinstance(value, (list, tuple)) and len(value) == len(default)
+        return sequence and all(map(_same_kind, value, default))
+    if default is None:
+        return value is None or whole
+    if isinstance(default, float):
+        return whole or isinstance(value, (float, np.floating))
+    return whole if type(default) is int else isinstance(value, type(default))
+
+
+def _check_sampling(solver: str | None, steps: int | None) -> None:
+    # A model without a denoiser would never look at them.
+    if solver is not None and solver not in SOLVERS:
+        raise InputError(f"unknown solver {solver!r}", mend=f"Use one of {', '.join(SOLVERS)}")
+    if steps is not None and not 1 <= steps <= 4095:
+        raise InputError(f"steps={steps}", mend="Use 1 to 4095 network evaluations")
 
 
 def load(folder: str | os.PathLike[str]) -> SecondgramImputer:

@@ -7,6 +7,7 @@ All of it happens in units of the baseline's spread, within site where sites are
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..errors import InputError
 from ..ops.noise import normals
 from ..ops.tiles import matmul
 from ..training.trainer import Run, TrainingOptions
-from .base import MeanPredictor, fit_mean
+from .base import CANDIDATES, MeanPredictor, fit_mean
 from .missing import MissingCells
 from .people import People, TrainingPairs
 from .residual import ResidualComponents, condition_on_known
@@ -243,6 +244,18 @@ class Ladder:
         values = self.context.scaling.invert(scaled, people.site)
         # Measured cells come back as they are, not as scaled and unscaled.
         return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
+
+    def summary(self) -> list[str]:
+        """What was chosen and why, one sentence each."""
+        mean = self.mean_change
+        count = Counter(mean.chosen)
+        gain, error = mean.gain[mean.winner]
+        features = ", ".join(f"{name} for {count[name]}" for name in CANDIDATES if count[name])
+        return [
+            f"mean: {mean.winner} overall, squared error {gain:.4f} +- {error:.4f} below carry-forward's on people it "
+            f"was not fitted on; features: {features}",
+            f"shape: {'kept' if self.shape else 'not used'}, {self.record['shape']['reason']}",
+        ]
 
     def state(self) -> dict[str, Any]:
         return {

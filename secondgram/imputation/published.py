@@ -210,6 +210,18 @@ class Published:
         values = self.after.invert(np.clip(drawn, -1.0, 1.0).astype(float))
         return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
 
+    def summary(self) -> list[str]:
+        """How training went, one sentence each."""
+        history = self.record.get("history")
+        if history is None:
+            return ["weights as they were imported"]
+        epochs, best = history["epochs"], history["best"]
+        kept = "the last" if best < 0 else f"epoch {best + 1}, where one draw had r {epochs[best]['score']:.3f}"
+        return [
+            f"{len(epochs)} epochs; kept {kept}",
+            f"{sum(epoch['skipped'] for epoch in epochs)} updates skipped by the gate",
+        ]
+
     def state(self) -> dict[str, Any]:
         return {
             "encoder": self.encoder.state(),
