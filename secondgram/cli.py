@@ -86,7 +86,18 @@ def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImp
     if model is not None:
         listed["features"] = listed["features"] or model.columns_.features
         listed["static"] = model.columns_.covariates if listed["static"] is None else listed["static"]
-    cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}))
+    try:
+        cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}))
+    except InputError as error:
+        trained = [] if model is None else [*model.columns_.features, *model.columns_.covariates]
+        if error.column not in trained or "no such column" not in error.problem:
+            raise
+        raise InputError(
+            "the model was trained with this column, and the table has none of that name",
+            file=error.file,
+            column=error.column,
+            mend="Add it (empty cells are fine), or use the model of this cohort if this one is of another cohort",
+        ) from error
     _say(f"{path}: {cohort!r}", quiet)
     for note in cohort.notes:
         _say(f"  {note}", quiet)

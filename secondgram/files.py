@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from .errors import InputError
@@ -29,9 +31,10 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises `InputError` where the operating system refuses (unwritable folder, full disk).
     """
     target = Path(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{platform.node()}-{os.getpid()}.tmp")
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _drop_leftovers(target)
         try:
             yield temporary
             if temporary.is_file():
@@ -43,6 +46,28 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(temporary, target)
         finally:
             remove(temporary)
+
+
+def _drop_leftovers(target: Path) -> None:
+    """Remove what processes of this machine left when they were killed while writing `target`."""
+    beginning = f".{target.name}.{platform.node()}-"
+    for path in target.parent.glob(f"{escape(beginning)}*.tmp"):
+        number = path.name[len(beginning) : -len(".tmp")]
+        if number.isdigit() and not _alive(int(number)):
+            remove(path)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        # Elsewhere signal 0 is not a question.
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _swap_folder(new: Path, target: Path) -> None:

@@ -96,5 +96,5 @@ def test_steps_out_of_range_are_refused(steps: int) -> None:
 
 
 def test_unknown_schedule_is_refused() -> None:
-    with pytest.raises(InputError, match="'quadratic'.*linear, cosine"):
+    with pytest.raises(InputError, match=r"'quadratic'.*linear, cosine"):
         Schedule.make("quadratic")

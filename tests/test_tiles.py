@@ -61,7 +61,8 @@ def test_no_rows_give_no_rows_of_the_right_width() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1), (783, 2), (64, 64), (31, 100)])
 def test_a_row_of_matmul_does_not_depend_on_place_neighbours_or_count(dtype: type, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    left, right = rng.normal(size=(256, shape[0])).astype(dtype), rng.normal(size=shape).astype(dtype)
+    left: np.ndarray = rng.normal(size=(256, shape[0])).astype(dtype)
+    right: np.ndarray = rng.normal(size=shape).astype(dtype)
     whole = matmul(left, right)
     assert whole.dtype == dtype
     for count in COUNTS:

@@ -34,10 +34,11 @@ class SharedScaling:
         for name in [] if site is None else sorted(set(site)):
             rows = baseline[site == name]
             count = np.isfinite(rows).sum(axis=0)
-            own_mean, own_spread = _moments(rows)
+            # A site where a feature does not vary says nothing about its spread.
+            own_mean, own_spread = _moments(rows, flat_spread=spread)
             weight = count / (count + SITE_PRIOR)
             location.append(np.where(count > 0, weight * own_mean + (1 - weight) * mean, mean))
-            spreads.append(np.where(count > 1, own_spread**weight * spread ** (1 - weight), spread))
+            spreads.append(own_spread**weight * spread ** (1 - weight))
             names.append(str(name))
         return cls(np.stack(location), np.stack(spreads), tuple(names))
 
@@ -65,7 +66,7 @@ class SharedScaling:
         return cls(state["location"], state["spread"], tuple(state["sites"]))
 
 
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(values: np.ndarray, flat_spread: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     # nan-aware, and quiet on a column without values: mean 0 and spread 1 leave it as it is.
     seen = np.isfinite(values)
     count = seen.sum(axis=0)
@@ -75,7 +76,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     spread = np.sqrt(square / np.maximum(count - 1, 1))
     # What is left of a constant column is rounding.
     flat = spread <= 1e-9 * np.maximum(np.abs(mean), 1e-30)
-    return mean, np.where(flat, 1.0, spread)
+    return mean, np.where(flat, flat_spread, spread)
 
 
 @dataclass(eq=False)
@@ -154,7 +155,7 @@ class CovariateEncoder:
             or [np.zeros(0, dtype=bool)]
         )
 
-    def _raw(self, table: pd.DataFrame, source: str | None = None) -> np.ndarray:
+    def _raw(self, table: pd.DataFrame, source: str | None = None, ids: np.ndarray | None = None) -> np.ndarray:
         encoded = []
         for name, levels in self.columns.items():
             if name not in table:
@@ -168,23 +169,28 @@ class CovariateEncoder:
             if levels is None:
                 encoded.append(_numbers(column, name, source))
                 continue
-            text = column.astype(object).map(str).where(column.notna(), None)
+            # As objects throughout: in pandas 3 a column of text holds NaN, not None, where a value is missing.
+            text = column.astype(object).map(str).astype(object).where(column.notna(), None)
             unseen = sorted({value for value in text if value is not None} - set(levels))
             if unseen:
+                first = int(np.flatnonzero(text.isin(unseen))[0])
                 raise InputError(
                     f"category {some(unseen)} was not seen in training (known: {some(levels, 8)})",
                     file=source,
                     column=name,
-                    row=f"of subject number {int(np.flatnonzero(text.isin(unseen))[0]) + 1}",
+                    row=f"of subject {first + 1 if ids is None else ids[first]}",
                     mend="Correct the value, leave it empty, or train with people of that category",
                 )
             for level in levels:
                 encoded.append(np.where(text.isna(), np.nan, (text == level).astype(float)))
         return np.stack(encoded, axis=1) if encoded else np.zeros((len(table), 0))
 
-    def transform(self, table: pd.DataFrame, source: str | None = None) -> np.ndarray:
-        """(N, C) float64 without NaN. Raises `InputError` for an absent covariate or a category unseen in training."""
-        scaled = (self._raw(table, source) - self.shift) / self.scale
+    def transform(self, table: pd.DataFrame, source: str | None = None, ids: np.ndarray | None = None) -> np.ndarray:
+        """(N, C) float64 without NaN. Raises `InputError` for an absent covariate or a category unseen in training.
+
+        source, ids : file and (N,) subject ids, for messages.
+        """
+        scaled = (self._raw(table, source, ids) - self.shift) / self.scale
         return np.where(np.isfinite(scaled), scaled, 0.0)
 
     def state(self) -> dict[str, Any]:

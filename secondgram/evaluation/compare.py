@@ -103,6 +103,9 @@ def _cross_validated(
         for what, train, test in _splits(cohort, folds, repeats, seed):
             learn, judge = cohort.take(train), cohort.take(test)
             judge = judge.take(judge.scanned & np.isfinite(true_followup(judge)).any(axis=1))
+            check_trainable(learn)
+            if not len(judge):
+                continue
             for name in methods:
                 advance(0, f"{what}, {name}")
                 mean, drawn = predictions(name, learn, judge, draws, seed)

@@ -84,15 +84,18 @@ def central_interval(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def weighted_correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Pearson r per feature for each row of weights: x, y (N, D), weights (B, N) -> (B, D); NaN where undefined."""
     seen = np.isfinite(x) & np.isfinite(y)
-    # Centred first: the sums below lose precision on values far from zero.
-    a, b = (np.where(seen, values - np.nanmean(np.where(seen, values, np.nan), axis=0), 0.0) for values in (x, y))
     count = weights @ seen
     with np.errstate(invalid="ignore", divide="ignore"):
+        # Centred first: the sums below lose precision on values far from zero.
+        a, b = (np.where(seen, v - np.where(seen, v, 0.0).sum(axis=0) / seen.sum(axis=0), 0.0) for v in (x, y))
         mean_a, mean_b = weights @ a / count, weights @ b / count
         cov = weights @ (a * b) / count - mean_a * mean_b
-        var = (weights @ (a * a) / count - mean_a**2) * (weights @ (b * b) / count - mean_b**2)
+        square_a, square_b = weights @ (a * a) / count, weights @ (b * b) / count
+        var_a, var_b = square_a - mean_a**2, square_b - mean_b**2
         flat = (np.abs(a).max(axis=0) < 1e-12) | (np.abs(b).max(axis=0) < 1e-12)
-        return np.where(flat | (var <= 0), np.nan, cov / np.sqrt(np.maximum(var, 1e-300)))
+        # What is left of equal values (a resample of one person, say) is rounding.
+        flat = flat | (var_a <= 1e-12 * square_a) | (var_b <= 1e-12 * square_b)
+        return np.where(flat, np.nan, cov / np.sqrt(np.where(flat, 1.0, var_a * var_b)))
 
 
 def _cell_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -141,14 +141,13 @@ def fit_mean(
     Unknown changes count as the feature's mean change when fitting, and not at all when scoring.
     """
     seen = np.isfinite(change)
-    share = np.where(seen, weight[:, None], 0.0)
-    average = np.where(seen, change, 0.0)
-    average = (share * average).sum(axis=0) / np.maximum(share.sum(axis=0), 1e-12)
-    known = np.where(seen, change, average)
-    width = change.shape[1]
-
+    known, width = _filled(change, weight), change.shape[1]
     fold = _unit_folds(unit, seed)
-    fits = [_Fit.on(X[fold != k], known[fold != k], weight[fold != k], width) for k in range(fold.max() + 1)]
+    fits = []
+    for k in range(fold.max() + 1):
+        rows = fold != k
+        # Filled again: the mean over everybody would tell a fold about the people it leaves out.
+        fits.append(_Fit.on(X[rows], _filled(change[rows], weight[rows]), weight[rows], width))
     penalty = _best_penalty(X, known, seen, weight, fold, fits)
     error = {}
     for name in CANDIDATES:
@@ -164,6 +163,14 @@ def fit_mean(
     intercept = np.array([maps[name][1][j] for j, name in enumerate(chosen)])
     residual = np.stack([error[name][:, j] for j, name in enumerate(chosen)], axis=1)
     return MeanPredictor(W, intercept, chosen, winner, float(penalty), gain), np.where(seen, residual, np.nan)
+
+
+def _filled(change: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    # Unknown changes (P, D) as the mean change of their feature.
+    seen = np.isfinite(change)
+    share = np.where(seen, weight[:, None], 0.0)
+    average = (share * np.where(seen, change, 0.0)).sum(axis=0) / np.maximum(share.sum(axis=0), 1e-12)
+    return np.where(seen, change, average)
 
 
 def _unit_folds(unit: np.ndarray, seed: int) -> np.ndarray:

@@ -220,7 +220,9 @@ class SecondgramImputer:
             steps,
             notes=notes,
         )
-        self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)  # refuses bad input early
+        # Both refuse before the work what it would stumble over.
+        self.model_.encoder.transform(people.table, people.source, people.ids)
+        self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)
         result.fingerprint = self._fingerprint(result)
         if out is not None:
             result.to_parquet(out, resume=resume, show=show)

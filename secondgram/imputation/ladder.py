@@ -182,6 +182,11 @@ class Ladder:
         )
         return model
 
+    @property
+    def encoder(self) -> CovariateEncoder:
+        """How covariates become numbers."""
+        return self.context.encoder
+
     def _conditions(self, X: np.ndarray) -> np.ndarray:
         """(N, K + C + 1): the baseline's leading components, covariates and gap."""
         width = len(self.residual.spread)

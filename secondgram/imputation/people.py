@@ -128,4 +128,10 @@ def check_trainable(cohort: Cohort) -> None:
             file=cohort.source,
             mend=f"At least {FEWEST_PAIRS} are needed to learn from",
         )
+    if len(set(cohort.units()[cohort.paired])) == 1:
+        raise InputError(
+            f"all {count} people who have a follow-up are of one group",
+            file=cohort.source,
+            mend="A model is checked on groups it has not seen; check the column of the groups",
+        )
     cohort.pairs()

@@ -191,7 +191,9 @@ class Published:
         for place in range(0, len(draws), MEAN_DRAWS_AT_ONCE):
             some = draws[place : place + MEAN_DRAWS_AT_ONCE]
             total += self.draw(people, some, seed, solver, steps).sum(axis=0, dtype=float)
-        return (total / len(draws)).astype(people.baseline.dtype)
+        # An average of equal values is not always that value.
+        values = np.where(np.isfinite(people.known), people.known, total / len(draws))
+        return values.astype(people.baseline.dtype)
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None

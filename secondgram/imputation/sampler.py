@@ -86,9 +86,13 @@ class Sampler:
         self._check(conditions, ids, start)
         table = solver_table(self.schedule, solver, steps, self.prediction)
         keys = person_keys(ids, visit) if keys is None else keys
-        indices = np.arange(draws) if isinstance(draws, (int, np.integer)) else np.asarray(draws, dtype=int)
-        if len(indices) == 0:
+        if len(keys) != len(conditions):
+            raise InputError(f"{len(keys)} keys for {len(conditions)} rows of conditions")
+        indices = np.arange(draws) if isinstance(draws, (int, np.integer)) else np.asarray(draws)
+        if indices.size == 0:
             raise InputError("0 draws were asked for", mend="Ask for 1 or more")
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise InputError(f"draws={draws!r}", mend="Give a whole number, or a list of draws' numbers")
         out = np.empty((len(indices), len(conditions), self.net.features), dtype=np.float32)
 
         def carry(people: slice) -> None:
@@ -104,6 +108,11 @@ class Sampler:
         if conditions.ndim != 2 or conditions.shape[1] != self.net.conditions:
             raise InputError(
                 f"conditions of shape {tuple(conditions.shape)} for a network of {self.net.conditions} conditions"
+            )
+        if start == "baseline" and self.net.conditions < self.net.features:
+            raise InputError(
+                f"a start from the baseline, and {self.net.conditions} conditions for {self.net.features} features",
+                mend="Use start='normal': the conditions of this network do not end with the baseline",
             )
         if len(ids) != len(conditions):
             raise InputError(f"{len(ids)} ids for {len(conditions)} rows of conditions")

@@ -26,8 +26,15 @@ def denoise(
         raise InputError(
             f"the denoiser got x {tuple(x.shape)} and c {tuple(c.shape)}, expected (B, D) and (B, {conditions})"
         )
-    if not x.is_floating_point():
-        raise InputError(f"the denoiser got {x.dtype}", mend="Use a floating-point tensor")
+    features = len(weights["out.bias"])
+    if x.shape[1] != features or t.shape not in ((), (1,), (len(x),)):
+        raise InputError(
+            f"the denoiser got x {tuple(x.shape)} and t {tuple(t.shape)}, expected (B, {features}) and (B,) or a number"
+        )
+    if not x.is_floating_point() or c.dtype != x.dtype:
+        raise InputError(
+            f"the denoiser got x of {x.dtype} and c of {c.dtype}", mend="Use floating-point tensors of one dtype"
+        )
     if backend not in ("auto", "reference"):
         raise InputError(f"the denoiser has no backend {backend!r} here", mend="Use 'auto' or 'reference'")
     time = t.to(dtype=x.dtype, device=x.device).expand(len(x))

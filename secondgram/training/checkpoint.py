@@ -33,7 +33,7 @@ def write_folder(folder: str | os.PathLike[str], kind: str, tree: dict[str, Any]
     """
     arrays: dict[str, np.ndarray] = {}
     body = _part(tree, "", arrays)
-    numbers = save_tensors({name: np.ascontiguousarray(value) for name, value in sorted(arrays.items())})
+    numbers = save_tensors({name: np.asarray(value, order="C") for name, value in sorted(arrays.items())})
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -82,7 +82,12 @@ def read_folder(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         raise InputError(
             f"cannot be read ({error})", file=folder / NUMBERS, mend="Restore it or train again"
         ) from error
-    return _whole(description["content"], arrays)
+    try:
+        return _whole(description["content"], arrays)
+    except KeyError as error:
+        raise InputError(
+            f"is damaged: {error} is named and not there", file=folder / DESCRIPTION, mend="Restore or train again"
+        ) from error
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError("is missing: this is no model folder", file=path, mend="Check the path") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             "is damaged: it is not readable JSON", file=path, mend="Restore it from a copy, or train again"
         ) from error

@@ -72,7 +72,8 @@ def _orders(tasks: int, order: Tensor | None, generator: torch.Generator | None)
         return torch.stack([torch.randperm(tasks, generator=generator) for _ in range(tasks)])
     rows = torch.arange(tasks) if order is None else torch.as_tensor(order)
     rows = rows.expand(tasks, tasks) if rows.ndim == 1 and len(rows) == tasks else rows
-    if rows.shape != (tasks, tasks) or not torch.equal(rows.sort(dim=1).values, torch.arange(tasks).expand(tasks, -1)):
+    numbered = rows.shape == (tasks, tasks) and rows.dtype in (torch.int64, torch.int32)
+    if not numbered or not torch.equal(rows.long().sort(dim=1).values, torch.arange(tasks).expand(tasks, -1)):
         raise InputError(f"the order is no permutation of {tasks} tasks", mend="Give (T,) or (T, T) task numbers")
     return rows
 

@@ -26,6 +26,8 @@ from .tasks import TASKS, Batch, TaskRows, task_losses
 
 STATE_KIND = "training state"
 GRADIENTS = ("none", "gate", "pcgrad")
+# Cosines between task gradients cost a backward pass a task; a look at them every few epochs is enough.
+COSINES_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Run:
 
 @dataclass
 class Epoch:
-    """One epoch's record: mean losses, cosines between task gradients on its first batch, and skipped steps."""
+    """One epoch's record: mean losses, cosines between task gradients (now and then), and skipped steps."""
 
     loss: float
     task_losses: list[float]
@@ -133,7 +135,7 @@ class Trainer:
         self.net, self.schedule, self.rows, self.options = net, schedule, rows, options
         self.seed, self.validate = seed, validate
         self.run = run or Run()
-        self.optimiser = torch.optim.Adam(net.parameters(), lr=options.rate, weight_decay=options.decay)
+        self.optimiser = torch.optim.Adam(net.parameters(), options.rate, weight_decay=options.decay, fused=True)
         self.average = _copy(net) if options.average else {}
         self.best: dict[str, Tensor] = {}
         self.history = History()
@@ -172,7 +174,7 @@ class Trainer:
         for start in range(0, len(order), self.options.batch):
             batch = self.rows.batch(order[start : start + self.options.batch], clean, generator)
             parts = self._losses(batch, generator)
-            if start == 0:
+            if start == 0 and number % COSINES_EVERY == 0:
                 J = gradients.task_gradients(_alive(parts), list(self.net.parameters()), retain_graph=True)
                 cosines = _named_cosines(gradients.gram(J), parts)
             skipped += not self._step(parts, generator)
@@ -250,7 +252,8 @@ class Trainer:
         told = {"options": asdict(self.options), "seed": self.seed, "net": self.net.configuration}
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
         digest.update(self.schedule.signal.tobytes())
-        for name in ("paired_target", "paired_condition", "self_visit", "self_static"):
+        digest.update(json.dumps(self.rows.self_noise).encode())
+        for name in ("paired_target", "paired_mask", "paired_condition", "self_visit", "self_mask", "self_static"):
             digest.update(getattr(self.rows, name).numpy().tobytes())
         return digest.hexdigest()
 
@@ -312,8 +315,8 @@ def _named_cosines(K: Tensor, parts: list[Tensor]) -> list[float]:
 
 def _note(epoch: Epoch) -> str:
     score = "" if epoch.score is None else f"  score {epoch.score:.4f}"
-    cosines = " ".join(f"{value:+.2f}" for value in epoch.cosines)
-    return f"loss {epoch.loss:.4f}{score}  cosines {cosines}  skipped {epoch.skipped}"
+    cosines = "  cosines " + " ".join(f"{value:+.2f}" for value in epoch.cosines) if epoch.cosines else ""
+    return f"loss {epoch.loss:.4f}{score}{cosines}  skipped {epoch.skipped}"
 
 
 def _write_gradients(parameters: list[torch.nn.Parameter], flat: Tensor) -> None:

@@ -1,0 +1,234 @@
+"""Scaling: one scale for all visits, sites shrunk to the cohort, and covariates that a model has seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from secondgram.cohort.scaling import SITE_PRIOR, CovariateEncoder, RangeScaling, SharedScaling
+from secondgram.errors import InputError
+
+
+def _baseline(people: int = 60, gaps: bool = True) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    values = rng.normal([1000.0, 2.5, -3.0], [200.0, 0.1, 5.0], size=(people, 3))
+    if gaps:
+        values[rng.random(values.shape) < 0.1] = np.nan
+    return values
+
+
+def _sites(people: int = 60) -> np.ndarray:
+    return np.array(["north"] * 40 + ["south"] * 18 + ["west"] * (people - 58), dtype=object)
+
+
+# -- one scale for every visit ----------------------------------------------------------------------------------------
+
+
+def test_baselines_get_mean_zero_and_spread_one() -> None:
+    values = _baseline()
+    scaled = SharedScaling.fit(values).apply(values)
+    np.testing.assert_allclose(np.nanmean(scaled, axis=0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(np.nanstd(scaled, axis=0, ddof=1), 1.0, rtol=1e-12)
+    np.testing.assert_array_equal(np.isnan(scaled), np.isnan(values))
+
+
+@pytest.mark.parametrize("site", [None, _sites()], ids=["one site", "sites"])
+def test_no_change_stays_no_change_and_a_change_keeps_its_sign(site: np.ndarray | None) -> None:
+    before = _baseline(gaps=False)
+    scaling = SharedScaling.fit(before, site)
+    np.testing.assert_array_equal(scaling.apply(before, site), scaling.apply(before.copy(), site))
+    step = scaling.apply(before + 1.0, site) - scaling.apply(before, site)
+    spread = scaling.spread[scaling._rows(len(before), site)]
+    np.testing.assert_allclose(step, 1.0 / spread, rtol=1e-8)
+
+
+@pytest.mark.parametrize("site", [None, _sites()], ids=["one site", "sites"])
+def test_scaling_comes_back_for_visits_and_for_draws(site: np.ndarray | None) -> None:
+    values = _baseline()
+    scaling = SharedScaling.fit(values, site)
+    np.testing.assert_allclose(scaling.invert(scaling.apply(values, site), site), values, rtol=1e-12)
+    draws = np.random.default_rng(1).normal(size=(4, *values.shape))
+    for one, inverted in zip(draws, scaling.invert(draws, site), strict=True):
+        np.testing.assert_array_equal(inverted, scaling.invert(one, site))
+
+
+def test_a_site_is_shrunk_to_the_cohort_by_its_size() -> None:
+    values, site = _baseline(gaps=False), _sites()
+    scaling = SharedScaling.fit(values, site)
+    assert scaling.sites == ("north", "south", "west")
+    for row, (name, count) in enumerate([("north", 40), ("south", 18), ("west", 2)], start=1):
+        own, weight = values[site == name], count / (count + SITE_PRIOR)
+        mean = weight * own.mean(axis=0) + (1 - weight) * values.mean(axis=0)
+        spread = own.std(axis=0, ddof=1) ** weight * values.std(axis=0, ddof=1) ** (1 - weight)
+        np.testing.assert_allclose(scaling.location[row], mean, rtol=1e-10)
+        np.testing.assert_allclose(scaling.spread[row], spread, rtol=1e-10)
+
+
+def test_site_differences_are_taken_out() -> None:
+    rng = np.random.default_rng(0)
+    site = np.array(["a", "b"], dtype=object).repeat(500)
+    values = (
+        rng.normal(size=(1000, 2)) * np.where(site == "a", 1.0, 3.0)[:, None] + np.where(site == "a", 0, 10.0)[:, None]
+    )
+    scaled = SharedScaling.fit(values, site).apply(values, site)
+    for name in "ab":
+        assert np.abs(scaled[site == name].mean(axis=0)).max() < 0.1
+        np.testing.assert_allclose(scaled[site == name].std(axis=0), 1.0, atol=0.1)
+
+
+def test_an_unknown_site_and_no_site_are_scaled_by_the_cohort() -> None:
+    values = _baseline(gaps=False)
+    scaling, plain = SharedScaling.fit(values, _sites()), SharedScaling.fit(values)
+    elsewhere = np.array(["east"] * len(values), dtype=object)
+    np.testing.assert_array_equal(scaling.apply(values, elsewhere), plain.apply(values))
+    np.testing.assert_array_equal(scaling.apply(values), plain.apply(values))
+
+
+@pytest.mark.parametrize("people", [1, 2, 6])
+@pytest.mark.parametrize("factor", [1.0, 1e4])
+def test_a_site_where_a_feature_does_not_vary_takes_the_spread_of_the_cohort(people: int, factor: float) -> None:
+    # In any unit: what a feature is measured in must not decide how a site is scaled.
+    values, site = _baseline(gaps=False) * factor, _sites()
+    site[:] = "north"
+    site[:people] = "south"
+    values[:people] = 7.0 * factor
+    scaling = SharedScaling.fit(values, site)
+    np.testing.assert_allclose(scaling.spread[2], scaling.spread[0], rtol=1e-12)
+
+
+def test_a_site_without_a_value_of_a_feature_takes_that_of_the_cohort() -> None:
+    values, site = _baseline(gaps=False), _sites()
+    values[site == "south", 1] = np.nan
+    scaling = SharedScaling.fit(values, site)
+    assert scaling.location[2, 1] == scaling.location[0, 1]
+    assert scaling.spread[2, 1] == pytest.approx(scaling.spread[0, 1])
+    assert np.isfinite(scaling.location).all()
+
+
+@pytest.mark.parametrize("column", [np.nan, 0.0, 0.1, 1e12])
+def test_a_constant_or_empty_feature_is_left_as_wide_as_it_is(column: float) -> None:
+    values = _baseline(gaps=False)
+    values[:, 1] = column
+    scaling = SharedScaling.fit(values)
+    assert scaling.spread[0, 1] == 1.0
+    assert np.isfinite(scaling.location).all()
+
+
+def test_shared_scaling_state_comes_back() -> None:
+    values, site = _baseline(), _sites()
+    scaling = SharedScaling.fit(values, site)
+    again = SharedScaling.from_state(scaling.state())
+    assert again.sites == scaling.sites
+    np.testing.assert_array_equal(again.apply(values, site), scaling.apply(values, site))
+
+
+# -- ranges -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_range_becomes_minus_one_to_one_and_comes_back() -> None:
+    values = _baseline()
+    scaling = RangeScaling.fit(values)
+    scaled = scaling.apply(values)
+    np.testing.assert_allclose(np.nanmin(scaled, axis=0), -1.0, atol=1e-12)
+    np.testing.assert_allclose(np.nanmax(scaled, axis=0), 1.0, atol=1e-12)
+    np.testing.assert_allclose(scaling.invert(scaled), values, rtol=1e-12)
+    again = RangeScaling.from_state(scaling.state())
+    np.testing.assert_array_equal(again.apply(values), scaled)
+
+
+@pytest.mark.parametrize("column", [np.nan, 4.0])
+def test_a_range_of_no_width_stays_finite(column: float) -> None:
+    values = np.array([[1.0, column], [2.0, column]])
+    scaling = RangeScaling.fit(values)
+    assert np.isfinite(scaling.low).all()
+    assert (scaling.high > scaling.low).all()
+    np.testing.assert_array_equal(np.isnan(scaling.apply(values)), np.isnan(values))
+
+
+# -- covariates -------------------------------------------------------------------------------------------------------
+
+
+def _table(**change: Any) -> pd.DataFrame:
+    columns = {
+        "age": [50.0, 60.0, np.nan, 70.0],
+        "sex": pd.Categorical(["f", "m", "m", None], categories=["f", "m"]),
+        "income": [1, 2, 3, 4],
+    }
+    return pd.DataFrame({**columns, **change})
+
+
+def test_numbers_are_centred_and_categories_become_columns() -> None:
+    encoder = CovariateEncoder.fit(_table())
+    assert encoder.width == 4
+    got = encoder.transform(_table())
+    age, sex, income = np.array([50.0, 60.0, 70.0]), np.array([1.0, 0.0, 0.0]), np.arange(1.0, 5.0)
+    np.testing.assert_allclose(got[[0, 1, 3], 0], (age - 60.0) / age.std(ddof=1))
+    np.testing.assert_allclose(got[:3, 1], (sex - sex.mean()) / sex.std(ddof=1))
+    np.testing.assert_allclose(got[:3, 2], -got[:3, 1])
+    np.testing.assert_allclose(got[:, 3], (income - 2.5) / income.std(ddof=1))
+
+
+def test_a_missing_covariate_becomes_zero() -> None:
+    got = CovariateEncoder.fit(_table()).transform(_table())
+    assert got[2, 0] == 0.0
+    assert not got[3, 1:3].any()
+    assert np.isfinite(got).all()
+    everything = _table(age=[np.nan] * 4, income=[np.nan] * 4)
+    assert np.isfinite(CovariateEncoder.fit(everything).transform(everything)).all()
+
+
+def test_the_paper_scales_numbers_to_zero_and_one_and_leaves_categories() -> None:
+    got = CovariateEncoder.fit(_table(), unit_range=True).transform(_table())
+    np.testing.assert_allclose(got[[0, 1, 3], 0], [0.0, 0.5, 1.0])
+    np.testing.assert_array_equal(got[:3, 1:3], [[1, 0], [0, 1], [0, 1]])
+    np.testing.assert_allclose(got[:, 3], [0, 1 / 3, 2 / 3, 1])
+
+
+def test_other_people_are_encoded_by_the_training_people() -> None:
+    encoder = CovariateEncoder.fit(_table())
+    whole = encoder.transform(_table())
+    np.testing.assert_array_equal(encoder.transform(_table().iloc[[3, 0]]), whole[[3, 0]])
+    # The order of the columns and further columns of the table do not matter, nor does the type of the text.
+    shuffled = _table()[["income", "sex", "age"]].assign(more=1).astype({"sex": object})
+    np.testing.assert_array_equal(encoder.transform(shuffled), whole)
+
+
+def test_a_category_unseen_in_training_names_column_category_and_row() -> None:
+    encoder = CovariateEncoder.fit(_table())
+    table = _table(sex=pd.Categorical(["f", "m", "unknown", None]))
+    with pytest.raises(InputError) as caught:
+        encoder.transform(table, "people.csv")
+    message = str(caught.value)
+    for part in ("people.csv", "'sex'", "category unknown", "f, m", "subject 3"):
+        assert part in message
+
+
+def test_an_absent_covariate_names_its_column() -> None:
+    with pytest.raises(InputError, match=r"column 'income'.*none of that name"):
+        CovariateEncoder.fit(_table()).transform(_table().drop(columns="income"))
+
+
+def test_text_where_training_had_numbers_names_its_column() -> None:
+    with pytest.raises(InputError, match=r"column 'age'.*has text"):
+        CovariateEncoder.fit(_table()).transform(_table(age=["old"] * 4))
+    with pytest.raises(InputError, match=r"column 'age'.*has text"):
+        CovariateEncoder.fit(_table()).transform(_table(age=pd.Categorical(["old"] * 4)))
+
+
+def test_no_covariates_give_no_columns() -> None:
+    table = pd.DataFrame(index=range(3))
+    encoder = CovariateEncoder.fit(table)
+    assert encoder.width == 0
+    assert encoder.transform(table).shape == (3, 0)
+    assert CovariateEncoder.fit(table, unit_range=True).transform(table).shape == (3, 0)
+
+
+@pytest.mark.parametrize("unit_range", [False, True])
+def test_the_encoder_state_comes_back_with_the_order_of_its_columns(unit_range: bool) -> None:
+    encoder = CovariateEncoder.fit(_table(), unit_range)
+    again = CovariateEncoder.from_state(encoder.state())
+    assert list(again.columns) == ["age", "sex", "income"]
+    np.testing.assert_array_equal(again.transform(_table()), encoder.transform(_table()))
