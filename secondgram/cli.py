@@ -74,8 +74,10 @@ def _say(text: str, quiet: bool = False) -> None:
         typer.echo(text, err=True)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+def _names(text: str | list[str] | None) -> list[str] | None:
+    if not isinstance(text, str):
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImputer | None = None) -> Cohort:
@@ -194,20 +196,26 @@ def impute(
 
 
 @app.command()
+@reads_cohort
 def evaluate(
     file: Annotated[Path, typer.Argument(help="Parquet file that impute wrote", show_default=False)],
     truth: Annotated[Path, typer.Argument(help="cohort table with the true follow-ups", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="write the scores as CSV")] = None,
     seed: Seed = 0,
+    quiet: Quiet = False,
+    *,
+    roles: Roles,
 ) -> None:
     """Score imputed visits against visits that were measured."""
+    from .evaluation.evaluate import drawn_features
     from .evaluation.evaluate import evaluate as score
     from .evaluation.files import show_scores
     from .files import replacing
 
     if out is not None:
         _writable(out)
-    table = score(file, truth, seed=seed)
+    roles["features"] = roles["features"] or list(drawn_features(file))
+    table = score(file, _cohort(truth, quiet, roles), seed=seed)
     if out is not None:
         with replacing(out) as temporary:
             table.to_csv(temporary)

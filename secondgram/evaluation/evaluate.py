@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..cohort.formats import read_cohort
@@ -18,6 +19,7 @@ from ..imputation.result import Imputation
 from .metrics import METRICS, Cells, interval, nominal_coverage, per_feature, resamples, scores
 
 BOOTSTRAPS = 500
+KEYS = ("subject_id", "visit", "draw")
 
 
 def evaluate(
@@ -136,26 +138,42 @@ def _aligned(values: np.ndarray, result: object, ids: np.ndarray, features: tupl
     return values[rows], result.baseline[rows], ids[rows], site, rows
 
 
-def read_draws(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, str]:
-    """Ids (N,), features, draws (M, N, D) and the visit's label of a file that `to_parquet` wrote.
+def drawn_features(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Features of a file that `to_parquet` wrote, read from its schema alone.
 
-    Raises `InputError` for a file that is absent, not Parquet, or not of that form.
+    Raises `InputError` for a file that is absent, not Parquet, empty, or not of that form.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("there is no such file", file=path, mend="Give the file that impute wrote")
     try:
-        table = pq.read_table(path)
+        about = pq.read_metadata(path)
     except (OSError, ValueError) as error:
         raise InputError(f"is no readable Parquet file ({error})", file=path) from error
-    keys = ["subject_id", "visit", "draw"]
-    if table.column_names[:3] != keys:
+    schema = about.schema.to_arrow_schema()
+    features = tuple(schema.names[len(KEYS) :])
+    if tuple(schema.names[: len(KEYS)]) != KEYS or not features or about.num_rows == 0:
         raise InputError(
-            f"does not begin with the columns {', '.join(keys)}", file=path, mend="Give the file that impute wrote"
+            f"holds no draws: expected the columns {', '.join(KEYS)}, then features, and rows",
+            file=path,
+            mend="Give the file that impute wrote",
         )
-    features = tuple(table.column_names[3:])
-    if len(table) == 0 or not features:
-        raise InputError("holds no draws", file=path, mend="Give the file that impute wrote")
+    text = [name for name in features if not pa.types.is_floating(schema.field(name).type)]
+    if text:
+        raise InputError("holds no floating-point numbers", file=path, column=text[0], mend="Give what impute wrote")
+    return features
+
+
+def read_draws(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, str]:
+    """Ids (N,), features, draws (M, N, D) and the visit's label of a file that `to_parquet` wrote.
+
+    Raises `InputError` as `drawn_features`, and for rows that are not grouped by person.
+    """
+    features = drawn_features(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"is damaged ({error})", file=path, mend="Write it again with impute") from error
     ids = table["subject_id"].to_numpy(zero_copy_only=False)
     count = len(np.unique(table["draw"].to_numpy()))
     order = np.arange(0, len(ids), count)

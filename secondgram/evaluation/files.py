@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..cohort.table import Cohort
 from ..files import explained, replacing
-from ..imputation.imputer import versions
+from ..imputation.provenance import versions
 from .metrics import METRICS, Cells, nominal_coverage, per_feature
 
 RUN_VERSION = 1

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
 import warnings
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..cohort.table import Cohort
 from ..denoiser import Denoiser
@@ -23,31 +18,15 @@ from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
 from .ladder import DefaultOptions, Ladder
-from .people import People, check_trainable
+from .model import PresetModel
+from .people import check_trainable
+from .provenance import imputation_digest, tree_digest, versions
 from .published import PaperOptions, Published
 from .result import Imputation
+from .selection import complete, feature_order, select_people
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
-WHO = ("missing", "all")
-
-
-class FollowupModel(Protocol):
-    """What a fitted model of the follow-up does; every preset and every baseline method has these two."""
-
-    def mean(
-        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
-    ) -> np.ndarray:
-        """Posterior mean (N, D) in original units."""
-        ...
-
-    def draw(
-        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
-    ) -> np.ndarray:
-        """Draws (M, N, D) in original units; `draws` holds their M numbers."""
-        ...
-
-
 PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "paper": (PaperOptions, Published)}
 
 
@@ -113,6 +92,7 @@ class SecondgramImputer:
         self.overrides = overrides
         _check_kinds(preset, overrides)
         self.options = options(**overrides)
+        self.model_: PresetModel
         _check_sampling(self.options.solver, self.options.steps)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -207,8 +187,7 @@ class SecondgramImputer:
         _check_sampling(solver, steps)
         if gap is not None and not gap > 0:
             raise InputError(f"gap={gap}", mend="Use a number of years above zero")
-        chosen, notes = self._choose(cohort, who)
-        people = self._with_gap(People.of(chosen, keep_known=who == "missing"), gap, notes)
+        people, notes = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap)
         result = Imputation(
             self.model_,
             people,
@@ -223,7 +202,7 @@ class SecondgramImputer:
         # Both refuse before the work what it would stumble over.
         self.model_.encoder.transform(people.table, people.source, people.ids)
         self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)
-        result.fingerprint = self._fingerprint(result)
+        result.fingerprint = imputation_digest(result, tree_digest(self.model_.state()))
         if out is not None:
             result.to_parquet(out, resume=resume, show=show)
             result.path = os.fspath(out)
@@ -234,8 +213,10 @@ class SecondgramImputer:
 
         People without a baseline stay NaN.
         """
-        result = self.impute(cohort, who="missing") if not self._complete(cohort).all() else None
-        columns = self._feature_order(cohort)
+        self._check_fitted()
+        columns = feature_order(cohort, self.columns_.features)
+        left = cohort.scanned & ~complete(cohort, columns)
+        result = self.impute(cohort, who="missing") if left.any() else None
         values = cohort.followup[:, columns].copy()
         if result is not None:
             place = {name: row for row, name in enumerate(cohort.ids)}
@@ -245,84 +226,6 @@ class SecondgramImputer:
     def fit_transform(self, cohort: Cohort, y: object = None) -> np.ndarray:
         """`fit` and then `transform`."""
         return self.fit(cohort).transform(cohort)
-
-    @staticmethod
-    def _complete(cohort: Cohort) -> np.ndarray:
-        return np.isfinite(cohort.followup).all(axis=1) | ~cohort.scanned
-
-    def _choose(self, cohort: Cohort, who: str) -> tuple[Cohort, list[str]]:
-        """The people to impute, with the features in the model's order, and what to tell."""
-        if who not in WHO:
-            raise InputError(f"who={who!r}", mend="Use 'missing' or 'all'")
-        columns = self._feature_order(cohort)
-        rows = cohort.scanned if who == "all" else cohort.scanned & ~self._complete(cohort)
-        notes = []
-        without = int((~cohort.scanned).sum())
-        if without:
-            notes.append(f"{without} people have no baseline visit and are not imputed")
-        if not rows.any():
-            raise InputError(
-                "there is no one to impute: every person with a baseline has a complete follow-up"
-                if cohort.scanned.any()
-                else "there is no one to impute: no person has a baseline visit",
-                file=cohort.source,
-                mend="Use who='all' to impute everyone as if no follow-up had been measured",
-            )
-        chosen = cohort.take(rows)
-        if columns != list(range(len(cohort.features))):
-            notes.append("the features stand in another order than in training; they were matched by name")
-        object.__setattr__(chosen, "visits", chosen.visits[:, :, columns])
-        object.__setattr__(chosen, "features", tuple(self.columns_.features))
-        return chosen, notes
-
-    def _feature_order(self, cohort: Cohort) -> list[int]:
-        self._check_fitted()
-        place = {name: index for index, name in enumerate(cohort.features)}
-        absent = [name for name in self.columns_.features if name not in place]
-        if len(absent) == len(self.columns_.features):
-            raise InputError(
-                f"the model is of another cohort: none of its {len(absent)} features ({some(absent, 3)}) is here",
-                file=cohort.source,
-                mend="Use the model that was trained on these features",
-            )
-        if absent:
-            raise InputError(
-                f"the model was trained with {some(absent)}, which this cohort does not have",
-                file=cohort.source,
-                column=absent[0],
-                mend="Add the column (empty cells are fine), or train a model without it",
-            )
-        return [place[name] for name in self.columns_.features]
-
-    def _with_gap(self, people: People, gap: float | None, notes: list[str]) -> People:
-        unknown = ~np.isfinite(people.gap)
-        if (people.gap <= 0).any():
-            first = int(np.flatnonzero(people.gap <= 0)[0])
-            raise InputError(
-                f"subject {people.ids[first]}: the follow-up is recorded {people.gap[first]:g} years after baseline",
-                file=people.source,
-                column="time",
-                mend="Correct the times, or leave them out",
-            )
-        if not unknown.any():
-            return people
-        filled = self.columns_.gap if gap is None else gap
-        if filled is None:
-            return people
-        origin = "the median of the training pairs" if gap is None else "as asked"
-        notes.append(f"{int(unknown.sum())} people have no recorded time gap: {filled:g} years, {origin}")
-        object.__setattr__(people, "gap", np.where(unknown, filled, people.gap))
-        return people
-
-    def _fingerprint(self, result: Imputation) -> str:
-        told = [self._digest(), result.seed, len(result.draw_numbers), result.solver, result.steps, result.visit]
-        digest = hashlib.sha256(json.dumps(told).encode())
-        people = result.people
-        digest.update("\0".join(people.ids).encode())
-        for values in (people.baseline, people.gap, people.known):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        digest.update(pd.util.hash_pandas_object(people.table.astype(str), index=False).to_numpy().tobytes())
-        return digest.hexdigest()
 
     # -- keeping ------------------------------------------------------------------------
 
@@ -341,25 +244,6 @@ class SecondgramImputer:
             "versions": versions(),
             "model": self.model_.state(),
         }
-
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-
-        def visit(node: Any) -> None:
-            if isinstance(node, np.ndarray):
-                digest.update(node.tobytes())
-            elif isinstance(node, dict):
-                for key in sorted(node):
-                    digest.update(str(key).encode())
-                    visit(node[key])
-            elif isinstance(node, (list, tuple)):
-                for value in node:
-                    visit(value)
-            else:
-                digest.update(str(node).encode())
-
-        visit(self.model_.state())
-        return digest.hexdigest()
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
@@ -428,14 +312,3 @@ def from_reference_checkpoint(path: str | os.PathLike[str], cohort: Cohort) -> S
     imputer.options = imputer.model_.options
     imputer._remember(cohort)
     return imputer
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a model's numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("secondgram", "torch", "numpy", "scikit-learn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

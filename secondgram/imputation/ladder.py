@@ -71,20 +71,7 @@ class DefaultOptions:
         self.training()
 
     def training(self) -> TrainingOptions:
-        return TrainingOptions(
-            epochs=self.epochs,
-            batch=self.batch,
-            rate=self.rate,
-            decay=self.decay,
-            gradients=self.gradients,
-            gate=self.gate,
-            clip=self.clip,
-            patience=self.patience,
-            average=self.average,
-            dropout=self.dropout,
-            prediction="v",
-            whole_steps=False,
-        )
+        return TrainingOptions.of(self, prediction="v", whole_steps=False)
 
     def shaping(self) -> ShapeOptions:
         return ShapeOptions(self.components, self.embedding, self.widths, self.solver, self.steps, self.training())

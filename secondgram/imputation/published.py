@@ -58,16 +58,7 @@ class PaperOptions:
         self.training()
 
     def training(self) -> TrainingOptions:
-        return TrainingOptions(
-            epochs=self.epochs,
-            batch=self.batch,
-            rate=self.rate,
-            gradients=self.gradients,
-            gate=self.gate,
-            clip=self.clip,
-            patience=self.patience,
-            validate_every=self.validate_every,
-        )
+        return TrainingOptions.of(self)
 
 
 @dataclass(eq=False)

@@ -6,16 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
 from ..ops.tiles import one_blas_thread
+from .model import FollowupModel
 from .people import People
-
-if TYPE_CHECKING:
-    from .imputer import FollowupModel
 
 # Cells (draws x people x features) that are held at a time while streaming.
 CHUNK_CELLS = 6_000_000

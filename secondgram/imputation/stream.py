@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 from ..errors import InputError
 from ..files import explained, remove, replacing
 from ..progress import progress
-from .result import Imputation
+
+if TYPE_CHECKING:
+    from .result import Imputation
 
 MANIFEST = "parts.json"
 

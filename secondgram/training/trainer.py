@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class TrainingOptions:
     dropout: float = 0.0
     prediction: str = "noise"
     whole_steps: bool = True
+
+    @classmethod
+    def of(cls, options: object, **fixed: Any) -> TrainingOptions:
+        """The fields of this class that a preset's options have too, and what the preset fixes."""
+        shared = {field.name: getattr(options, field.name) for field in fields(cls) if hasattr(options, field.name)}
+        return cls(**(shared | fixed))
 
     def __post_init__(self) -> None:
         if self.gradients not in GRADIENTS:

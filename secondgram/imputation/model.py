@@ -1,0 +1,43 @@
+"""What every fitted model of the follow-up can do, whatever preset or baseline method it is."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..cohort.scaling import CovariateEncoder
+from .people import People
+
+
+class FollowupModel(Protocol):
+    """Imputes people it is shown; every row of a result is independent of the other rows."""
+
+    def mean(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """Posterior mean (N, D) in original units."""
+        ...
+
+    def draw(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """Draws (M, N, D) in original units; `draws` holds their M numbers."""
+        ...
+
+
+class PresetModel(FollowupModel, Protocol):
+    """A model that an imputer keeps: it can be written down, and says what was chosen."""
+
+    @property
+    def encoder(self) -> CovariateEncoder:
+        """How covariates become numbers."""
+        ...
+
+    def summary(self) -> list[str]:
+        """What was chosen and why, one sentence each."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Nested dict of JSON values and arrays that the class's `from_state` takes back."""
+        ...

@@ -1,0 +1,60 @@
+"""Telling models and imputations apart: digests, and the versions that decide a model's numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from .result import Imputation
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a model's numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("secondgram", "torch", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def tree_digest(tree: Any) -> str:
+    """SHA-256 of a nested dict of JSON values and arrays."""
+    digest = hashlib.sha256()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, np.ndarray):
+            digest.update(node.tobytes())
+        elif isinstance(node, dict):
+            for key in sorted(node):
+                digest.update(str(key).encode())
+                visit(node[key])
+        elif isinstance(node, (list, tuple)):
+            for value in node:
+                visit(value)
+        else:
+            digest.update(str(node).encode())
+
+    visit(tree)
+    return digest.hexdigest()
+
+
+def imputation_digest(result: Imputation, model: str) -> str:
+    """SHA-256 of all that decides the draws of an imputation; `model` is the digest of its model."""
+    people = result.people
+    told = [model, result.seed, len(result.draw_numbers), result.solver, result.steps, result.visit]
+    digest = hashlib.sha256(json.dumps(told).encode())
+    digest.update("\0".join(people.ids).encode())
+    digest.update("\0".join([] if people.site is None else people.site).encode())
+    for values in (people.baseline, people.gap, people.known):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    digest.update(pd.util.hash_pandas_object(people.table.astype(str), index=False).to_numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,202 @@
+"""Runs that are killed: what they leave, and that going on gives the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import secondgram as sg
+from secondgram.files import replacing
+from secondgram.imputation.published import Published
+from secondgram.training.trainer import Trainer
+
+# Ten moments spread over a run; the normal run takes one.
+MOMENTS = [pytest.param((place + random.Random(place).random()) / 10, marks=pytest.mark.slow) for place in range(10)]
+ONE_MOMENT = [0.8]
+FIT = (
+    "fit study.csv --out model --preset paper --set embedding=16 --set widths=[16,8,8] --set epochs=30 --set batch=16 "
+    "--set patience=1000 --set validate_every=10 --seed 4 --save-every 0 --quiet"
+)
+IMPUTE = "impute ready study.csv --out draws.parquet --draws 12 --quiet"
+# Parts as small as these make a small file go through many of them.
+CELLS = 12 * 6 * 4
+PARTS = 23
+DRIVER = f"import secondgram.imputation.result as r; r.CHUNK_CELLS = {CELLS}; from secondgram.cli import main; main()"
+
+
+class Undisturbed(NamedTuple):
+    """A run that nobody stopped: its seconds and what it wrote."""
+
+    seconds: float
+    written: dict[str, bytes]
+
+
+def start(command: str, folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", DRIVER, *command.split()], cwd=folder, stderr=subprocess.PIPE)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cohort and a model that is slow enough to be interrupted."""
+    folder = tmp_path_factory.mktemp("study")
+    sg.simulate(150, 6, 0.4, seed=2, mode="gaussian").write(folder / "study.csv")
+    options: dict[str, Any] = {"embedding": 16, "widths": [16, 8, 8], "epochs": 2}
+    cohort = sg.read_cohort(folder / "study.csv")
+    sg.SecondgramImputer("paper", **options).fit(cohort, show=False).save(folder / "ready")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
+    """Both commands, run to their end."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "work"
+    shutil.copytree(study, folder)
+    found = {}
+    for command, out in ((FIT, "model"), (IMPUTE, "draws.parquet")):
+        began = time.monotonic()
+        process = start(command, folder)
+        assert process.wait() == 0, process.communicate()
+        found[command] = Undisturbed(time.monotonic() - began, contents(folder / out))
+    return found
+
+
+@pytest.fixture
+def folder(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "work"
+    shutil.copytree(study, place)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("secondgram.imputation.result.CHUNK_CELLS", CELLS)
+    return place
+
+
+def kill_at(moment: float, command: str, out: str, folder: Path, undisturbed: dict[str, Undisturbed]) -> None:
+    """Run a command and kill it at this share of its time; it leaves nothing, or the whole, under the final name."""
+    process = start(command, folder)
+    try:
+        process.wait(moment * undisturbed[command].seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL)
+    if (folder / out).exists():
+        assert contents(folder / out) == undisturbed[command].written
+
+
+RUNS = [(FIT, "model"), (IMPUTE, "draws.parquet")]
+
+
+@pytest.mark.parametrize("moment", [*ONE_MOMENT, *MOMENTS])
+@pytest.mark.parametrize(("command", "out"), RUNS, ids=["fit", "impute"])
+def test_killed_then_resumed(command, out, moment, folder, undisturbed, cli):
+    kill_at(moment, command, out, folder, undisturbed)
+    outcome = cli(*command.split(), "--resume")
+    assert outcome.code == 0, outcome.err
+    assert contents(folder / out) == undisturbed[command].written
+    assert {path.name for path in folder.iterdir()} == {"study.csv", "ready", out}
+
+
+def interrupted(command: str, folder: Path, done: int) -> None:
+    """A command killed once its state holds `done` epochs or parts."""
+    process = start(command, folder)
+    try:
+        while progress(folder) < done:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def progress(folder: Path) -> int:
+    try:
+        state = json.loads((folder / ".model.training" / "model.json").read_text())
+        return len(state["content"]["history"]["epochs"])
+    except (OSError, ValueError):
+        return len(list(folder.glob(".draws.parquet.parts/part-*.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "others"),
+    [
+        (FIT, "model", ["--seed 5", "--set epochs=31", "--set embedding=8", "--features feature_1,feature_2"]),
+        (IMPUTE, "draws.parquet", ["--draws 11", "--seed 8", "--steps 5", "--who all"]),
+    ],
+    ids=["fit", "impute"],
+)
+def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, undisturbed, cli, monkeypatch):
+    interrupted(command, folder, 5)
+    assert not (folder / out).exists()
+    assert progress(folder) >= 5
+    for other in others:
+        outcome = cli(*command.split(), *other.split(), "--resume")
+        assert outcome.code == 2, other
+        assert "of another" in outcome.err
+        assert "Remove it" in outcome.err
+        assert not (folder / out).exists()
+    # Without --resume the state is ignored.
+    copied = folder.parent / "copy"
+    shutil.copytree(folder, copied)
+    monkeypatch.chdir(copied)
+    assert cli(*command.split()).code == 0
+    assert contents(copied / out) == undisturbed[command].written
+    assert not [path for path in copied.iterdir() if path.name.endswith((".training", ".parts"))]
+
+    # With it, what was done is not done again.
+    monkeypatch.chdir(folder)
+    before = progress(folder)
+    count = itertools.count()
+    owner, name = (Trainer, "_epoch") if command == FIT else (Published, "draw")
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *given: (next(count), original(*given))[1])
+    assert cli(*command.split(), "--resume").code == 0
+    assert contents(folder / out) == undisturbed[command].written
+    total = 30 if command == FIT else PARTS
+    # The check of the arguments draws for one person.
+    assert next(count) == total - before + (command == IMPUTE)
+
+
+def test_resume_without_a_state_is_a_run(folder, undisturbed, cli):
+    assert cli(*IMPUTE.split(), "--resume").code == 0
+    assert contents(folder / "draws.parquet") == undisturbed[IMPUTE].written
+
+
+def test_an_existing_result_is_replaced_whole(folder, undisturbed, cli):
+    shutil.copytree(folder / "ready", folder / "model")
+    (folder / "model" / "stray.txt").touch()
+    (folder / "draws.parquet").write_bytes(b"old")
+    for command, out in RUNS:
+        assert cli(*command.split()).code == 0
+        assert contents(folder / out) == undisturbed[command].written
+    assert {path.name for path in folder.iterdir()} == {"study.csv", "ready", "model", "draws.parquet"}
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    names = {}
+    for number in (finished.pid, os.getppid()):
+        with replacing(tmp_path / "a[1].txt") as temporary:
+            names[number] = temporary.name.replace(str(os.getpid()), str(number))
+            temporary.touch()
+    for name in names.values():
+        (tmp_path / name).mkdir()
+    with replacing(tmp_path / "a[1].txt") as temporary:
+        temporary.touch()
+    # The parent is alive and may still be writing.
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1].txt", names[os.getppid()]}
