@@ -292,7 +292,7 @@ CASES: dict[str, tuple[Make, str, tuple[str, ...]]] = {
         ("draws.parquet", "subject_id, visit, draw", "impute"),
     ),
     "a draw lost": (
-        damaged_draws(lambda frame: frame.drop(index=5)),
+        damaged_draws(lambda frame: frame.drop(index=5).reset_index(drop=True)),
         "evaluate draws.parquet truth.csv --out new.csv",
         ("draws.parquet", "equally many draws"),
     ),
