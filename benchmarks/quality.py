@@ -1,6 +1,7 @@
 """Every table of docs/results.md, by one command: python benchmarks/quality.py [--data FOLDER] [--only NAME ...]
 
-Each part is a cross-validation over people held out whole (`secondgram.compare`). Real cohorts are read from the folder
+Each part is a cross-validation over people held out whole (`secondgram.compare`). All of them take about two hours on two
+cores, nearly all of it the training of the published method. Real cohorts are read from the folder
 of data; one that is not there is left out with a line that says so, and keeps the table it had.
 """
 
@@ -8,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import time
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,6 @@ def run(name: str, part: Part, data: Path, seed: int) -> None:
     except sg.InputError as error:
         print(f"{name}: left out. {error}")
         return
-    started = time.monotonic()
     table = sg.compare(
         cohort, part.methods, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False
     )
@@ -101,9 +100,14 @@ def run(name: str, part: Part, data: Path, seed: int) -> None:
     (RUNS / name / "features.csv").unlink()
     (RUNS / name / "table.md").unlink()
     about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
-    about |= {"seconds": round(time.monotonic() - started), "cores": os.cpu_count(), "machine": platform.machine()}
+    about |= {"commit": _commit(), "machine": platform.machine()}
     (RUNS / name / "run.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(f"{name}: {about['seconds']} s\n{markdown(table)}", flush=True)
+    print(f"{name}\n{markdown(table)}", flush=True)
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return asked.stdout.strip() or "unknown"
 
 
 def write_page() -> None:
@@ -118,8 +122,7 @@ def write_page() -> None:
         versions = ", ".join(f"{key} {value}" for key, value in about["versions"].items())
         lines += [
             f"`python benchmarks/quality.py --only {name}`: {about['people']} people scored, {about['pairs']} with a "
-            f"measured follow-up, {about['draws']} draws, seed {about['seed']}; {about['seconds']} s on "
-            f"{about['cores']} cores; {versions}.",
+            f"measured follow-up, {about['draws']} draws, seed {about['seed']}; commit {about['commit']}; {versions}.",
             "",
         ]
     with replacing(PAGE) as temporary:
