@@ -1,8 +1,8 @@
 """Every table of docs/results.md, by one command: python benchmarks/quality.py [--data FOLDER] [--only NAME ...]
 
-Each part is a cross-validation over people held out whole (`secondgram.compare`). All of them take about two hours on two
-cores, nearly all of it the training of the published method. Real cohorts are read from the folder
-of data; one that is not there is left out with a line that says so, and keeps the table it had.
+Each part is a cross-validation over people held out whole (`secondgram.compare`). All of them take about two hours on
+two cores, nearly all of it for the published method. Real cohorts are read from the folder of data; one that is not
+there is left out with a line that says so, and keeps the table it had.
 """
 
 from __future__ import annotations
