@@ -84,34 +84,43 @@ class RangeScaling:
     """Minimum to -1 and maximum to 1 per feature, as in the paper.
 
     low, high : (D,) float64.
+    within : where sites are declared, the scaling within site that comes first.
     """
 
     low: np.ndarray
     high: np.ndarray
+    within: SharedScaling | None = None
 
     @classmethod
-    def fit(cls, values: np.ndarray) -> RangeScaling:
+    def fit(
+        cls, values: np.ndarray, site: np.ndarray | None = None, within: SharedScaling | None = None
+    ) -> RangeScaling:
         """values (N, D), NaN where missing; a feature without a value gets the range -1 .. 1."""
+        values = values if within is None else within.apply(values, site)
         seen = np.isfinite(values)
         some_seen = seen.any(axis=0)
         low = np.where(some_seen, np.where(seen, values, np.inf).min(axis=0, initial=np.inf), -1.0)
         high = np.where(some_seen, np.where(seen, values, -np.inf).max(axis=0, initial=-np.inf), 1.0)
-        return cls(low.astype(float), np.where(high > low, high, low + 1.0).astype(float))
+        return cls(low.astype(float), np.where(high > low, high, low + 1.0).astype(float), within)
 
-    def apply(self, values: np.ndarray) -> np.ndarray:
+    def apply(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
         """values (N, D) in original units -> scaled."""
+        values = values if self.within is None else self.within.apply(values, site)
         return 2.0 * (values - self.low) / (self.high - self.low) - 1.0
 
-    def invert(self, values: np.ndarray) -> np.ndarray:
-        """values (..., D) scaled -> original units."""
-        return (values + 1.0) / 2.0 * (self.high - self.low) + self.low
+    def invert(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
+        """values (..., N, D) scaled -> original units."""
+        values = (values + 1.0) / 2.0 * (self.high - self.low) + self.low
+        return values if self.within is None else self.within.invert(values, site)
 
     def state(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high}
+        within = None if self.within is None else self.within.state()
+        return {"low": self.low, "high": self.high, "within": within}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> RangeScaling:
-        return cls(state["low"], state["high"])
+        within = None if state["within"] is None else SharedScaling.from_state(state["within"])
+        return cls(state["low"], state["high"], within)
 
 
 @dataclass(eq=False)

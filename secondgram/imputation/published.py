@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cohort.scaling import CovariateEncoder, RangeScaling
+from ..cohort.scaling import CovariateEncoder, RangeScaling, SharedScaling
 from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..diffusion.schedule import Schedule
@@ -65,7 +65,8 @@ class PaperOptions:
 class Published:
     """A fitted `paper` model; draws and means in original units.
 
-    before, after : ranges of the baseline and of the follow-up, each fitted on its own as published.
+    before, after : ranges of the baseline and of the follow-up, each fitted on its own as published; where sites are
+        declared, within site.
     """
 
     options: PaperOptions
@@ -90,8 +91,7 @@ class Published:
         model = cls(
             options,
             CovariateEncoder.fit(first.covariate_table, unit_range=True),
-            RangeScaling.fit(first.baseline),
-            RangeScaling.fit(pairs.later),
+            *_ranges(first, pairs),
             None,  # type: ignore[arg-type]
         )
         held = np.isin(pairs.unit, _held_back(pairs.unit, seed))
@@ -131,11 +131,11 @@ class Published:
                 mend="Name the features and covariates it was trained on, in its order",
             )
         options = PaperOptions(embedding=net.embedding, widths=net.widths)
-        return cls(options, encoder, RangeScaling.fit(first.baseline), RangeScaling.fit(pairs.later), net)
+        return cls(options, encoder, *_ranges(first, pairs), net)
 
     def _rows(self, pairs: TrainingPairs, train: np.ndarray, everyone: Cohort) -> TaskRows:
-        later = self.after.apply(pairs.later[train])
-        visit = self.before.apply(everyone.baseline)
+        later = self.after.apply(pairs.later, pairs.people.site)[train]
+        visit = self.before.apply(everyone.baseline, everyone.site)
         static = self.encoder.transform(everyone.covariate_table, everyone.source)
         if not self.options.self_conditioning:
             visit, static = visit[:0], static[:0]
@@ -157,7 +157,7 @@ class Published:
 
     def _conditions(self, people: People) -> np.ndarray:
         """(N, C + D): covariates in [0, 1], baseline in [-1, 1]; a missing cell is the middle of its range."""
-        baseline = self.before.apply(people.baseline)
+        baseline = self.before.apply(people.baseline, people.site)
         baseline = np.where(np.isfinite(baseline), baseline, 0.0)
         return np.concatenate([self.encoder.transform(people.table, people.source), baseline], axis=1)
 
@@ -166,7 +166,7 @@ class Published:
         if held.sum() < 3:
             return None
         conditions, keys = self._conditions(pairs.people)[held], pairs.people.keys[held]
-        truth = self.after.apply(pairs.later[held])
+        truth = self.after.apply(pairs.later, pairs.people.site)[held]
 
         def score(net: Denoiser) -> float:
             drawn = Sampler(net, "linear").sample(conditions, keys, 1, seed, keys=keys)[0]
@@ -200,7 +200,7 @@ class Published:
             start=self.options.start,
             keys=people.keys,
         )
-        values = self.after.invert(np.clip(drawn, -1.0, 1.0).astype(float))
+        values = self.after.invert(np.clip(drawn, -1.0, 1.0).astype(float), people.site)
         return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
 
     def summary(self) -> list[str]:
@@ -237,6 +237,15 @@ class Published:
             net,
             state["record"],
         )
+
+
+def _ranges(first: Cohort, pairs: TrainingPairs) -> tuple[RangeScaling, RangeScaling]:
+    """Ranges of the baseline and of the follow-up of training people."""
+    within = None if first.site is None else SharedScaling.fit(first.baseline, first.site)
+    return (
+        RangeScaling.fit(first.baseline, first.site, within),
+        RangeScaling.fit(pairs.later, pairs.people.site, within),
+    )
 
 
 def _held_back(unit: np.ndarray, seed: int) -> np.ndarray:
