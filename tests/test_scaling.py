@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from secondgram.cohort.scaling import SITE_PRIOR, CovariateEncoder, RangeScaling, SharedScaling
+from secondgram.cohort.scaling import CovariateEncoder, RangeScaling, SharedScaling
 from secondgram.errors import InputError
 
 
@@ -55,16 +55,35 @@ def test_scaling_comes_back_for_visits_and_for_draws(site: np.ndarray | None) ->
         np.testing.assert_array_equal(inverted, scaling.invert(one, site))
 
 
-def test_a_site_is_shrunk_to_the_cohort_by_its_size() -> None:
-    values, site = _baseline(gaps=False), _sites()
+def test_sites_that_do_not_differ_share_one_scale() -> None:
+    rng = np.random.default_rng(3)
+    site = np.array([f"site {k}" for k in range(20)], dtype=object).repeat(5)
+    values = rng.normal(50.0, 4.0, size=(100, 200))
     scaling = SharedScaling.fit(values, site)
-    assert scaling.sites == ("north", "south", "west")
-    for row, (name, count) in enumerate([("north", 40), ("south", 18), ("west", 2)], start=1):
-        own, weight = values[site == name], count / (count + SITE_PRIOR)
-        mean = weight * own.mean(axis=0) + (1 - weight) * values.mean(axis=0)
-        spread = own.std(axis=0, ddof=1) ** weight * values.std(axis=0, ddof=1) ** (1 - weight)
-        np.testing.assert_allclose(scaling.location[row], mean, rtol=1e-10)
-        np.testing.assert_allclose(scaling.spread[row], spread, rtol=1e-10)
+    own = np.stack([values[site == name].mean(axis=0) for name in scaling.sites])
+    spreads = np.stack([values[site == name].std(axis=0, ddof=1) for name in scaling.sites])
+    assert scaling.location[1:].std() < 0.5 * own.std()
+    assert np.log(scaling.spread[1:]).std() < 0.5 * np.log(spreads).std()
+
+
+def test_small_sites_that_differ_keep_their_own_mean() -> None:
+    rng = np.random.default_rng(4)
+    site = np.array([f"site {k}" for k in range(20)], dtype=object).repeat(5)
+    shift = rng.normal(0.0, 1000.0, size=20).repeat(5)[:, None]
+    values = rng.normal(size=(100, 30)) + shift
+    scaled = SharedScaling.fit(values, site).apply(values, site)
+    assert np.abs(scaled).max() < 10.0
+    assert np.abs(np.stack([scaled[site == name].mean(axis=0) for name in set(site)])).max() < 0.5
+
+
+@pytest.mark.parametrize("people", [1, 2])
+def test_a_site_of_one_or_two_never_has_a_scale_of_almost_nothing(people: int) -> None:
+    values, site = _baseline(gaps=False), _sites()
+    site[:] = "north"
+    site[:people] = "south"
+    values[:people] = values[0] * (1.0 + 1e-6 * np.arange(people))[:, None]
+    scaling = SharedScaling.fit(values, site)
+    assert (scaling.spread[2] > 0.02 * scaling.spread[1]).all()
 
 
 def test_site_differences_are_taken_out() -> None:
@@ -89,22 +108,24 @@ def test_an_unknown_site_and_no_site_are_scaled_by_the_cohort() -> None:
 
 @pytest.mark.parametrize("people", [1, 2, 6])
 @pytest.mark.parametrize("factor", [1.0, 1e4])
-def test_a_site_where_a_feature_does_not_vary_takes_the_spread_of_the_cohort(people: int, factor: float) -> None:
+def test_a_site_where_a_feature_does_not_vary_takes_the_spread_within_the_others(people: int, factor: float) -> None:
     # In any unit: what a feature is measured in must not decide how a site is scaled.
     values, site = _baseline(gaps=False) * factor, _sites()
     site[:] = "north"
     site[:people] = "south"
     values[:people] = 7.0 * factor
     scaling = SharedScaling.fit(values, site)
-    np.testing.assert_allclose(scaling.spread[2], scaling.spread[0], rtol=1e-12)
+    np.testing.assert_allclose(scaling.spread[2], values[people:].std(axis=0, ddof=1), rtol=1e-9)
 
 
-def test_a_site_without_a_value_of_a_feature_takes_that_of_the_cohort() -> None:
+def test_a_site_without_a_value_of_a_feature_takes_that_of_the_others() -> None:
     values, site = _baseline(gaps=False), _sites()
     values[site == "south", 1] = np.nan
     scaling = SharedScaling.fit(values, site)
     assert scaling.location[2, 1] == scaling.location[0, 1]
-    assert scaling.spread[2, 1] == pytest.approx(scaling.spread[0, 1])
+    others = [values[site == name, 1] for name in ("north", "west")]
+    pooled = sum((part - part.mean()) @ (part - part.mean()) for part in others) / (sum(map(len, others)) - 2)
+    assert scaling.spread[2, 1] == pytest.approx(np.sqrt(pooled))
     assert np.isfinite(scaling.location).all()
 
 
@@ -232,3 +253,17 @@ def test_the_encoder_state_comes_back_with_the_order_of_its_columns(unit_range: 
     again = CovariateEncoder.from_state(encoder.state())
     assert list(again.columns) == ["age", "sex", "income"]
     np.testing.assert_array_equal(again.transform(_table()), encoder.transform(_table()))
+
+
+def test_range_within_site_undoes_itself_and_takes_the_site_out() -> None:
+    generator = np.random.default_rng(5)
+    site = np.array(["a"] * 40 + ["b"] * 40, dtype=object)
+    values = generator.normal(size=(80, 3)) * np.where(site == "a", 1.0, 50.0)[:, None]
+    values += np.where(site == "a", 0.0, 1000.0)[:, None]
+    scaling = RangeScaling.fit(values, site, SharedScaling.fit(values, site))
+    scaled = scaling.apply(values, site)
+    assert scaled.min() == pytest.approx(-1.0)
+    assert scaled.max() == pytest.approx(1.0)
+    assert np.abs(scaled[:40].mean(axis=0) - scaled[40:].mean(axis=0)).max() < 0.35
+    again = RangeScaling.from_state(scaling.state())
+    np.testing.assert_allclose(again.invert(scaled, site), values, rtol=1e-12)

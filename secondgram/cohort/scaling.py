@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..errors import InputError, some
 
-# A site's own mean and spread count as much as the cohort's once it has this many people.
+# A site's own spread counts as much as the sites' common one once it has this many people beyond the first.
 SITE_PRIOR = 5.0
 
 
@@ -19,7 +19,8 @@ class SharedScaling:
     """One location and one spread per feature, the same for every visit, so that "nothing changed" is the identity.
 
     location, spread : (S, D) float64; row 0 is the whole cohort, the others the sites in `sites`.
-    A site seen in training is scaled by its own figures, shrunk to the cohort's; an unknown one by the cohort's.
+    A site seen in training is scaled by its own figures, shrunk as far as sites do not differ; an unknown one by the
+    cohort's.
     """
 
     location: np.ndarray
@@ -30,17 +31,16 @@ class SharedScaling:
     def fit(cls, baseline: np.ndarray, site: np.ndarray | None = None) -> SharedScaling:
         """From the baselines of training people: baseline (N, D), site (N,) text or None."""
         mean, spread = _moments(baseline)
-        location, spreads, names = [mean], [spread], []
-        for name in [] if site is None else sorted(set(site)):
-            rows = baseline[site == name]
-            count = np.isfinite(rows).sum(axis=0)
-            # A site where a feature does not vary says nothing about its spread.
-            own_mean, own_spread = _moments(rows, flat_spread=spread)
-            weight = count / (count + SITE_PRIOR)
-            location.append(np.where(count > 0, weight * own_mean + (1 - weight) * mean, mean))
-            spreads.append(own_spread**weight * spread ** (1 - weight))
-            names.append(str(name))
-        return cls(np.stack(location), np.stack(spreads), tuple(names))
+        if site is None:
+            return cls(mean[None], spread[None])
+        names = sorted({str(name) for name in site})
+        parts = [baseline[site == name] for name in names]
+        count = np.stack([np.isfinite(rows).sum(axis=0) for rows in parts])  # [sites, features]
+        moments = [_moments(rows, flat_spread=np.nan) for rows in parts]
+        own_mean, own_spread = (np.stack(values) for values in zip(*moments, strict=True))
+        spreads = _site_spreads(own_spread, count, spread)
+        location = _shrunk(own_mean, spreads**2 / np.maximum(count, 1), count > 0, mean)
+        return cls(np.vstack([mean, location]), np.vstack([spread, spreads]), tuple(names))
 
     def _rows(self, people: int, site: np.ndarray | None) -> np.ndarray:
         if not self.sites or site is None:
@@ -66,7 +66,34 @@ class SharedScaling:
         return cls(state["location"], state["spread"], tuple(state["sites"]))
 
 
-def _moments(values: np.ndarray, flat_spread: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def _site_spreads(own: np.ndarray, count: np.ndarray, overall: np.ndarray) -> np.ndarray:
+    """Spread of each site (S, D): its own, shrunk on the log scale to the sites' common one.
+
+    own : (S, D), NaN where a site's values do not vary and say nothing;  count : (S, D);  overall : (D,) fallback.
+    """
+    known = np.isfinite(own) & (count > 1)
+    degrees = np.where(known, count - 1, 0)
+    square = (degrees * np.where(known, own, 0.0) ** 2).sum(axis=0)
+    common = np.where(square > 0, np.sqrt(square / np.maximum(degrees.sum(axis=0), 1)), overall)
+    # A fixed prior, not one estimated from the sites: two people who happen to agree must not get a scale of nothing.
+    weight = degrees / (degrees + SITE_PRIOR)
+    return np.where(known, own, common) ** weight * common ** (1.0 - weight)
+
+
+def _shrunk(own: np.ndarray, error: np.ndarray, known: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Empirical Bayes: own values (S, D) with sampling variances `error`, shrunk to `centre` (D,).
+
+    The variance between sites is what their scatter exceeds their errors by (method of moments): sites that differ keep
+    their own figures, sites that do not share one. An unknown value becomes the centre.
+    """
+    number = np.maximum(known.sum(axis=0), 1)
+    scatter = np.where(known, (own - centre) ** 2, 0.0).sum(axis=0) / number
+    between = np.maximum(scatter - np.where(known, error, 0.0).sum(axis=0) / number, 0.0)
+    weight = np.where(known, between / (between + error), 0.0)
+    return np.where(known, weight * own + (1.0 - weight) * centre, centre)
+
+
+def _moments(values: np.ndarray, flat_spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     # nan-aware, and quiet on a column without values: mean 0 and spread 1 leave it as it is.
     seen = np.isfinite(values)
     count = seen.sum(axis=0)
