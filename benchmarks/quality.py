@@ -86,7 +86,7 @@ PARTS: dict[str, Part] = {
 }
 
 
-def run(name: str, part: Part, data: Path, seed: int) -> None:
+def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None) -> None:
     """Compare and write the table and what was run."""
     try:
         cohort = part.cohort(data)
@@ -94,13 +94,14 @@ def run(name: str, part: Part, data: Path, seed: int) -> None:
         print(f"{name}: left out. {error}")
         return
     table = sg.compare(
-        cohort, part.methods, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False
+        cohort, methods or part.methods, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False
     )
     # The scores per feature are for looking at, not for keeping.
     (RUNS / name / "features.csv").unlink()
     (RUNS / name / "table.md").unlink()
     about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
-    about |= {"commit": _commit(), "machine": platform.machine()}
+    command = f"python benchmarks/quality.py --only {name}" + (f" --methods {' '.join(methods)}" if methods else "")
+    about |= {"command": command, "commit": _commit(), "machine": platform.machine()}
     (RUNS / name / "run.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"{name}\n{markdown(table)}", flush=True)
 
@@ -121,7 +122,7 @@ def write_page() -> None:
         lines += [f"## {part.title}", "", part.text, "", markdown(table)]
         versions = ", ".join(f"{key} {value}" for key, value in about["versions"].items())
         lines += [
-            f"`python benchmarks/quality.py --only {name}`: {about['people']} people scored, {about['pairs']} with a "
+            f"`{about['command']}`: {about['people']} people scored, {about['pairs']} with a "
             f"measured follow-up, {about['draws']} draws, seed {about['seed']}; commit {about['commit']}; {versions}.",
             "",
         ]
@@ -144,11 +145,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="parts to run; all if left out")
+    parser.add_argument("--methods", nargs="*", help="only these methods; the page shows the command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", action="store_true", help="only write the page from the tables there are")
     given = parser.parse_args()
     for name in [] if given.page else given.only or list(PARTS):
-        run(name, PARTS[name], given.data, given.seed)
+        run(name, PARTS[name], given.data, given.seed, given.methods)
     write_page()
 
 
