@@ -51,10 +51,10 @@ def _order(seed: int) -> Part:
     return Part(
         f"Simulated, mode gaussian, seed {seed}: the published order",
         "6,000 people, 128 features, 12 % with a follow-up; a quarter of them held out whole. The exact posterior "
-        "is the best any method can do. `paper-no-self` is the published method without self-conditioning. `r draw` rewards "
-        "draws that vary too little, carry-forward being the extreme: read it beside the coverage. Where the published "
-        "training went on long enough to copy the baseline, its `r draw` passes the exact posterior's and its intervals "
-        "hold half of what they should.",
+        "is the best any method can do. `paper-no-self` is the published method without self-conditioning. `r draw` "
+        "rewards draws that vary too little, carry-forward being the extreme: read it beside the coverage. Where the "
+        "published training goes on until it copies the baseline, its `r draw` passes the exact posterior's and its "
+        "intervals hold about half of the truth.",
         lambda data: sg.simulate(6000, 128, 0.12, seed, mode="gaussian"),
         ORDER,
         folds=1,
