@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ FOLDS = 5
 PENALTIES = np.logspace(-3, 2, 11)
 
 
-class Baseline:
+class Baseline(ABC):
     """A point prediction of the follow-up, the same for every draw; fitted on the first visit and the target visit."""
 
     def fit(self, train: Cohort, seed: int) -> Baseline:
@@ -35,12 +36,13 @@ class Baseline:
         self.learn(X, change)
         return self
 
+    @abstractmethod
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
         """X (P, D + C + 1) = [baseline, covariates, gap], change (P, D), scaled."""
 
+    @abstractmethod
     def change(self, X: np.ndarray) -> np.ndarray:
         """Predicted change (N, D), scaled."""
-        raise NotImplementedError
 
     def mean(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -58,6 +60,9 @@ class Baseline:
 
 class CarryForward(Baseline):
     """The follow-up equals the baseline."""
+
+    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
+        """There is nothing to learn."""
 
     def change(self, X: np.ndarray) -> np.ndarray:
         return np.zeros((len(X), self.pairs.later.shape[1]))
