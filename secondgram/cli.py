@@ -153,6 +153,29 @@ def fit(
     _say(f"model written to {out}", quiet)
 
 
+@app.command()
+def verdict(
+    model: Annotated[Path, typer.Argument(help="folder that fit wrote", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="write one row a feature as CSV")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say what each part of a fitted model earned, and for which features the baseline is carried forward."""
+    from .evaluation.files import show_verdict
+    from .files import replacing
+    from .imputation.imputer import load
+    from .imputation.model import JudgedModel
+
+    fitted = load(model).model_
+    if not isinstance(fitted, JudgedModel):
+        raise InputError("is of preset paper, which keeps no verdict", file=model, mend="Fit with --preset default")
+    if out is not None:
+        _writable(out)
+        with replacing(out) as temporary:
+            fitted.verdict().to_csv(temporary)
+    if not quiet:
+        show_verdict(fitted.ladder(), fitted.verdict())
+
+
 def _writable(out: Path, folder: bool = False) -> None:
     """Refuse before the work, not after it; folder: whether `out` will be one."""
     from .files import explained

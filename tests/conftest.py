@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import secondgram as sg
@@ -61,8 +62,8 @@ def imputers(cohort: sg.SimulatedCohort) -> dict[str, sg.SecondgramImputer]:
 
     with pytest.MonkeyPatch.context() as patch:
         # Three epochs earn nothing, and what earns nothing is dropped; here it has to stay.
-        patch.setattr("secondgram.imputation.shape._gain", lambda *arguments: (1.0, 0.0))
+        patch.setattr("secondgram.imputation.shape._fall", lambda net, *arguments: (np.ones((9, 4)), np.ones((9, 4))))
         shaped = fitted("default", components=4, **SMALL_NET)
     assert isinstance(shaped.model_, Ladder)
-    assert shaped.model_.shape is not None
+    assert shaped.model_.joint.shape is not None
     return {"off": fitted("default", shape="off"), "default": shaped, "paper": fitted("paper", steps=10, **SMALL_NET)}

@@ -124,7 +124,7 @@ def test_a_large_cohort_stays_below_two_gigabytes(shape, tmp_path):
     run(LEARN, shape)
     model = sg.load(tmp_path / "model").model_
     assert isinstance(model, Ladder)
-    assert (model.shape is not None) == (shape == "auto")
+    assert (model.joint.shape is not None) == (shape == "auto")
     path: Path = tmp_path / "draws.parquet"
     try:
         told = json.loads(run(STREAM))

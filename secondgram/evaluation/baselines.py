@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.covariance import ledoit_wolf
@@ -12,8 +11,10 @@ from sklearn.model_selection import GroupKFold
 
 from ..cohort.table import Cohort
 from ..diffusion.noise import Purpose
-from ..imputation.ladder import Context
+from ..imputation.context import Context
 from ..imputation.people import People, TrainingPairs
+from ..imputation.quantiles import QuantileMap
+from ..imputation.residual import ResidualComponents
 from ..ops.noise import normals
 
 FOLDS = 5
@@ -97,30 +98,51 @@ def _ridge(X: np.ndarray, change: np.ndarray) -> RidgeCV:
     return RidgeCV(alphas=PENALTIES * len(X)).fit(X, change)
 
 
-@dataclass(eq=False)
-class _Residual:
-    factor: np.ndarray  # (D, D) Cholesky factor of the covariance
-
-
 class RidgeGaussian(Ridge):
     """Ridge, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
         super().learn(X, change)
+        self.learn_residual(self.out_of_fold(X, change))
+
+    def out_of_fold(self, X: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """Residuals (P, D) of ridges fitted on other people."""
         folds = GroupKFold(min(FOLDS, len(set(self.pairs.unit)))).split(X, groups=self.pairs.unit)
         residual = np.empty_like(change)
         for train, test in folds:
             residual[test] = change[test] - _ridge(X[train], change[train]).predict(X[test]).reshape(-1, self.width)
+        return residual
+
+    def learn_residual(self, residual: np.ndarray) -> None:
+        """residual (P, D), out of fold."""
         covariance = ledoit_wolf(residual, assume_centered=True)[0]
-        self.residual = _Residual(np.linalg.cholesky(covariance + 1e-9 * np.eye(self.width)))
+        self.factor = np.linalg.cholesky(covariance + 1e-9 * np.eye(self.width)).T
+
+    def components(self, z: np.ndarray) -> np.ndarray:
+        """Standard normals (M, N, D) -> components of the residual."""
+        return z
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         X = self.context.inputs(people)
         z = normals(people.keys, self.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws, dtype=np.float64)
-        scaled = X[:, : self.width] + self.change(X) + z @ self.residual.factor.T
+        scaled = X[:, : self.width] + self.change(X) + self.components(z) @ self.factor
         return self.context.scaling.invert(scaled, people.site)
+
+
+class RidgeEmpirical(RidgeGaussian):
+    """Ridge, with draws in which every principal component of its out-of-fold residuals is distributed as it was."""
+
+    def learn_residual(self, residual: np.ndarray) -> None:
+        spread = np.sqrt((residual**2).mean(axis=0))
+        weight = np.ones(len(residual))
+        principal = ResidualComponents.fit(residual / spread, weight)
+        self.factor = principal.loading * spread
+        self.distribution = QuantileMap.fit(principal.components(residual / spread), weight)
+
+    def components(self, z: np.ndarray) -> np.ndarray:
+        return self.distribution.forward(z)
 
 
 BASELINES: dict[str, type[Baseline]] = {
@@ -128,4 +150,5 @@ BASELINES: dict[str, type[Baseline]] = {
     "mean-change": MeanChange,
     "ridge": Ridge,
     "ridge-gaussian": RidgeGaussian,
+    "ridge-empirical": RidgeEmpirical,
 }

@@ -42,6 +42,19 @@ class MissingCells:
             filled[person, gone] = -np.linalg.solve(self.precision[np.ix_(gone, gone)], pull)
         return filled
 
+    def scatter(self, values: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """What to add to `fill` for draws of the missing cells: values (N, D) with NaN, z (M, N, D) normals.
+
+        (M, N, D), zero where the cell is known: exact draws of N(0, Q_mm^-1) for the missing cells m of a row.
+        """
+        moved = np.zeros_like(z)
+        for person in np.flatnonzero(np.isnan(values).any(axis=1)):
+            gone = np.flatnonzero(np.isnan(values[person]))
+            # Q_mm = L L', so L'^-1 z has covariance Q_mm^-1.
+            root = np.linalg.cholesky(self.precision[np.ix_(gone, gone)])
+            moved[:, person, gone] = np.linalg.solve(root.T, z[:, person, gone].T.astype(float)).T
+        return moved
+
     def state(self) -> dict[str, Any]:
         return {"precision": self.precision}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 
 from ..cohort.scaling import CovariateEncoder
 from .people import People
@@ -40,4 +41,17 @@ class PresetModel(FollowupModel, Protocol):
 
     def state(self) -> dict[str, Any]:
         """Nested dict of JSON values and arrays that the class's `from_state` takes back."""
+        ...
+
+
+@runtime_checkable
+class JudgedModel(FollowupModel, Protocol):
+    """A model that judged its parts on people they were not fitted on."""
+
+    def verdict(self) -> pd.DataFrame:
+        """One row a feature."""
+        ...
+
+    def ladder(self) -> pd.DataFrame:
+        """One row a rung."""
         ...

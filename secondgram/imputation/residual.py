@@ -1,4 +1,4 @@
-"""What the mean leaves: a spread per feature, and components that carry the correlation."""
+"""Rung 3, the correlation of what the mean leaves, as components by variance."""
 
 from __future__ import annotations
 
@@ -13,52 +13,53 @@ from ..ops.tiles import matmul
 
 @dataclass(eq=False)
 class ResidualComponents:
-    """residual = spread * (vectors @ (sqrt(variances) * z)), z standardised components, in scaled units.
+    """z = vectors @ (sqrt(variances) * c): standardised residuals z from standardised components c.
 
-    spread : (D,);  vectors : (D, D) orthonormal columns, and variances : (D,), largest first, of the shrunk correlation
-    matrix of the residuals (Ledoit and Wolf 2004).
+    vectors : (D, D) orthonormal columns, and variances : (D,), largest first, of the shrunk correlation matrix of the
+    standardised residuals (Ledoit and Wolf 2004).
     """
 
-    spread: np.ndarray
     vectors: np.ndarray
     variances: np.ndarray
 
     @classmethod
-    def fit(cls, residual: np.ndarray, weight: np.ndarray) -> ResidualComponents:
-        """residual (P, D) out of fold, NaN where unknown; weight (P,)."""
-        seen = np.isfinite(residual)
-        share = weight[:, None] * seen
-        square = (share * np.where(seen, residual, 0.0) ** 2).sum(axis=0) / np.maximum(share.sum(axis=0), 1e-12)
-        spread = np.sqrt(np.maximum(square, 1e-12))
+    def fit(cls, standard: np.ndarray, weight: np.ndarray) -> ResidualComponents:
+        """standard (P, D) residuals of about unit variance, NaN where unknown; weight (P,)."""
         # Weighting the rows keeps people with many pairs from deciding the correlation.
-        standard = np.where(seen, residual, 0.0) / spread * np.sqrt(weight / weight.mean())[:, None]
-        covariance = ledoit_wolf(standard, assume_centered=True)[0]
-        diagonal = np.sqrt(np.diag(covariance))
+        rows = np.where(np.isfinite(standard), standard, 0.0) * np.sqrt(weight / weight.mean())[:, None]
+        size = np.sqrt((rows**2).mean(axis=0))
+        rows /= np.where(size > 1e-9, size, 1.0)
+        covariance = ledoit_wolf(rows, assume_centered=True)[0]
+        diagonal = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
         variances, vectors = np.linalg.eigh(covariance / np.outer(diagonal, diagonal))
         # The sign of an eigenvector is the library's whim: make the largest entry positive.
         flip = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(variances))])
-        return cls(spread, (vectors * flip)[:, ::-1].copy(), np.maximum(variances[::-1], 1e-12).copy())
+        return cls((vectors * flip)[:, ::-1].copy(), np.maximum(variances[::-1], 1e-12).copy())
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return len(self.variances)
 
     @property
     def loading(self) -> np.ndarray:
-        """(D, D) matrix that turns standardised components (rows, D) into residuals: residual = z @ loading."""
-        return (self.vectors * np.sqrt(self.variances)).T * self.spread
+        """(D, D) matrix that turns components (rows, D) into standardised residuals: z = c @ loading."""
+        return (self.vectors * np.sqrt(self.variances)).T
 
-    def covariance(self) -> np.ndarray:
-        """(D, D) covariance of the residual in scaled units."""
+    def correlation(self) -> np.ndarray:
+        """(D, D) of the standardised residuals."""
         return self.loading.T @ self.loading
 
-    def components(self, residual: np.ndarray) -> np.ndarray:
-        """residual (P, D) -> standardised components (P, D); an unknown cell counts as no residual."""
-        standard = np.where(np.isfinite(residual), residual, 0.0) / self.spread
-        return standard @ self.vectors / np.sqrt(self.variances)
+    def components(self, standard: np.ndarray) -> np.ndarray:
+        """standard (P, D) -> components (P, D); an unknown cell counts as no residual."""
+        return np.where(np.isfinite(standard), standard, 0.0) @ self.vectors / np.sqrt(self.variances)
 
     def state(self) -> dict[str, Any]:
-        return {"spread": self.spread, "vectors": self.vectors, "variances": self.variances}
+        return {"vectors": self.vectors, "variances": self.variances}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ResidualComponents:
-        return cls(state["spread"], state["vectors"], state["variances"])
+        return cls(state["vectors"], state["variances"])
 
 
 def condition_on_known(residual: np.ndarray, known: np.ndarray, covariance: np.ndarray) -> np.ndarray:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from ..errors import InputError
 from ..ops.tiles import one_blas_thread
-from .model import FollowupModel
+from .model import FollowupModel, JudgedModel
 from .people import People
 
 # Cells (draws x people x features) that are held at a time while streaming.
@@ -68,6 +69,29 @@ class Imputation:
         """(N, D) posterior mean, original units."""
         parts = [self._mean(self.people.take(rows)) for rows in self._slices()]
         return np.concatenate(parts) if parts else np.zeros(self.people.baseline.shape)
+
+    @property
+    def verdict(self) -> pd.DataFrame:
+        """One row a feature: which predictor is used or whether the baseline is carried forward, and why.
+
+        Columns are those of `secondgram.imputation.verdict.verdict_table`: CRPS and RMSE beside carry-forward's, on
+        training people that were not fitted on, and the difference with its 95 % interval over people. Raises
+        `InputError` for a model that did not judge itself (preset `paper`).
+        """
+        return self._judged().verdict()
+
+    @property
+    def ladder(self) -> pd.DataFrame:
+        """One row a rung of the preset `default`: what was chosen, and what it earned (`verdict.ladder_table`)."""
+        return self._judged().ladder()
+
+    def _judged(self) -> JudgedModel:
+        if isinstance(self.model, JudgedModel):
+            return self.model
+        raise InputError(
+            "this model keeps no verdict: the published method uses one network for every feature",
+            mend="Use preset='default', or secondgram.evaluate with people held out",
+        )
 
     def quantile(self, q: float | list[float] | np.ndarray) -> np.ndarray:
         """Quantiles over the draws: q a share -> (N, D); Q shares -> (Q, N, D). Raises `InputError` outside 0 .. 1."""

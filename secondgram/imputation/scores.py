@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import ndtr
 
 
 def crps(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -19,3 +20,10 @@ def crps(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
     # Half the mean distance between two draws, from their order statistics.
     rank = (2.0 * np.arange(1, count + 1) - count - 1.0) / (count * (count - 1.0))
     return accuracy - np.tensordot(rank, np.sort(draws, axis=0), axes=1)
+
+
+def normal_crps(error: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """CRPS of normal distributions in closed form (Gneiting and Raftery 2007); error is truth - mean, both (..., D)."""
+    z = error / spread
+    density = np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
+    return spread * (z * (2.0 * ndtr(z) - 1.0) + 2.0 * density - 1.0 / np.sqrt(np.pi))

@@ -8,62 +8,78 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import ndtri
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..diffusion.noise import Purpose
 from ..diffusion.reference import add_noise, training_target
 from ..diffusion.schedule import Schedule
-from ..ops.noise import normals
 from ..training.tasks import pairs_only
 from ..training.trainer import Run, Trainer, TrainingOptions
+from .folds import standard_error, unit_folds, unit_sums
+from .quantiles import SHARES, QuantileMap, quantile_crps
 from .sampler import Sampler
 from .scores import crps
 
-VALIDATION_SHARE = 0.25
-VALIDATION_DRAWS = 50
+VALIDATION_DRAWS = 100
 # Below this many pairs a network over the residual has nothing to learn from and nothing to be judged on.
 FEWEST_PAIRS = 60
+# The chance that any component is let in where none gains.
+FALSE_GAIN = 0.05
 
 
 @dataclass(eq=False)
 class Shape:
-    """A trained denoiser of standardised components; drawn from in place of independent normals."""
+    """Trained denoisers of the K leading standardised components; draws take turns between them.
 
-    net: Denoiser
+    kept : (k,) positions of the components drawn from them; the others are better off, or as well, without.
+    """
+
+    nets: list[Denoiser]
     schedule: Schedule
-
-    @property
-    def width(self) -> int:
-        """K, how many leading components it draws."""
-        return self.net.features
+    kept: np.ndarray
 
     def draw(
         self, conditions: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int
     ) -> np.ndarray:
-        """conditions (N, c) -> (M, N, K) float32."""
-        sampler = Sampler(self.net, self.schedule, prediction="v")
-        return sampler.sample(conditions, keys, draws, seed, solver, steps, keys=keys)
+        """conditions (N, c) -> the kept components (M, N, k) float32."""
+        numbers = np.asarray(draws)
+        drawn = np.empty((len(numbers), len(conditions), len(self.kept)), dtype=np.float32)
+        for turn, net in enumerate(self.nets):
+            mine = numbers % len(self.nets) == turn
+            if mine.any():
+                sampler = Sampler(net, self.schedule, prediction="v")
+                made = sampler.sample(conditions, keys, numbers[mine], seed, solver, steps, keys=keys)
+                drawn[mine] = made[:, :, self.kept]
+        return drawn
 
     def state(self) -> dict[str, Any]:
         return {
-            "net": self.net.configuration,
+            "kept": self.kept,
+            "net": self.nets[0].configuration,
             "schedule": [self.schedule.name, self.schedule.steps, self.schedule.zero_terminal],
-            "weights": {name: value.numpy() for name, value in self.net.state_dict().items()},
+            "weights": [{name: value.numpy() for name, value in net.state_dict().items()} for net in self.nets],
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Shape:
-        net = Denoiser(**state["net"])
-        net.load_state_dict({name: torch.from_numpy(value) for name, value in state["weights"].items()})
-        return cls(net, Schedule.make(*state["schedule"]))
+        nets = []
+        for weights in state["weights"]:
+            net = Denoiser(**state["net"])
+            net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+            nets.append(net)
+        return cls(nets, Schedule.make(*state["schedule"]), state["kept"])
 
 
 @dataclass(frozen=True)
 class ShapeOptions:
-    """components: K at most;  embedding and widths: size of the network;  solver, steps: how it is sampled."""
+    """components : K at most;  networks : how many;  schedule : of the noise;  embedding, widths : size of a network;
+    solver, steps : how it is sampled.
+    """
 
     components: int
+    networks: int
+    schedule: str
     embedding: int
     widths: tuple[int, int, int]
     solver: str
@@ -73,58 +89,84 @@ class ShapeOptions:
 
 def fit_shape(
     components: np.ndarray,
+    size: np.ndarray,
     conditions: np.ndarray,
-    keys: np.ndarray,
     unit: np.ndarray,
+    plain: QuantileMap | None,
     options: ShapeOptions,
     *,
     seed: int,
     run: Run,
 ) -> tuple[Shape | None, dict[str, Any]]:
-    """Train on three quarters of the units, and keep the network only if the rest says so.
+    """Train networks, each without a part of the units, and keep those components that these parts say gain by it.
 
-    components (P, D), conditions (P, c), keys (P,), unit (P,). The network is kept where its CRPS on the held-back
-    units is below that of independent normals by more than one standard error. Returns it, or None, and why.
+    components (P, D), size (D,) their standard deviations, conditions (P, c), unit (P,). plain : distribution of the
+    components without the denoiser, None for normal. A component is kept where its CRPS on held-back units is below
+    that of `plain` by more standard errors than chance gives any of K components (Bonferroni). Returns the shape, or
+    None where no component is, and why.
     """
     record: dict[str, Any] = {"pairs": len(components), "kept": False}
     if len(components) < FEWEST_PAIRS:
         return None, record | {"reason": f"{len(components)} pairs, fewer than {FEWEST_PAIRS}"}
     width = min(options.components, components.shape[1])
-    held = _held_back(unit, seed)
-    schedule = Schedule.make("linear", 100, zero_terminal=True)
+    components = components[:, :width]
+    part = unit_folds(unit, seed, options.networks)
+    shape = Shape([], Schedule.make(options.schedule, 100, zero_terminal=True), np.arange(width))
+    histories, falls, before = [], [], []
+    for k in range(part.max() + 1):
+        held = part == k
+        net, history = _train(components, conditions, held, options, shape.schedule, seed + k, run.part(f"network-{k}"))
+        fall, start = _fall(net, shape.schedule, components[held], conditions[held], unit[held], plain, options, seed)
+        shape.nets.append(net)
+        histories.append(history)
+        falls.append(fall)
+        before.append(start)
+    gain = np.concatenate(falls)
+    error = gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+    shape.kept = np.flatnonzero(gain.mean(axis=0) > ndtri(1.0 - FALSE_GAIN / width) * error)
+    record |= {"histories": histories, "components": shape.kept.tolist()}
+    record |= {"component_gain": gain.mean(axis=0).tolist(), "component_error": error.tolist()}
+    if not len(shape.kept):
+        return None, record | {"reason": f"none of {width} components gains clearly on held-back pairs"}
+    # In the units of the residual: a gain in a component of little variance is a small one.
+    total = (gain * size[:width])[:, shape.kept].sum(axis=1) / (
+        np.concatenate(before).mean(axis=0) * size[:width]
+    ).sum()
+    reason = (
+        f"{len(shape.kept)} of {width} components gain on held-back pairs: CRPS of the {width} "
+        f"{-100 * total.mean():+.1f} % +- {100 * standard_error(total):.1f}"
+    )
+    return shape, record | {
+        "kept": True,
+        "gain": float(total.mean()),
+        "error": standard_error(total),
+        "reason": reason,
+    }
+
+
+def _train(
+    components: np.ndarray,
+    conditions: np.ndarray,
+    held: np.ndarray,
+    options: ShapeOptions,
+    schedule: Schedule,
+    seed: int,
+    run: Run,
+) -> tuple[Denoiser, dict[str, Any]]:
+    """A denoiser trained without the held-back pairs, stopped by its loss on them; and how that went."""
     net = Denoiser(
-        width,
+        components.shape[1],
         conditions.shape[1],
         embedding=options.embedding,
         widths=options.widths,
         zero_output=True,
         generator=torch.Generator().manual_seed(seed),
     )
-    target = torch.from_numpy(components[:, :width]).float()
-    shown = torch.from_numpy(conditions).float()
+    target, shown = torch.from_numpy(components).float(), torch.from_numpy(conditions).float()
     rows = pairs_only(target[~held], torch.ones_like(target[~held]), shown[~held])
-    trainer = Trainer(
-        net,
-        schedule,
-        rows,
-        options.training,
-        seed=seed,
-        validate=_held_back_loss(target[held], shown[held], schedule, seed),
-        run=run,
-    )
-    record["history"] = trainer.fit().as_json()
-    shape = Shape(net, schedule)
-    gain, error = _gain(shape, components[held, :width], conditions[held], keys[held], unit[held], options, seed)
-    kept = gain > error
-    verdict = "gains" if kept else "does not gain"
-    reason = f"{verdict} more than one standard error on held-back pairs: CRPS {-gain:+.4f} +- {error:.4f}"
-    return shape if kept else None, record | {"kept": kept, "gain": gain, "error": error, "reason": reason}
-
-
-def _held_back(unit: np.ndarray, seed: int) -> np.ndarray:
-    names, member = np.unique(unit, return_inverse=True)
-    order = np.random.default_rng([seed, 1]).permutation(len(names))
-    return order[member] < max(1, round(VALIDATION_SHARE * len(names)))
+    validate = _held_back_loss(target[held], shown[held], schedule, seed)
+    history = Trainer(net, schedule, rows, options.training, seed=seed, validate=validate, run=run).fit()
+    return net, history.as_json()
 
 
 def _held_back_loss(target: Tensor, conditions: Tensor, schedule: Schedule, seed: int) -> Callable[[Denoiser], float]:
@@ -141,20 +183,25 @@ def _held_back_loss(target: Tensor, conditions: Tensor, schedule: Schedule, seed
     return lambda net: -float((net(noisy, t, conditions) - wanted).square().mean())
 
 
-def _gain(
-    shape: Shape,
+def _fall(
+    net: Denoiser,
+    schedule: Schedule,
     components: np.ndarray,
     conditions: np.ndarray,
-    keys: np.ndarray,
     unit: np.ndarray,
+    plain: QuantileMap | None,
     options: ShapeOptions,
     seed: int,
-) -> tuple[float, float]:
-    """Mean fall of the CRPS against independent normals, and its standard error over units."""
-    draws = np.arange(VALIDATION_DRAWS)
-    drawn = shape.draw(conditions, keys, draws, seed, options.solver, options.steps)
-    plain = normals(keys, shape.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
-    fall = (crps(plain, components) - crps(drawn, components)).mean(axis=1)
-    member = np.unique(unit, return_inverse=True)[1]
-    per_unit = np.bincount(member, fall) / np.bincount(member)
-    return float(per_unit.mean()), float(per_unit.std(ddof=1) / np.sqrt(len(per_unit)))
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fall of the CRPS against the plain distribution, and what it fell from, both (units, K)."""
+    width = components.shape[1]
+    rows = np.arange(len(components), dtype=np.uint64)
+    drawn = Shape([net], schedule, np.arange(width)).draw(
+        conditions, rows, np.arange(VALIDATION_DRAWS), seed, options.solver, options.steps
+    )
+    z = np.repeat(SHARES[:, None], width, axis=1)
+    if plain is not None:
+        z = QuantileMap(plain.start[:, :width], plain.end[:, :width]).forward(z)
+    before = quantile_crps(z, components)
+    count = unit_sums(np.ones(len(unit)), unit)[:, None]
+    return unit_sums(before - crps(drawn, components), unit) / count, unit_sums(before, unit) / count

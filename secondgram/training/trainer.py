@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,19 @@ class Run:
     state_folder : where its state is saved, at most every `state_every` seconds; None keeps none.
     resume : go on from that state, if there is one.
     show : draw a progress bar when standard error is a terminal.
+    keep_end : save the state at the end too, so that what has ended is not done again.
     """
 
     state_folder: Path | None = None
     state_every: float = 20.0
     resume: bool = False
     show: bool = True
+    keep_end: bool = False
+
+    def part(self, name: str) -> Run:
+        """The same for one of several trainings that make up a run."""
+        folder = self.state_folder
+        return self if folder is None else replace(self, state_folder=folder / name, keep_end=True)
 
 
 @dataclass
@@ -164,6 +171,8 @@ class Trainer:
                 if folder is not None and time.monotonic() - saved >= self.run.state_every:
                     self._save(folder)
                     saved = time.monotonic()
+        if folder is not None and self.run.keep_end:
+            self._save(folder)
         self.net.load_state_dict(self.best or self.average or _copy(self.net))
         return self.history
 

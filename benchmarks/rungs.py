@@ -1,0 +1,269 @@
+"""What each rung of the default preset earns: python benchmarks/rungs.py [--data FOLDER] [--only NAME ...]
+
+People are held out whole. CRPS with 99 draws; coverage is the share of true values between the 5th and the 95th
+smallest of them. The simple peers are carry-forward, the same with mean change, ridge, ridge with draws from a Gaussian of its
+residuals, and that with every principal component distributed as it was. Writes benchmarks/results/rungs/NAME.json;
+`python benchmarks/quality.py --page` shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality import PARTS, ROOT, _commit
+
+import secondgram as sg
+from secondgram.cohort.scaling import SharedScaling
+from secondgram.evaluation.compare import predictions, scored
+from secondgram.evaluation.evaluate import true_followup
+from secondgram.evaluation.memorisation import memorisation
+from secondgram.evaluation.metrics import Cells, interval, resamples, scores
+from secondgram.files import replacing
+from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.provenance import versions
+from secondgram.imputation.scores import crps
+
+RESULTS = Path(__file__).resolve().parent / "results" / "rungs"
+DRAWS = 99
+PEERS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical")
+BOOTSTRAPS = 1000
+# Evaluations of the denoiser that few are held against, and people and draws that this is looked at for.
+MANY_STEPS, MANY_STEPS_PEOPLE = 99, 600
+MEMORY_DRAWS, MEMORY_PEOPLE = 5, 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cohort and how people are held out; one fold holds out a quarter once."""
+
+    title: str
+    cohort: Callable[[Path], sg.Cohort]
+    folds: int = 1
+    repeats: int = 1
+
+
+def _gaussian(seed: int, reliability: tuple[float, float] | None = None) -> Case:
+    more = "" if reliability is None else f", reliabilities {reliability[0]} to {reliability[1]}"
+    return Case(
+        f"mode gaussian, seed {seed}{more}",
+        lambda data: sg.simulate(6000, 128, 0.12, seed, mode="gaussian", reliability=reliability),
+    )
+
+
+def _converters(seed: int, pairs: int) -> Case:
+    # A quarter of the people is held out, and with them a quarter of the pairs.
+    return Case(
+        f"mode converters, {pairs:,} pairs, seed {seed}",
+        lambda data: sg.simulate(20_000, 64, pairs / 0.75 / 20_000, seed, mode="converters"),
+    )
+
+
+def _real(name: str) -> Case:
+    return Case(name, PARTS[name].cohort, folds=5, repeats=3)
+
+
+CASES: dict[str, Case] = (
+    {f"gaussian_{seed}": _gaussian(seed) for seed in range(5)}
+    | {f"reliable_{seed}": _gaussian(seed, (0.88, 0.97)) for seed in range(5)}
+    | {f"converters_600_{seed}": _converters(seed, 600) for seed in range(3)}
+    | {f"converters_4000_{seed}": _converters(seed, 4000) for seed in range(3)}
+    | {name: _real(name) for name in ("refund_dti", "corr_qap", "qtab_mriqc")}
+)
+
+
+def splits(cohort: sg.Cohort, case: Case) -> Iterator[tuple[sg.Cohort, sg.Cohort]]:
+    """(people to learn from, people to judge by), people with a known follow-up alone among the latter."""
+    for repeat in range(case.repeats):
+        for number, (train, test) in enumerate(cohort.folds(4 if case.folds == 1 else case.folds, repeat)):
+            judge = cohort.take(test)
+            known = judge.scanned & np.isfinite(true_followup(judge)).any(axis=1)
+            yield cohort.take(train), judge.take(known)
+            if number + 1 == case.folds:
+                break
+
+
+@dataclass(eq=False)
+class Judged:
+    """Scores of one split: cells and CRPS along the disease axis by method, and more about the default."""
+
+    cells: dict[str, Cells]
+    axis: dict[str, np.ndarray]
+    unit: np.ndarray
+    gap: np.ndarray
+    about: dict[str, Any]
+
+
+def judge_split(scaling: SharedScaling, learn: sg.Cohort, judge: sg.Cohort, peers: tuple[str, ...]) -> Judged:
+    truth = scaling.apply(true_followup(judge), judge.site)
+    direction = getattr(judge, "axis", None)
+    cells, axis = {}, {}
+
+    def add(name: str, mean: np.ndarray, drawn: np.ndarray) -> None:
+        cells[name] = scored(scaling, judge, mean, drawn)
+        if direction is not None and len(drawn) > 1:
+            unit = direction / np.linalg.norm(direction)
+            along = np.stack([scaling.apply(draw, judge.site) @ unit for draw in drawn])
+            axis[name] = crps(along, truth @ unit)
+
+    for name in peers:
+        add(name, *predictions(name, learn, judge, DRAWS, seed=0))
+    start = time.perf_counter()
+    imputer = sg.SecondgramImputer(seed=0).fit(learn, show=False)
+    seconds = time.perf_counter() - start
+    result = imputer.impute(judge, draws=DRAWS, seed=0, who="all")
+    add("default", result.mean, result.draws)
+    model = imputer.model_
+    assert isinstance(model, Ladder)
+    about: dict[str, Any] = {"seconds_to_fit": seconds, "ladder": model.ladder().reset_index().to_dict("records")}
+    about["kept"] = [] if model.joint.shape is None else model.joint.shape.kept.tolist()
+    if model.joint.shape is not None:
+        without = sg.SecondgramImputer(seed=0, shape="off").fit(learn, show=False)
+        plain = without.impute(judge, draws=DRAWS, seed=0, who="all")
+        add("default-without-denoiser", plain.mean, plain.draws)
+        some = judge.take(np.arange(min(len(judge), MANY_STEPS_PEOPLE)))
+        for steps in (model.options.steps, MANY_STEPS):
+            again = imputer.impute(some, draws=DRAWS, seed=0, who="all", steps=steps)
+            about[f"steps_{steps}"] = scored(scaling, some, again.mean, again.draws)
+    people = slice(0, MEMORY_PEOPLE)
+    before = scaling.apply(judge.baseline, judge.site)
+    pairs = learn.take(learn.paired)
+    known = scaling.apply(pairs.followup, pairs.site) - scaling.apply(pairs.baseline, pairs.site)
+    made = np.stack([scaling.apply(draw, judge.site) - before for draw in result.draws[:MEMORY_DRAWS]])
+    about["memorisation"] = (made[:, people], (truth - before)[people], known, judge.units()[people])
+    return Judged(cells, axis, judge.units(), judge.gap, about)
+
+
+def run(name: str, case: Case, data: Path) -> dict[str, Any] | None:
+    try:
+        cohort = case.cohort(data)
+    except sg.InputError as error:
+        print(f"{name}: left out. {error}")
+        return None
+    scaling = SharedScaling.fit(cohort.baseline, cohort.site)
+    exact = ("exact-posterior",) if getattr(cohort, "posterior_mean", None) is not None else ()
+    parts = [judge_split(scaling, learn, judge, PEERS + exact) for learn, judge in splits(cohort, case)]
+    found = summary(parts) | {
+        "title": case.title,
+        "people": len(parts[0].unit) if case.folds == 1 else sum(len(part.unit) for part in parts) // case.repeats,
+        "pairs_learned_from": [int(learn.paired.sum()) for learn, _ in splits(cohort, case)],
+        "folds": case.folds,
+        "repeats": case.repeats,
+        "draws": DRAWS,
+        "command": f"python benchmarks/rungs.py --only {name}",
+        "commit": _commit(),
+        "versions": versions(),
+    }
+    with replacing(RESULTS / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(found, indent=1, default=_plain) + "\n", encoding="utf-8")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
+
+
+def summary(parts: list[Judged]) -> dict[str, Any]:
+    """Scores and differences with 95 % intervals over people; a method that one split lacks stands in by `default`."""
+    names = list(dict.fromkeys(name for part in parts for name in part.cells))
+    unit = np.concatenate([part.unit for part in parts])
+    weights = resamples(unit, BOOTSTRAPS, 0)
+    cells = {name: Cells.joined([part.cells.get(name, part.cells["default"]) for part in parts]) for name in names}
+    values = {name: scores(each, weights) for name, each in cells.items()}
+    found: dict[str, Any] = {"scores": {n: {m: interval(v) for m, v in each.items()} for n, each in values.items()}}
+    differences: dict[str, Any] = {}
+    for metric in ("crps", "rmse"):
+        best = min(PEERS, key=lambda name: values[name][metric][0])
+        differences[metric] = {
+            peer: _difference(values["default"][metric], values[peer][metric])
+            for peer in dict.fromkeys((best, "ridge-gaussian", "ridge-empirical"))
+        } | {"best": best}
+    found["differences"] = differences
+    if "exact-posterior" in values:
+        peer, exact = values["ridge-gaussian"]["crps"], values["exact-posterior"]["crps"]
+        found["share_of_gap_closed"] = interval((peer - values["default"]["crps"]) / (peer - exact))
+    gap = np.concatenate([part.gap for part in parts])
+    if np.isfinite(gap).all() and np.ptp(gap) > 0:
+        low, high = np.quantile(gap, [1 / 3, 2 / 3])
+        covered = {name: np.nanmean(each.covered, axis=1) for name, each in cells.items() if each.draws > 1}
+        found["coverage_by_gap"] = {
+            name: {
+                place: interval(weights[:, rows] @ each[rows] / weights[:, rows].sum(axis=1))
+                for place, rows in (("shortest third", gap <= low), ("longest third", gap >= high))
+            }
+            for name, each in covered.items()
+        }
+    if parts[0].axis:
+        along = {n: np.concatenate([part.axis.get(n, part.axis["default"]) for part in parts]) for n in names}
+        totals = {name: weights @ each / weights.sum(axis=1) for name, each in along.items()}
+        found["axis_crps"] = {name: interval(each) for name, each in totals.items()}
+        found["axis_differences"] = {
+            name: _difference(totals["default"], each) for name, each in totals.items() if name != "default"
+        }
+    found["steps"] = _steps(parts)
+    found["memorisation"] = _memorisation(parts)
+    found["default"] = [part.about | {"memorisation": None} for part in parts]
+    for each in found["default"]:
+        for key in [key for key in each if key.startswith("steps_")]:
+            del each[key]
+    return found
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, tuple[float, float, float]]:
+    """one - other, as it is and as a share of other, each (value, low, high)."""
+    return {"absolute": interval(one - other), "relative": interval((one - other) / other[0])}
+
+
+def _steps(parts: list[Judged]) -> dict[str, Any]:
+    """The same people with few and with many evaluations, where a denoiser was kept."""
+    with_net = [part.about for part in parts if part.about["kept"]]
+    if not with_net:
+        return {"note": "no denoiser kept: the number of evaluations changes nothing"}
+    keys = [key for key in with_net[0] if key.startswith("steps_")]
+    found = {}
+    for key in keys:
+        cells = Cells.joined([about[key] for about in with_net])
+        found[key] = {"crps": float(np.nanmean(cells.crps)), "coverage": float(np.nanmean(cells.covered))}
+    few, many = (found[key] for key in keys)
+    return found | {
+        "crps_relative": few["crps"] / many["crps"] - 1,
+        "coverage_difference": few["coverage"] - many["coverage"],
+    }
+
+
+def _memorisation(parts: list[Judged]) -> dict[str, Any]:
+    each = [memorisation(*part.about["memorisation"]) for part in parts]
+    return {
+        "nearer": [float(np.mean([one.nearer[k] for one in each])) for k in range(3)],
+        "copies": [float(np.mean([one.copies[k] for one in each])) for k in range(3)],
+        "passes": all(one.passes for one in each),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
+    parser.add_argument("--only", nargs="*", choices=list(CASES), help="cases to run; all if left out")
+    given = parser.parse_args()
+    for name in given.only or list(CASES):
+        start = time.perf_counter()
+        found = run(name, CASES[name], given.data)
+        if found is not None:
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+            for metric, peers in found["differences"].items():
+                print(f"  {metric}: {found['scores']['default'][metric]}, {peers}", flush=True)
+            for key in ("share_of_gap_closed", "axis_differences", "steps", "memorisation"):
+                if key in found:
+                    print(f"  {key}: {found[key]}", flush=True)
+            by_gap = found.get("coverage_by_gap", {}).get("default")
+            print(f"  coverage: {found['scores']['default']['coverage_90']}, by gap {by_gap}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

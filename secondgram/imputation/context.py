@@ -1,0 +1,62 @@
+"""What a model of the follow-up is conditioned on: baseline, covariates and gap, put on common scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..cohort.scaling import CovariateEncoder, SharedScaling
+from ..cohort.table import Cohort
+from .missing import MissingCells
+from .people import People, TrainingPairs
+
+
+@dataclass(eq=False)
+class Context:
+    """What the mean and the shape are conditioned on: X (N, D + C + 1) is [baseline, covariates, gap], all scaled."""
+
+    encoder: CovariateEncoder
+    scaling: SharedScaling
+    missing: MissingCells
+    gap_mean: float
+    gap_spread: float
+
+    @classmethod
+    def fit(cls, cohort: Cohort, pairs: TrainingPairs) -> Context:
+        """From the baselines and covariates of all training people, and the gaps of the pairs."""
+        first = cohort.take(cohort.scanned)
+        scaling = SharedScaling.fit(first.baseline, first.site)
+        gap = pairs.people.gap[np.isfinite(pairs.people.gap)]
+        spread = float(gap.std()) if len(gap) else 0.0
+        return cls(
+            CovariateEncoder.fit(first.covariate_table),
+            scaling,
+            MissingCells.fit(scaling.apply(first.baseline, first.site)),
+            float(gap.mean()) if len(gap) else 0.0,
+            spread if spread > 1e-9 else 1.0,
+        )
+
+    def inputs(self, people: People) -> np.ndarray:
+        baseline = self.missing.fill(self.scaling.apply(people.baseline, people.site))
+        gap = (people.gap - self.gap_mean) / self.gap_spread
+        covariates = self.encoder.transform(people.table, people.source)
+        return np.concatenate([baseline, covariates, np.where(np.isfinite(gap), gap, 0.0)[:, None]], axis=1)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder.state(),
+            "scaling": self.scaling.state(),
+            "missing": self.missing.state(),
+            "gap": [self.gap_mean, self.gap_spread],
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Context:
+        return cls(
+            CovariateEncoder.from_state(state["encoder"]),
+            SharedScaling.from_state(state["scaling"]),
+            MissingCells.from_state(state["missing"]),
+            *state["gap"],
+        )

@@ -1,0 +1,31 @@
+"""How parts of a model are judged on people they were not fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+FOLDS = 5
+
+
+def unit_folds(unit: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
+    """Fold (P,) of each pair, 0 .. folds - 1; pairs of one unit share a fold."""
+    names, member = np.unique(unit, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return (order % min(folds, len(names)))[member]
+
+
+def unit_sums(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """(units, ...): sums over the pairs of each unit, because pairs of one unit are not independent."""
+    member = np.unique(unit, return_inverse=True)[1]
+    order = np.argsort(member, kind="stable")
+    return np.add.reduceat(values[order], np.flatnonzero(np.diff(member[order], prepend=-1)))
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of values (units,); infinite for fewer than two."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+
+
+def one_error_better(gain: np.ndarray) -> bool:
+    """The rule of one standard error: gains (units,) are on average above zero by more than theirs."""
+    return float(gain.mean()) > standard_error(gain)

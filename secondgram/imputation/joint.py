@@ -1,0 +1,179 @@
+"""Rungs 3 and 4 together: how standardised residuals are distributed, alone and with each other.
+
+    components c  ->  z = c @ loading, correlated and about standard normal  ->  r = margins(z)
+
+The components are independent normals, or take their empirical distributions; leading ones may come from the denoiser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..diffusion.noise import Purpose
+from ..ops.noise import normals
+from ..ops.tiles import matmul
+from ..training.trainer import Run
+from .margins import Margins, fit_component_margins, fit_margins
+from .quantiles import QuantileMap
+from .residual import ResidualComponents, condition_on_known
+from .shape import Shape, ShapeOptions, fit_shape
+
+# Draws of the fitted model that its own margins are read from, about as many as a quantile of 0.1 % needs.
+CALIBRATION_DRAWS = 8000
+
+
+@dataclass(eq=False)
+class Joint:
+    """The distribution of standardised residuals, (rows, D), given the conditions of a row.
+
+    margins, component_margins : from normals, or None for the identity;  shape : the denoiser, or None.
+    lead : K, how many leading components of the baseline the denoiser is shown.
+    offset, slope : (D,), expectation of r = offset + slope * expectation of z, to first order.
+    """
+
+    components: ResidualComponents
+    margins: QuantileMap | None
+    component_margins: QuantileMap | None
+    shape: Shape | None
+    lead: int
+    offset: np.ndarray
+    slope: np.ndarray
+
+    def conditions(self, X: np.ndarray) -> np.ndarray:
+        """X = [baseline, covariates, gap] -> (N, K + C + 1): the baseline's leading components, covariates and gap."""
+        width = self.components.width
+        vectors = self.components.vectors[:, : self.lead]
+        # Unit variance for features of unit variance and any correlation is out of reach; the square root of the
+        # component's variance brings it near.
+        baseline = matmul(X[:, :width], vectors) / np.sqrt(self.components.variances[: self.lead])
+        return np.concatenate([baseline, X[:, width:]], axis=1)
+
+    def draw(
+        self, X: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int
+    ) -> np.ndarray:
+        """z (M, N, D) float32; `finish` makes residuals of it."""
+        c = normals(keys, self.components.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
+        if self.component_margins is not None:
+            c = self.component_margins.forward(c)
+        if self.shape is not None:
+            kept = self.shape.kept
+            c[:, :, kept] = self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps)
+        loading = self.components.loading.astype(np.float32)
+        return matmul(c.reshape(-1, c.shape[2]), loading).reshape(c.shape)
+
+    def condition(self, z: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """z (M, N, D) given standardised residuals known (N, D), NaN where unknown: Gaussian conditioning."""
+        wanted = known if self.margins is None else self.margins.inverse(known)
+        correlation = self.components.correlation()
+        for person in np.flatnonzero(np.isfinite(known).any(axis=1)):
+            z[:, person] = condition_on_known(z[:, person], wanted[person], correlation)
+        return z
+
+    def finish(self, z: np.ndarray) -> np.ndarray:
+        """z (..., D) -> standardised residuals (..., D)."""
+        return z if self.margins is None else self.margins.forward(z)
+
+    def expected(
+        self, X: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int
+    ) -> np.ndarray:
+        """Expectation of the residuals (N, D); what the denoiser adds is averaged over the draws."""
+        if self.shape is None:
+            return np.broadcast_to(self.offset, (len(X), len(self.offset)))
+        kept = self.shape.kept
+        lead = self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps).mean(axis=0, dtype=float)
+        if self.component_margins is not None:
+            lead = lead - self.component_margins.mean()[kept]
+        return self.offset + self.slope * matmul(lead, self.components.loading[kept])
+
+    def state(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name) for name in ("components", "margins", "component_margins", "shape")}
+        return {name: None if part is None else part.state() for name, part in parts.items()} | {
+            "lead": self.lead,
+            "offset": self.offset,
+            "slope": self.slope,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Joint:
+        def part(kind: Any, name: str) -> Any:
+            return None if state[name] is None else kind.from_state(state[name])
+
+        return cls(
+            ResidualComponents.from_state(state["components"]),
+            part(QuantileMap, "margins"),
+            part(QuantileMap, "component_margins"),
+            part(Shape, "shape"),
+            state["lead"],
+            state["offset"],
+            state["slope"],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """What rungs 3 and 4 learn from: standard (P, D) residuals, NaN where unknown, and their scale (P, D).
+
+    X (P, D + C + 1), weight (P,), unit (P,), fold (P,) as everywhere.
+    """
+
+    standard: np.ndarray
+    scale: np.ndarray
+    X: np.ndarray
+    weight: np.ndarray
+    unit: np.ndarray
+    fold: np.ndarray
+
+
+def fit_joint(
+    residuals: Residuals, lead: int, options: ShapeOptions | None, *, seed: int, run: Run
+) -> tuple[Joint, Margins, Margins, dict[str, Any]]:
+    """Fit rungs 3 and 4 (none without options); also how margins and component margins were chosen, and the shape."""
+    standard, weight, unit, fold = residuals.standard, residuals.weight, residuals.unit, residuals.fold
+    margins = fit_margins(standard, residuals.scale, weight, unit, fold)
+    z = standard if margins.map is None else margins.map.inverse(standard)
+    components = ResidualComponents.fit(z, weight)
+    c = components.components(z)
+    of_components = fit_component_margins(c, weight, unit, fold)
+    width = components.width
+    joint = Joint(
+        components,
+        margins.map,
+        of_components.map,
+        None,
+        min(lead, width),
+        np.zeros(width),
+        np.ones(width),
+    )
+    record: dict[str, Any] = {"kept": False, "reason": "switched off by shape='off'"}
+    if options is not None:
+        joint.shape, record = fit_shape(
+            c,
+            np.sqrt(components.variances),
+            joint.conditions(residuals.X),
+            unit,
+            of_components.map,
+            options,
+            seed=seed,
+            run=run,
+        )
+    _calibrate(joint, residuals.X, options, seed)
+    return joint, margins, of_components, record
+
+
+def _calibrate(joint: Joint, X: np.ndarray, options: ShapeOptions | None, seed: int) -> None:
+    """Let the margins start from what the components really make of z, and find its expectations."""
+    if joint.margins is None and joint.component_margins is None:
+        return
+    draws = np.arange(-(-CALIBRATION_DRAWS // len(X)))
+    rows = np.arange(len(X), dtype=np.uint64)
+    solver, steps = ("", 0) if options is None else (options.solver, options.steps)
+    z = joint.draw(X, rows, draws, seed, solver, steps).reshape(-1, joint.components.width)
+    if joint.margins is not None and (joint.component_margins is not None or joint.shape is not None):
+        joint.margins = joint.margins.from_draws(z)
+    r = joint.finish(z).astype(float)
+    joint.offset = r.mean(axis=0)
+    middle = z - z.mean(axis=0)
+    joint.slope = (r * middle).mean(axis=0) / np.maximum((middle**2).mean(axis=0), 1e-12)

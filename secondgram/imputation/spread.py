@@ -1,0 +1,203 @@
+"""Rung 2, the spread: how far the follow-up scatters about its mean, person by person and feature by feature.
+
+    log s = a_j + slopes . [covariates, gap, own baseline, log size of the own baseline]
+
+fitted to the size of out-of-fold residuals (a gamma regression with log link, which outliers move little). From simple
+to rich: one spread a feature; that and a slope on the gap, common to all features; common slopes on everything; slopes
+of each feature's own, drawn towards the common ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..ops.tiles import matmul
+from .folds import one_error_better, standard_error, unit_sums
+from .scores import normal_crps
+
+CANDIDATES = ("constant", "gap", "common", "own")
+# Pairs' worth of the common slopes that a feature's own are drawn by, and of "no slope" that the common ones are.
+PRIOR_PAIRS = 150.0
+COMMON_PRIOR = 2.0
+ROUNDS = 40
+# E|e| of a standard normal: what is fitted is a mean size, what is wanted a standard deviation.
+MEAN_SIZE = np.sqrt(2.0 / np.pi)
+OWN_COLUMNS = 2
+
+
+@dataclass(eq=False)
+class Spread:
+    """Standard deviations for X = [baseline, covariates, gap], in scaled units.
+
+    level : (D,) log of the spread at average columns;  slopes : (C + 1 + 2, D);  centre : (C + 1, ) and own_centre
+    (2, D), subtracted from the columns;  reach : (2, D), the least and largest log spread of the training pairs, beyond
+    which nothing is extrapolated.
+    """
+
+    level: np.ndarray
+    slopes: np.ndarray
+    centre: np.ndarray
+    own_centre: np.ndarray
+    reach: np.ndarray
+    candidate: str
+    gain: dict[str, list[float]] = field(default_factory=dict)
+
+    def scale(self, X: np.ndarray) -> np.ndarray:
+        """X (N, D + C + 1) -> (N, D), each row independent of the others."""
+        return np.exp(np.clip(self._log(X), *self.reach))
+
+    def _log(self, X: np.ndarray) -> np.ndarray:
+        width = len(self.level)
+        shared = len(self.centre)
+        value = self.level + matmul(X[:, width:] - self.centre, self.slopes[:shared])
+        for column, centre, slope in zip(_own(X[:, :width]), self.own_centre, self.slopes[shared:], strict=True):
+            value += (column - centre) * slope
+        return value
+
+    def state(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Spread:
+        return cls(**state)
+
+
+def fit_spread(
+    X: np.ndarray, residual: np.ndarray, weight: np.ndarray, unit: np.ndarray, fold: np.ndarray
+) -> tuple[Spread, np.ndarray, np.ndarray]:
+    """Choose and fit the spread; also the CRPS (P, D), on people it was not fitted on, of a Gaussian of a constant
+    spread and of a Gaussian of the one chosen.
+
+    X (P, D + C + 1), residual (P, D) out of fold, NaN where unknown, weight (P,), unit (P,), fold (P,).
+    """
+    usable = [name for name in CANDIDATES if name != "gap" or np.ptp(X[:, -1]) > 1e-9]
+    score = {name: np.full(residual.shape, np.nan) for name in usable}
+    for k in range(fold.max() + 1):
+        held = fold == k
+        for name in usable:
+            spread = _fit(name, X[~held], residual[~held], weight[~held])
+            score[name][held] = normal_crps(residual[held], spread.scale(X[held]))
+    per_unit = {name: unit_sums(weight * np.nanmean(values, axis=1), unit) for name, values in score.items()}
+    chosen = usable[0]
+    for name in usable[1:]:
+        if one_error_better(per_unit[chosen] - per_unit[name]):
+            chosen = name
+    base = per_unit[usable[0]]
+    spread = _fit(chosen, X, residual, weight)
+    spread.gain = {
+        name: [float((base - values).mean()), standard_error(base - values)] for name, values in per_unit.items()
+    }
+    return spread, score[usable[0]], score[chosen]
+
+
+def constant_score(residual: np.ndarray, weight: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """CRPS (P, D) of a Gaussian about zero with one spread a feature, on people it was not fitted on."""
+    nothing = np.zeros((len(residual), residual.shape[1] + 1))
+    score = np.empty(residual.shape)
+    for k in range(fold.max() + 1):
+        held = fold == k
+        spread = _fit("constant", nothing[~held], residual[~held], weight[~held])
+        score[held] = normal_crps(residual[held], spread.scale(nothing[held]))
+    return score
+
+
+def _own(baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # A feature's own baseline (N, D), scaled, and the log of its size; far outliers count as far ones.
+    return np.clip(baseline, -4.0, 4.0), np.log(np.abs(baseline) + 0.3)
+
+
+def _fit(name: str, X: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> Spread:
+    width = residual.shape[1]
+    share = weight / weight.sum()
+    # Weights that add up to the number of independent pairs, so that the priors count as pairs.
+    seen = np.isfinite(residual) * (share / (share**2).sum())[:, None]
+    size = np.abs(np.where(seen > 0, residual, 0.0))
+    shared = X[:, width:]
+    centre = share @ shared
+    own = _own(X[:, :width])
+    own_centre = np.stack([share @ column for column in own])
+    columns = shared - centre
+    if name in ("constant", "gap"):
+        columns = columns * (np.arange(columns.shape[1]) == columns.shape[1] - 1) * (name == "gap")
+    turned = [column - middle for column, middle in zip(own, own_centre, strict=True)]
+    if name in ("constant", "gap"):
+        turned = [np.zeros_like(column) for column in turned]
+    fit = _Gamma(columns, turned, size, seen)
+    if name != "constant":
+        fit.common()
+    if name == "own":
+        fit.deviate()
+    spread = Spread(fit.level - np.log(MEAN_SIZE), fit.slopes, centre, own_centre, np.zeros((2, width)), name)
+    log = spread._log(X)
+    spread.reach = np.stack([log.min(axis=0), log.max(axis=0)])
+    return spread
+
+
+class _Gamma:
+    """log E|e| = level + columns . slopes, by Fisher scoring; the information does not depend on the slopes.
+
+    columns (P, q) shared by all features, own: list of (P, D), size (P, D) = |e|, seen (P, D) weights, 0 where unknown.
+    """
+
+    def __init__(self, columns: np.ndarray, own: list[np.ndarray], size: np.ndarray, seen: np.ndarray) -> None:
+        self.columns, self.own, self.seen = columns, own, seen
+        total = np.maximum(seen.sum(axis=0), 1e-12)
+        average = np.maximum((seen * size).sum(axis=0) / total, 1e-9)
+        self.total, self.level = total, np.log(average)
+        # A residual of nothing would pull without end.
+        self.size = np.maximum(size, 1e-3 * average)
+        self.slopes = np.zeros((columns.shape[1] + len(own), seen.shape[1]))
+        self.gram = self._gram()
+
+    def _gram(self) -> np.ndarray:
+        """(D, Q, Q) information of the slopes of each feature."""
+        shared = self.columns.shape[1]
+        count = shared + len(self.own)
+        gram = np.empty((self.seen.shape[1], count, count))
+        products = (self.columns[:, :, None] * self.columns[:, None, :]).reshape(len(self.columns), shared**2)
+        gram[:, :shared, :shared] = (self.seen.T @ products).reshape(-1, shared, shared)
+        for place, column in enumerate(self.own, shared):
+            cross = (self.seen * column).T @ self.columns
+            gram[:, place, :shared] = gram[:, :shared, place] = cross
+            for other, second in enumerate(self.own, shared):
+                gram[:, place, other] = (self.seen * column * second).sum(axis=0)
+        return gram
+
+    def _score(self) -> np.ndarray:
+        """(Q, D) gradient of the likelihood in the slopes, after moving the levels to their best."""
+        log = self.columns @ self.slopes[: self.columns.shape[1]]
+        for column, slope in zip(self.own, self.slopes[self.columns.shape[1] :], strict=True):
+            log += column * slope
+        ratio = self.size * np.exp(-np.clip(log, -20.0, 20.0))
+        mean = np.maximum((self.seen * ratio).sum(axis=0) / self.total, 1e-12)
+        self.level = np.log(mean)
+        pull = self.seen * (ratio / mean - 1.0)
+        return np.concatenate([self.columns.T @ pull, np.stack([(pull * column).sum(axis=0) for column in self.own])])
+
+    def common(self) -> None:
+        """Slopes that all features share."""
+        prior = COMMON_PRIOR * self.seen.shape[1]
+        gram = self.gram.sum(axis=0) + prior * np.eye(len(self.slopes))
+        slope = np.zeros(len(self.slopes))
+        for _ in range(ROUNDS):
+            step = np.linalg.solve(gram, self._score().sum(axis=1) - prior * slope)
+            slope = slope + np.clip(step, -0.5, 0.5)
+            self.slopes = np.repeat(slope[:, None], self.seen.shape[1], axis=1)
+            if np.abs(step).max() < 1e-7:
+                break
+        self._score()
+
+    def deviate(self) -> None:
+        """Slopes of each feature's own, drawn towards the common ones."""
+        common = self.slopes
+        gram = self.gram + PRIOR_PAIRS * np.eye(len(common))
+        for _ in range(ROUNDS):
+            pull = self._score() - PRIOR_PAIRS * (self.slopes - common)
+            step = np.linalg.solve(gram, pull.T[..., None])[..., 0].T
+            self.slopes = self.slopes + np.clip(step, -0.5, 0.5)
+            if np.abs(step).max() < 1e-7:
+                break
+        self._score()
