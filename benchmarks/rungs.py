@@ -1,9 +1,9 @@
 """What each rung of the default preset earns: python benchmarks/rungs.py [--data FOLDER] [--only NAME ...]
 
 People are held out whole. CRPS with 99 draws; coverage is the share of true values between the 5th and the 95th
-smallest of them. The simple peers are carry-forward, the same with mean change, ridge, ridge with draws from a Gaussian of its
-residuals, and that with every principal component distributed as it was. Writes benchmarks/results/rungs/NAME.json;
-`python benchmarks/quality.py --page` shows them.
+smallest of them. The simple peers are carry-forward, the same with mean change, ridge, ridge with a Gaussian of its
+residuals, and ridge with every principal component of them distributed as it was. Writes
+benchmarks/results/rungs/NAME.json; `python benchmarks/quality.py --page` shows them.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def summary(parts: list[Judged]) -> dict[str, Any]:
             for name, each in covered.items()
         }
     if parts[0].axis:
-        along = {n: np.concatenate([part.axis.get(n, part.axis["default"]) for part in parts]) for n in names}
+        drawing = dict.fromkeys(name for part in parts for name in part.axis)
+        along = {n: np.concatenate([part.axis.get(n, part.axis["default"]) for part in parts]) for n in drawing}
         totals = {name: weights @ each / weights.sum(axis=1) for name, each in along.items()}
         found["axis_crps"] = {name: interval(each) for name, each in totals.items()}
         found["axis_differences"] = {
