@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secondgram.ops.tiles import TILE, in_chunks, in_tiles, matmul, one_thread
 
-COUNTS = [1, 7, 63, 64, 65, 256]
+COUNTS = [1, 7, 64, 255, 256, 257, 600]
 
 
 @pytest.fixture

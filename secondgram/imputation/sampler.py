@@ -23,7 +23,7 @@ PRECISIONS = ("auto", "fp32")
 STARTS = ("normal", "baseline")
 Conditions = TypeVar("Conditions", np.ndarray, Tensor)
 # Rows that one worker carries through all steps at a time.
-CHUNK_ROWS = 512
+CHUNK_ROWS = 2048
 
 
 class Sampler:
