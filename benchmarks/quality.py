@@ -14,7 +14,9 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import page
 import pandas as pd
 
 import secondgram as sg
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DRAWS = 19
 RUNS = Path(__file__).resolve().parent / "results" / "quality"
 PAGE = ROOT / "docs" / "results.md"
-STANDARD = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "paper", "default")
+STANDARD = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 ORDER = ("carry-forward", "ridge-gaussian", "paper-no-self", "paper", "default", "exact-posterior")
 
 
@@ -90,12 +92,13 @@ PARTS: dict[str, Part] = {
 
 
 def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None) -> None:
-    """Compare and write the table and what was run."""
+    """Compare and write the table and what was run; methods that are not run this time keep the rows they had."""
     try:
         cohort = part.cohort(data)
     except sg.InputError as error:
         print(f"{name}: left out. {error}")
         return
+    old = _earlier(name)
     table = sg.compare(
         cohort, methods or part.methods, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False
     )
@@ -103,10 +106,36 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
     (RUNS / name / "features.csv").unlink()
     (RUNS / name / "table.md").unlink()
     about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
-    command = f"python benchmarks/quality.py --only {name}" + (f" --methods {' '.join(methods)}" if methods else "")
-    about |= {"command": command, "commit": _commit(), "machine": platform.machine()}
+    made = dict.fromkeys(table["method"], _commit())
+    if old is not None:
+        kept = old[0][~old[0]["method"].isin(made)]
+        table = pd.concat([kept, table])
+        order = [method for method in part.methods if method in set(table["method"])]
+        table = table.set_index("method").loc[order].reset_index()
+        table.to_csv(RUNS / name / "table.csv", index=False)
+        made = {method: made.get(method) or old[1].get(method, "unknown") for method in order}
+    about |= {"command": f"python benchmarks/quality.py --only {name}", "commits": made, "machine": platform.machine()}
     (RUNS / name / "run.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"{name}\n{markdown(table)}", flush=True)
+
+
+def _earlier(name: str) -> tuple[pd.DataFrame, dict[str, str]] | None:
+    """The table there is, and the commit of each method in it."""
+    if not (RUNS / name / "table.csv").exists():
+        return None
+    table = pd.read_csv(RUNS / name / "table.csv")
+    about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
+    return table, about.get("commits") or dict.fromkeys(table["method"], about["commit"])
+
+
+def _commits(about: dict[str, Any]) -> str:
+    """Which commit made which methods."""
+    made: dict[str, list[str]] = {}
+    for method, commit in (about.get("commits") or {"all": about["commit"]}).items():
+        made.setdefault(commit, []).append(method)
+    if len(made) == 1:
+        return f"commit {next(iter(made))}"
+    return ", ".join(f"commit {commit} ({', '.join(methods)})" for commit, methods in made.items())
 
 
 def _commit() -> str:
@@ -126,9 +155,10 @@ def write_page() -> None:
         versions = ", ".join(f"{key} {value}" for key, value in about["versions"].items())
         lines += [
             f"`{about['command']}`: {about['people']} people scored, {about['pairs']} with a "
-            f"measured follow-up, {about['draws']} draws, seed {about['seed']}; commit {about['commit']}; {versions}.",
+            f"measured follow-up, {about['draws']} draws, seed {about['seed']}; {_commits(about)}; {versions}.",
             "",
         ]
+    lines += [*page.rungs(), *page.ablations()]
     with replacing(PAGE) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
@@ -148,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="parts to run; all if left out")
-    parser.add_argument("--methods", nargs="*", help="only these methods; the page shows the command")
+    parser.add_argument("--methods", nargs="*", help="only these methods; the others keep their rows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", action="store_true", help="only write the page from the tables there are")
     given = parser.parse_args()

@@ -242,7 +242,6 @@ def _memorisation(parts: list[Judged]) -> dict[str, Any]:
     each = [memorisation(*part.about["memorisation"]) for part in parts]
     return {
         "nearer": [float(np.mean([one.nearer[k] for one in each])) for k in range(3)],
-        "copies": [float(np.mean([one.copies[k] for one in each])) for k in range(3)],
         "passes": all(one.passes for one in each),
     }
 

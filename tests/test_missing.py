@@ -1,4 +1,4 @@
-"""Missing baseline cells: the conditional expectation, and nothing else touched."""
+"""Missing baseline cells: the conditional expectation, its scatter, and nothing else touched."""
 
 from __future__ import annotations
 
@@ -68,6 +68,55 @@ def test_a_fit_on_gaps_predicts_better_than_the_mean() -> None:
     # The best predictor, which knows the covariance, is off by about 0.4 sqrt(1 + 1 / 6).
     assert off < 0.47
     assert np.sqrt((truth[gone] ** 2).mean()) > 1.0
+
+
+# -- draws ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [[0], [1, 3], [0, 1, 2, 3]])
+def test_scatter_has_exactly_the_covariance_of_the_missing_cells(missing: list[int]) -> None:
+    precision = np.linalg.inv(_covariance(4))
+    gone = np.isin(np.arange(4), missing)
+    # The scatter is linear in the normals: unit vectors show its root.
+    root = MissingCells(precision).scatter(np.where(gone, np.nan, 1.0)[None], np.eye(4)[:, None])[:, 0]
+    expected = np.zeros((4, 4))
+    expected[np.ix_(gone, gone)] = np.linalg.inv(precision[np.ix_(gone, gone)])
+    np.testing.assert_allclose(root.T @ root, expected, rtol=1e-8, atol=1e-10)
+    assert not root[:, ~gone].any()
+
+
+def test_filled_and_scattered_values_are_distributed_like_the_missing_ones() -> None:
+    covariance, rng = _covariance(3), np.random.default_rng(0)
+    truth = rng.multivariate_normal(np.zeros(3), covariance, 20_000)
+    gone = rng.random(truth.shape) < 0.4
+    values = np.where(gone, np.nan, truth)
+    cells = MissingCells(np.linalg.inv(covariance))
+    drawn = cells.fill(values) + cells.scatter(values, rng.normal(size=(1, *truth.shape)))[0]
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.05 * np.abs(covariance).max())
+
+
+def test_known_cells_do_not_scatter() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, 5))
+    gone = rng.random(values.shape) < 0.3
+    gone[:4] = False
+    z = rng.normal(size=(6, 20, 5)).astype(np.float32)
+    before = z.copy()
+    moved = MissingCells(np.linalg.inv(_covariance(5))).scatter(np.where(gone, np.nan, values), z)
+    assert (moved.shape, moved.dtype) == (z.shape, z.dtype)
+    assert not moved[:, ~gone].any()
+    assert moved[:, gone].all()
+    np.testing.assert_array_equal(z, before)
+
+
+def test_a_row_scatters_by_its_own_normals_alone() -> None:
+    rng = np.random.default_rng(0)
+    values, z = rng.normal(size=(20, 5)), rng.normal(size=(6, 20, 5))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    cells = MissingCells(np.linalg.inv(_covariance(5)))
+    whole = cells.scatter(values, z)
+    some = cells.scatter(values[[9, 4]], z[[3, 0]][:, [9, 4]])
+    np.testing.assert_allclose(some, whole[[3, 0]][:, [9, 4]], rtol=1e-12)
 
 
 def test_the_state_comes_back() -> None:

@@ -1,4 +1,4 @@
-"""What the mean leaves: spreads, whitening components, and Gaussian conditioning on known cells."""
+"""What mean and spread leave: correlation, whitening components, and Gaussian conditioning on known cells."""
 
 from __future__ import annotations
 
@@ -14,24 +14,47 @@ def _covariance(width: int, seed: int = 0) -> np.ndarray:
     return root @ root.T
 
 
+def _correlation(width: int) -> np.ndarray:
+    covariance = _covariance(width)
+    sd = np.sqrt(np.diag(covariance))
+    return covariance / np.outer(sd, sd)
+
+
 def _sample(width: int, rows: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed + 1).multivariate_normal(np.zeros(width), _covariance(width, seed), rows)
+    """Standardised residuals (rows, width)."""
+    return np.random.default_rng(seed + 1).multivariate_normal(np.zeros(width), _correlation(width), rows)
 
 
 def _fitted(width: int = 5, rows: int = 400) -> ResidualComponents:
     return ResidualComponents.fit(_sample(width, rows), np.ones(rows))
 
 
+# -- components -------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_the_covariance_is_that_of_the_residuals(width: int) -> None:
-    residual = _sample(width, 20_000)
-    fitted = ResidualComponents.fit(residual, np.ones(len(residual)))
-    np.testing.assert_allclose(fitted.spread, np.sqrt((residual**2).mean(axis=0)), rtol=1e-12)
-    np.testing.assert_allclose(fitted.loading.T @ fitted.loading, fitted.covariance(), rtol=1e-12)
-    # A spread per feature is kept exactly; the correlations are shrunk a little.
-    np.testing.assert_allclose(np.diag(fitted.covariance()), fitted.spread**2, rtol=1e-10)
-    expected, scale = residual.T @ residual / len(residual), np.outer(fitted.spread, fitted.spread)
-    np.testing.assert_allclose(fitted.covariance() / scale, expected / scale, atol=0.01)
+def test_the_correlation_is_that_of_the_residuals(width: int) -> None:
+    fitted = _fitted(width, 20_000)
+    assert fitted.width == width
+    np.testing.assert_allclose(fitted.loading.T @ fitted.loading, fitted.correlation(), rtol=1e-12)
+    # Unit variances are kept exactly; the correlations are shrunk a little.
+    np.testing.assert_allclose(np.diag(fitted.correlation()), 1.0, rtol=1e-10)
+    np.testing.assert_allclose(fitted.correlation(), _correlation(width), atol=0.03)
+
+
+def test_the_size_of_a_residual_does_not_matter() -> None:
+    residual = _sample(4, 500)
+    one, other = (ResidualComponents.fit(residual * size, np.ones(500)) for size in (1.0, np.array([2.0, 0.1, 1, 30])))
+    np.testing.assert_allclose(one.correlation(), other.correlation(), rtol=1e-8, atol=1e-10)
+
+
+def test_correlations_of_few_people_are_shrunk() -> None:
+    def off_diagonal(rows: int) -> float:
+        return float(np.abs(_fitted(30, rows).correlation() - np.eye(30)).sum())
+
+    sample = np.corrcoef(_sample(30, 12).T)
+    assert off_diagonal(12) < 0.9 * np.abs(sample - np.eye(30)).sum()
+    assert np.linalg.eigvalsh(_fitted(30, 12).correlation()).min() > 0.01
 
 
 @pytest.mark.parametrize(("width", "rows"), [(1, 10), (5, 400), (30, 12)])
@@ -48,33 +71,59 @@ def test_components_are_orthonormal_ordered_and_of_one_sign(width: int, rows: in
 @pytest.mark.parametrize(("width", "rows"), [(1, 10), (5, 400), (30, 12)])
 def test_components_undo_the_loading(width: int, rows: int) -> None:
     fitted = _fitted(width, rows)
-    z = np.random.default_rng(0).normal(size=(7, width))
-    np.testing.assert_allclose(fitted.components(z @ fitted.loading), z, rtol=1e-8, atol=1e-8)
+    c = np.random.default_rng(0).normal(size=(7, width))
+    np.testing.assert_allclose(fitted.components(c @ fitted.loading), c, rtol=1e-8, atol=1e-8)
 
 
 def test_components_whiten_residuals_like_those_they_were_fitted_on() -> None:
-    fitted, fresh = _fitted(rows=20_000), _sample(5, 20_000)
-    z = fitted.components(fresh)
-    np.testing.assert_allclose(z.T @ z / len(z), np.eye(5), atol=0.05)
+    c = _fitted(rows=20_000).components(_sample(5, 20_000, seed=5))
+    np.testing.assert_allclose(c.T @ c / len(c), np.eye(5), atol=0.05)
 
 
 def test_a_weight_counts_as_repeating_the_row() -> None:
     residual, times = _sample(3, 3000), np.random.default_rng(0).integers(1, 4, 3000)
     weighted = ResidualComponents.fit(residual, times.astype(float))
     repeated = ResidualComponents.fit(residual.repeat(times, axis=0), np.ones(times.sum()))
-    np.testing.assert_allclose(weighted.spread, repeated.spread, rtol=1e-12)
     # The shrinkage counts rows, so it is a little stronger without the repeats.
-    np.testing.assert_allclose(weighted.variances, repeated.variances, atol=0.02)
+    np.testing.assert_allclose(weighted.correlation(), repeated.correlation(), atol=0.02)
 
 
-def test_unknown_cells_count_for_nothing() -> None:
-    residual = _sample(4, 5000)
-    gone = np.random.default_rng(0).random(residual.shape) < 0.2
-    fitted = ResidualComponents.fit(np.where(gone, np.nan, residual), np.ones(len(residual)))
-    expected = np.sqrt(np.where(gone, 0.0, residual**2).sum(axis=0) / (~gone).sum(axis=0))
-    np.testing.assert_allclose(fitted.spread, expected, rtol=1e-12)
-    one = np.where(gone, np.nan, residual)[:3]
-    np.testing.assert_array_equal(fitted.components(one), fitted.components(np.where(gone, 0.0, residual)[:3]))
+def test_heavy_rows_decide_the_correlation() -> None:
+    rng = np.random.default_rng(0)
+    shared, rest = rng.normal(size=(2, 2000, 1))
+    sign = np.where(np.arange(2000) < 500, 1.0, -1.0)[:, None]
+    residual = np.concatenate([shared, 0.8 * sign * shared + 0.6 * rest], axis=1)
+    fitted = ResidualComponents.fit(residual, np.where(sign[:, 0] > 0, 9.0, 1.0))
+    # 500 rows of weight 9 against 1,500 of weight 1.
+    assert fitted.correlation()[0, 1] == pytest.approx(0.8 * (4500 - 1500) / 6000, abs=0.06)
+
+
+def test_only_the_proportions_of_weights_count() -> None:
+    residual, weight = _sample(3, 300), np.random.default_rng(0).uniform(0.2, 1.0, 300)
+    one, other = (ResidualComponents.fit(residual, weight * factor) for factor in (1.0, 7.0))
+    np.testing.assert_allclose(one.correlation(), other.correlation(), rtol=1e-10)
+
+
+def test_unknown_cells_leave_the_correlation_as_it_is() -> None:
+    residual = _sample(5, 20_000)
+    gone = np.random.default_rng(0).random(residual.shape) < 0.3
+    holed = ResidualComponents.fit(np.where(gone, np.nan, residual), np.ones(len(residual)))
+    whole = ResidualComponents.fit(residual, np.ones(len(residual)))
+    np.testing.assert_allclose(holed.correlation(), whole.correlation(), atol=0.03)
+
+
+def test_pairs_of_features_that_do_not_fit_together_become_a_correlation() -> None:
+    # Three features of which no two pairs are known in the same people: each pair says something else.
+    rng = np.random.default_rng(0)
+    residual = np.full((300, 3), np.nan)
+    for place, (one, other, sign) in enumerate(((0, 1, 1.0), (1, 2, 1.0), (0, 2, -1.0))):
+        rows = slice(100 * place, 100 * (place + 1))
+        residual[rows, one] = rng.normal(size=100)
+        residual[rows, other] = sign * residual[rows, one]
+    fitted = ResidualComponents.fit(residual, np.ones(300))
+    assert (fitted.variances > 0).all()
+    np.testing.assert_allclose(np.diag(fitted.correlation()), 1.0)
+    assert np.isfinite(fitted.components(residual)).all()
 
 
 def test_a_feature_that_is_never_known_stays_finite() -> None:
@@ -83,12 +132,13 @@ def test_a_feature_that_is_never_known_stays_finite() -> None:
     fitted = ResidualComponents.fit(residual, np.ones(50))
     assert np.isfinite(fitted.loading).all()
     assert np.isfinite(fitted.components(residual)).all()
-    assert fitted.spread[2] < 1e-3
+    # It goes with no other.
+    np.testing.assert_allclose(fitted.correlation()[2], np.eye(4)[2], atol=1e-10)
 
 
 def test_the_state_comes_back() -> None:
     fitted = _fitted()
-    np.testing.assert_array_equal(ResidualComponents.from_state(fitted.state()).loading, fitted.loading)
+    np.testing.assert_array_equal(ResidualComponents.from_state(dict(fitted.state())).loading, fitted.loading)
 
 
 # -- known cells ------------------------------------------------------------------------------------------------------

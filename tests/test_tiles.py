@@ -37,9 +37,9 @@ def test_a_row_in_tiles_does_not_depend_on_place_neighbours_or_count(count: int,
         calls.append(len(tile))
         return torch.nn.functional.silu(tile @ weight)
 
-    everyone = _rows(300, width)
+    everyone = _rows(700, width)
     whole = in_tiles(function, everyone)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))[:count]
+    order = torch.randperm(700, generator=torch.Generator().manual_seed(1))[:count]
     some = in_tiles(function, everyone[order])
     assert some.shape == (count, 33)
     assert torch.equal(some, whole[order])

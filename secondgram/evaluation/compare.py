@@ -19,12 +19,13 @@ from .baselines import BASELINES
 from .evaluate import BOOTSTRAPS, true_followup
 from .metrics import METRICS, Cells, interval, resamples, scores
 
-DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "paper", "default")
+DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 METHODS: dict[str, str] = {
     "carry-forward": "the follow-up equals the baseline",
     "mean-change": "baseline plus the change expected from covariates and gap",
     "ridge": "baseline plus a ridge on all features, covariates and gap",
     "ridge-gaussian": "ridge, with draws from a Gaussian of its out-of-fold residuals",
+    "ridge-empirical": "the same, with every principal component of the residuals distributed as it was",
     "paper": "the published method",
     "paper-no-self": "the published method without self-conditioning",
     "default": "this library",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from .folds import one_error_better, unit_sums
+from .folds import one_error_better, unit_averages, unit_sums
 from .population import Population
 from .regression import LinearMap, RidgePath, ridge_map, with_gap
 
@@ -261,8 +261,9 @@ def _cross_blended(error: Errors, pairs: _Pairs) -> np.ndarray:
 
 def _overall(error: Errors, pairs: _Pairs, unit: np.ndarray) -> tuple[str, dict[str, list[float]]]:
     """The simplest choice that no richer one beats by more than one standard error, and every candidate's gain."""
-    seen = pairs.seen * pairs.weight[:, None]
-    per_unit = {name: unit_sums((seen * values**2).mean(axis=1), unit) for name, values in error.items()}
+    per_unit = {
+        name: unit_averages((pairs.seen * values**2).mean(axis=1), pairs.weight, unit) for name, values in error.items()
+    }
     winner = CHOICES[0]
     for name in CHOICES[1:]:
         if one_error_better(per_unit[winner] - per_unit[name]):

@@ -21,6 +21,12 @@ def unit_sums(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values[order], np.flatnonzero(np.diff(member[order], prepend=-1)))
 
 
+def unit_averages(values: np.ndarray, weight: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """(units, ...) whose mean is the weighted mean of values (P, ...); weight (P,)."""
+    share = weight * len(np.unique(unit)) / weight.sum()
+    return unit_sums(share.reshape(-1, *[1] * (values.ndim - 1)) * values, unit)
+
+
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of values (units,); infinite for fewer than two."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")

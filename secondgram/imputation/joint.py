@@ -31,7 +31,8 @@ class Joint:
 
     margins, component_margins : from normals, or None for the identity;  shape : the denoiser, or None.
     lead : K, how many leading components of the baseline the denoiser is shown.
-    offset, slope : (D,), expectation of r = offset + slope * expectation of z, to first order.
+    usual : (D,), expectation of the components over the training pairs;  offset : (D,), that of r;  slope : (D,), by
+        which r follows z, so that its expectation elsewhere is offset + slope * (z - usual z), to first order.
     """
 
     components: ResidualComponents
@@ -41,6 +42,7 @@ class Joint:
     lead: int
     offset: np.ndarray
     slope: np.ndarray
+    usual: np.ndarray
 
     def conditions(self, X: np.ndarray) -> np.ndarray:
         """X = [baseline, covariates, gap] -> (N, K + C + 1): the baseline's leading components, covariates and gap."""
@@ -84,9 +86,7 @@ class Joint:
             return np.broadcast_to(self.offset, (len(X), len(self.offset)))
         kept = self.shape.kept
         lead = self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps).mean(axis=0, dtype=float)
-        if self.component_margins is not None:
-            lead = lead - self.component_margins.mean()[kept]
-        return self.offset + self.slope * matmul(lead, self.components.loading[kept])
+        return self.offset + self.slope * matmul(lead - self.usual[kept], self.components.loading[kept])
 
     def state(self) -> dict[str, Any]:
         parts = {name: getattr(self, name) for name in ("components", "margins", "component_margins", "shape")}
@@ -94,6 +94,7 @@ class Joint:
             "lead": self.lead,
             "offset": self.offset,
             "slope": self.slope,
+            "usual": self.usual,
         }
 
     @classmethod
@@ -109,6 +110,7 @@ class Joint:
             state["lead"],
             state["offset"],
             state["slope"],
+            state["usual"],
         )
 
 
@@ -146,6 +148,7 @@ def fit_joint(
         min(lead, width),
         np.zeros(width),
         np.ones(width),
+        np.zeros(width),
     )
     record: dict[str, Any] = {"kept": False, "reason": "switched off by shape='off'"}
     if options is not None:
@@ -165,7 +168,7 @@ def fit_joint(
 
 def _calibrate(joint: Joint, X: np.ndarray, options: ShapeOptions | None, seed: int) -> None:
     """Let the margins start from what the components really make of z, and find its expectations."""
-    if joint.margins is None and joint.component_margins is None:
+    if joint.margins is None and joint.component_margins is None and joint.shape is None:
         return
     draws = np.arange(-(-CALIBRATION_DRAWS // len(X)))
     rows = np.arange(len(X), dtype=np.uint64)
@@ -173,6 +176,7 @@ def _calibrate(joint: Joint, X: np.ndarray, options: ShapeOptions | None, seed: 
     z = joint.draw(X, rows, draws, seed, solver, steps).reshape(-1, joint.components.width)
     if joint.margins is not None and (joint.component_margins is not None or joint.shape is not None):
         joint.margins = joint.margins.from_draws(z)
+    joint.usual = joint.components.components(z.mean(axis=0, dtype=float)[None])[0]
     r = joint.finish(z).astype(float)
     joint.offset = r.mean(axis=0)
     middle = z - z.mean(axis=0)

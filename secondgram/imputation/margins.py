@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .folds import one_error_better, standard_error, unit_sums
+from .folds import one_error_better, standard_error, unit_averages
 from .quantiles import SHARES, QuantileMap, quantile_crps
 
 # Rows' worth of the distribution of all columns together; None is the normal distribution.
@@ -49,7 +49,7 @@ def fit_margins(
             fitted = None if prior is None else QuantileMap.fit(values[~held], weight[~held], prior)
             score[name][held] = quantile_crps(_at_shares(fitted, values.shape[1]), values[held])
         score[name] *= scale
-    per_unit = {name: unit_sums(weight * np.nanmean(each, axis=1), unit) for name, each in score.items()}
+    per_unit = {name: unit_averages(np.nanmean(each, axis=1), weight, unit) for name, each in score.items()}
     names = list(candidates)
     chosen = names[0]
     for name in names[1:]:
@@ -70,7 +70,7 @@ def fit_component_margins(c: np.ndarray, weight: np.ndarray, unit: np.ndarray, f
         plain[held] = quantile_crps(normal, c[held])
         fitted = QuantileMap.fit(c[~held], weight[~held], COMPONENT_PRIOR)
         own[held] = quantile_crps(fitted.forward(normal), c[held])
-    gain = unit_sums(weight[:, None] * (plain - own), unit)
+    gain = unit_averages(plain - own, weight, unit)
     error = gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
     better = gain.mean(axis=0) > DEVIATION * error
     total = np.where(better, gain, 0.0).mean(axis=1)

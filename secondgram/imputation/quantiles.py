@@ -54,10 +54,6 @@ class QuantileMap:
         """(..., D) -> (..., D); NaN stays NaN."""
         return _through(x, self.end, self.start)
 
-    def mean(self) -> np.ndarray:
-        """(D,) mean of x for a standard normal z."""
-        return self.forward(np.repeat(SHARES[:, None], self.start.shape[1], axis=1)).mean(axis=0)
-
     def state(self) -> dict[str, Any]:
         return dict(self.__dict__)
 

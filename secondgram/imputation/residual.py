@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.covariance import ledoit_wolf
+from sklearn.covariance import ledoit_wolf_shrinkage
 
 from ..ops.tiles import matmul
+
+# Of a component, as a share of a feature's variance.
+LEAST_VARIANCE = 1e-6
 
 
 @dataclass(eq=False)
@@ -26,12 +29,21 @@ class ResidualComponents:
     def fit(cls, standard: np.ndarray, weight: np.ndarray) -> ResidualComponents:
         """standard (P, D) residuals of about unit variance, NaN where unknown; weight (P,)."""
         # Weighting the rows keeps people with many pairs from deciding the correlation.
-        rows = np.where(np.isfinite(standard), standard, 0.0) * np.sqrt(weight / weight.mean())[:, None]
-        size = np.sqrt((rows**2).mean(axis=0))
+        root = np.sqrt(weight / weight.mean())[:, None]
+        seen = np.isfinite(standard) * root
+        rows = np.where(seen > 0, standard, 0.0) * root
+        size = np.sqrt((rows**2).sum(axis=0) / np.maximum((seen**2).sum(axis=0), 1e-12))
         rows /= np.where(size > 1e-9, size, 1.0)
-        covariance = ledoit_wolf(rows, assume_centered=True)[0]
-        diagonal = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
-        variances, vectors = np.linalg.eigh(covariance / np.outer(diagonal, diagonal))
+        # Each pair of features over the pairs of visits in which both are known.
+        covariance = (rows.T @ rows) / np.maximum(seen.T @ seen, 1e-12)
+        shrinkage = ledoit_wolf_shrinkage(rows, assume_centered=True)
+        covariance *= 1.0 - shrinkage
+        covariance[np.diag_indices_from(covariance)] += shrinkage
+        variances, vectors = np.linalg.eigh(_correlation(covariance))
+        if variances[0] < LEAST_VARIANCE:
+            # With unknown cells the pairs of features need not fit together: the nearest matrix that does.
+            covariance = (vectors * np.maximum(variances, LEAST_VARIANCE)) @ vectors.T
+            variances, vectors = np.linalg.eigh(_correlation(covariance))
         # The sign of an eigenvector is the library's whim: make the largest entry positive.
         flip = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(variances))])
         return cls((vectors * flip)[:, ::-1].copy(), np.maximum(variances[::-1], 1e-12).copy())
@@ -60,6 +72,11 @@ class ResidualComponents:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ResidualComponents:
         return cls(state["vectors"], state["variances"])
+
+
+def _correlation(covariance: np.ndarray) -> np.ndarray:
+    spread = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+    return covariance / np.outer(spread, spread)
 
 
 def condition_on_known(residual: np.ndarray, known: np.ndarray, covariance: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..ops.tiles import matmul
-from .folds import one_error_better, standard_error, unit_sums
+from .folds import one_error_better, standard_error, unit_averages
 from .scores import normal_crps
 
 CANDIDATES = ("constant", "gap", "common", "own")
@@ -80,7 +80,7 @@ def fit_spread(
         for name in usable:
             spread = _fit(name, X[~held], residual[~held], weight[~held])
             score[name][held] = normal_crps(residual[held], spread.scale(X[held]))
-    per_unit = {name: unit_sums(weight * np.nanmean(values, axis=1), unit) for name, values in score.items()}
+    per_unit = {name: unit_averages(np.nanmean(values, axis=1), weight, unit) for name, values in score.items()}
     chosen = usable[0]
     for name in usable[1:]:
         if one_error_better(per_unit[chosen] - per_unit[name]):

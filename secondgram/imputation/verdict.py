@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .base import CANDIDATES, MeanPredictor
-from .folds import standard_error, unit_sums
+from .folds import standard_error, unit_averages, unit_sums
 from .margins import Margins
 from .spread import Spread
 
@@ -39,7 +39,7 @@ class Judged:
     margins: Margins
 
     def _per_unit(self, score: np.ndarray) -> np.ndarray:
-        return unit_sums(self.weight * np.nanmean(score, axis=1), self.unit)
+        return unit_averages(np.nanmean(score, axis=1), self.weight, self.unit)
 
     def ladder(
         self, mean: MeanPredictor, spread: Spread, components: Margins, shape: dict[str, Any]

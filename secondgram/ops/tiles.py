@@ -16,8 +16,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-# 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are not.
-# Higher tiles call the library less often: for a small network 256 is four times as fast a row as 64, and 512 no faster.
+# 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are
+# not. Higher tiles call the library less often: for a small network 256 is four times as fast a row as 64.
 TILE = 256
 
 

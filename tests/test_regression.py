@@ -1,0 +1,157 @@
+"""Ridge regressions that are exact for any penalty, and linear maps that add up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from secondgram.imputation.regression import LinearMap, RidgePath, ridge_map, with_gap
+
+INPUTS, WIDTH = 5, 3
+
+
+def _inputs(rows: int = 30, seed: int = 0) -> tuple[np.ndarray, np.random.Generator]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(rows, INPUTS)), rng
+
+
+def _map(seed: int, by_gap: bool) -> LinearMap:
+    rng = np.random.default_rng(seed)
+    moved = rng.normal(size=(INPUTS - 1, WIDTH)) if by_gap else None
+    return LinearMap(rng.normal(size=(INPUTS, WIDTH)), rng.normal(size=WIDTH), moved)
+
+
+# -- ridge ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 7), (7, 40), (12, 12), (5, 1), (2, 3)])
+@pytest.mark.parametrize("penalty", [0.01, 1.0, 300.0])
+def test_ridge_equals_scikit_learn_with_weights(rows: int, columns: int, penalty: float) -> None:
+    rng = np.random.default_rng(rows)
+    X = rng.normal(size=(rows, columns)) * rng.uniform(0.1, 50, columns) + rng.normal(size=columns) * 10
+    Y, weight = rng.normal(size=(rows, 3)) + 5.0, rng.uniform(0.2, 2.0, rows)
+    W, intercept = RidgePath(X, Y, weight).coefficients(penalty)
+
+    share = weight / weight.sum()
+    mean = share @ X
+    spread = np.sqrt(share @ (X - mean) ** 2)
+    model = Ridge(alpha=penalty, tol=1e-12).fit((X - mean) / spread, Y, sample_weight=share)
+    np.testing.assert_allclose(X @ W + intercept, model.predict((X - mean) / spread), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(W, model.coef_.T / spread[:, None], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [4, 30])
+def test_predictions_are_those_of_the_coefficients_at_every_penalty(rows: int) -> None:
+    X, rng = _inputs(rows)
+    path = RidgePath(X, rng.normal(size=(rows, WIDTH)) + 3.0, rng.uniform(0.2, 2.0, rows))
+    fresh, penalties = rng.normal(size=(7, INPUTS)), np.array([0.01, 1.0, 100.0])
+    for penalty, predicted in zip(penalties, path.predictions(fresh, penalties), strict=True):
+        W, intercept = path.coefficients(float(penalty))
+        np.testing.assert_allclose(predicted, fresh @ W + intercept, rtol=1e-10, atol=1e-10)
+
+
+def test_a_weight_counts_as_repeating_the_row() -> None:
+    X, rng = _inputs()
+    Y, times = rng.normal(size=(30, 2)), rng.integers(1, 4, 30)
+    weighted = RidgePath(X, Y, times.astype(float)).coefficients(0.5)
+    repeated = RidgePath(X.repeat(times, axis=0), Y.repeat(times, axis=0), np.ones(times.sum())).coefficients(0.5)
+    for one, other in zip(weighted, repeated, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_a_constant_column_has_no_coefficient() -> None:
+    X, rng = _inputs()
+    X[:, 2] = 0.1
+    W, intercept = RidgePath(X, rng.normal(size=(30, 2)), np.ones(30)).coefficients(0.01)
+    assert not W[2].any()
+    assert np.isfinite(W).all()
+    assert np.isfinite(intercept).all()
+
+
+def test_without_columns_the_mean_is_what_is_left() -> None:
+    Y, weight = np.random.default_rng(0).normal(size=(9, 2)), np.arange(1.0, 10.0)
+    W, intercept = RidgePath(np.empty((9, 0)), Y, weight).coefficients(0.1)
+    assert W.shape == (0, 2)
+    np.testing.assert_allclose(intercept, weight @ Y / weight.sum(), rtol=1e-12)
+
+
+# -- linear maps ------------------------------------------------------------------------------------------------------
+
+
+def test_a_map_is_its_formula() -> None:
+    X, _ = _inputs()
+    plain, moved = _map(1, False), _map(1, True)
+    np.testing.assert_allclose(plain(X), X @ plain.W + plain.intercept, rtol=1e-12, atol=1e-12)
+    assert moved.by_gap is not None
+    expected = np.empty((30, WIDTH))
+    for row, x in enumerate(X):
+        expected[row] = x @ moved.W + moved.intercept + x[-1] * (x[:-1] @ moved.by_gap)
+    np.testing.assert_allclose(moved(X), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["plain", "by gap"])
+@pytest.mark.parametrize("other", [False, True], ids=["plain", "by gap"])
+def test_maps_add_up(one: bool, other: bool) -> None:
+    X, _ = _inputs()
+    first, second = _map(1, one), _map(2, other)
+    total = first + second
+    np.testing.assert_allclose(total(X), first(X) + second(X), rtol=1e-12, atol=1e-12)
+    assert (total.by_gap is None) == (not one and not other)
+
+
+@pytest.mark.parametrize("by_gap", [False, True], ids=["plain", "by gap"])
+@pytest.mark.parametrize("factor", [0.0, -2.5, np.array([1.0, 0.0, 3.0])], ids=["nothing", "number", "one an output"])
+def test_a_map_is_scaled_output_by_output(by_gap: bool, factor: float | np.ndarray) -> None:
+    X, _ = _inputs()
+    np.testing.assert_allclose(_map(1, by_gap).scaled(factor)(X), _map(1, by_gap)(X) * factor, rtol=1e-12, atol=1e-12)
+
+
+def test_adding_and_scaling_leave_the_parts_as_they_are() -> None:
+    first, before = _map(1, True), _map(1, True)
+    first.scaled(3.0) + first
+    np.testing.assert_array_equal(first.W, before.W)
+    np.testing.assert_array_equal(first.intercept, before.intercept)
+    np.testing.assert_array_equal(first.by_gap, before.by_gap)
+
+
+def test_zero_is_the_neutral_map() -> None:
+    X, _ = _inputs()
+    zero = LinearMap.zero(INPUTS, WIDTH)
+    np.testing.assert_array_equal(zero(X), np.zeros((30, WIDTH)))
+    np.testing.assert_array_equal((zero + _map(1, True))(X), _map(1, True)(X))
+
+
+@pytest.mark.parametrize("by_gap", [False, True], ids=["plain", "by gap"])
+def test_each_row_is_mapped_on_its_own(by_gap: bool) -> None:
+    X, _ = _inputs(130)
+    np.testing.assert_array_equal(_map(1, by_gap)(X[[100, 3]]), _map(1, by_gap)(X)[[100, 3]])
+
+
+# -- with the gap -----------------------------------------------------------------------------------------------------
+
+
+def test_with_gap_appends_every_other_column_times_the_gap() -> None:
+    X = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, -1.0]])
+    np.testing.assert_array_equal(with_gap(X), [[1, 2, 3, 3, 6], [4, 5, -1, -4, -5]])
+    # The gap alone has no partner.
+    np.testing.assert_array_equal(with_gap(np.array([[2.0], [3.0]])), [[2.0], [3.0]])
+
+
+@pytest.mark.parametrize("interacting", [False, True])
+def test_a_ridge_becomes_a_map_of_the_plain_columns(interacting: bool) -> None:
+    X, rng = _inputs()
+    columns = with_gap(X) if interacting else X
+    path = RidgePath(columns, rng.normal(size=(30, WIDTH)), rng.uniform(0.5, 2.0, 30))
+    found = ridge_map(path, 0.3, INPUTS)
+    np.testing.assert_allclose(found(X), next(path.predictions(columns, np.array([0.3]))), rtol=1e-10, atol=1e-10)
+    assert (found.by_gap is not None) == interacting
+
+
+def test_a_light_ridge_recovers_a_map_that_depends_on_the_gap() -> None:
+    X, truth = _inputs(200)[0], _map(4, True)
+    found = ridge_map(RidgePath(with_gap(X), truth(X), np.ones(200)), 1e-9, INPUTS)
+    assert found.by_gap is not None
+    assert truth.by_gap is not None
+    np.testing.assert_allclose(found.W, truth.W, atol=1e-6)
+    np.testing.assert_allclose(found.by_gap, truth.by_gap, atol=1e-6)
