@@ -1,12 +1,27 @@
 // Python's door to the CPU core. Addresses, sizes and plain numbers only: secondgram/ops/native.py is the one caller,
 // and it owns, checks and keeps alive every array.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
 
 #include "core/philox.hpp"
 #include "cpu/noise.hpp"
+#ifdef SECONDGRAM_SAMPLER
+#include "cpu/sampler.hpp"
+#endif
 
 namespace py = pybind11;
 
@@ -37,14 +52,152 @@ void philox(std::uintptr_t counters, std::size_t n, std::uint64_t seed, std::uin
     words[i] = secondgram::philox4x32_10(in[i], secondgram::key_of_seed(seed));
 }
 
+#ifdef SECONDGRAM_SAMPLER
+
+using Array = std::tuple<std::uintptr_t, std::size_t, std::size_t>;  // address of floats, rows, columns
+
+// Hands out the arrays of a folded denoiser in the order in which secondgram/ops/native.py lists them.
+class Reader {
+ public:
+  explicit Reader(const std::vector<Array>& arrays) : arrays_(arrays) {}
+  secondgram::Packed matrix(std::size_t inputs, std::size_t outputs) {
+    return secondgram::Packed(next(inputs, outputs), inputs, outputs);
+  }
+  std::vector<float> vector(std::size_t count) {
+    const float* from = next(1, count);
+    return std::vector<float>(from, from + count);
+  }
+  secondgram::DenseLayer dense(std::size_t inputs, std::size_t outputs) {
+    secondgram::DenseLayer layer;
+    layer.weight = matrix(inputs, outputs);
+    layer.bias = vector(outputs);
+    return layer;
+  }
+  void end() const {
+    if (place_ != arrays_.size()) throw std::invalid_argument("too many arrays for a denoiser");
+  }
+
+ private:
+  const float* next(std::size_t rows, std::size_t columns) {
+    if (place_ == arrays_.size()) throw std::invalid_argument("too few arrays for a denoiser");
+    const auto& [address, have_rows, have_columns] = arrays_[place_++];
+    if (have_rows != rows || have_columns != columns)
+      throw std::invalid_argument("array " + std::to_string(place_ - 1) + " of a denoiser has another shape");
+    return at<const float>(address);
+  }
+  const std::vector<Array>& arrays_;
+  std::size_t place_ = 0;
+};
+
+std::unique_ptr<secondgram::Network> network(std::size_t features, std::size_t conditions, std::size_t embedding,
+                                             const std::vector<std::size_t>& widths, const std::vector<Array>& arrays) {
+  if (widths.size() != 3) throw std::invalid_argument("a denoiser has three widths");
+  auto net = std::make_unique<secondgram::Network>();
+  net->sizes = {features, conditions, embedding, {widths[0], widths[1], widths[2]}};
+  Reader read(arrays);
+  net->condition[0] = read.dense(conditions, embedding);
+  net->condition[1] = read.dense(embedding, embedding);
+  for (int b = 0; b < 6; ++b) {
+    secondgram::Block& block = net->blocks[b];
+    const std::size_t in = net->sizes.block_in(b), out = net->sizes.block_out(b);
+    block.inner = read.matrix(in, embedding);
+    block.inner_bias = read.vector(embedding);
+    block.image = read.matrix(embedding, out);
+    block.embed = read.matrix(embedding, embedding);
+    block.embed_bias = read.vector(embedding);
+    block.context = read.matrix(embedding, out);
+    block.bias = read.vector(out);
+    if (b >= 3) block.join = read.matrix(out, out);
+  }
+  for (auto& layers : net->bottleneck)
+    for (auto& layer : layers) layer = read.dense(widths[2], widths[2]);
+  net->out = read.dense(features, features);
+  read.end();
+  return net;
+}
+
+// Works on threads of its own, while this one looks for Ctrl-C and reports progress a few times a second.
+void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t conditions, std::uintptr_t keys,
+            std::size_t people, std::uintptr_t draws, std::size_t n_draws, std::uint64_t seed, std::uintptr_t times,
+            std::uintptr_t steps, std::size_t n_steps, std::uintptr_t start, float start_noise,
+            std::uint32_t start_purpose, std::uint32_t step_purpose, unsigned threads, const std::string& architecture,
+            const py::object& progress) {
+  const secondgram::cpu::SampleRequest request{at<const float>(conditions), at<const std::uint64_t>(keys),
+                                               at<const std::uint32_t>(draws), people, n_draws, seed,
+                                               at<const float>(times), at<const secondgram::Coefficients>(steps),
+                                               n_steps, at<const float>(start), start_noise, start_purpose,
+                                               step_purpose};
+  if (!secondgram::cpu::supported(architecture.c_str()))
+    throw std::invalid_argument("this processor has no " + architecture);
+  if (people == 0 || n_draws == 0) return;
+  std::atomic<std::size_t> done{0};
+  std::atomic<bool> cancel{false};
+  std::mutex mutex;
+  std::condition_variable ended;
+  bool over = false;
+  std::exception_ptr failure;
+  std::thread worker([&] {
+    try {
+      secondgram::cpu::sample(net, request, at<float>(out), threads, architecture.c_str(), done, cancel);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const std::lock_guard<std::mutex> lock(mutex);
+    over = true;
+    ended.notify_one();
+  });
+  const double total = static_cast<double>(secondgram::cpu::tiles(request));
+  try {
+    for (bool finished = false; !finished;) {
+      {
+        const py::gil_scoped_release release;
+        std::unique_lock<std::mutex> lock(mutex);
+        finished = ended.wait_for(lock, std::chrono::milliseconds(100), [&] { return over; });
+      }
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (!progress.is_none()) progress(static_cast<double>(done.load()) / total);
+    }
+  } catch (...) {
+    cancel = true;
+    {
+      const py::gil_scoped_release release;
+      worker.join();
+    }
+    throw;
+  }
+  worker.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+std::vector<std::string> architectures() {
+  std::size_t count = 0;
+  const char* const* names = secondgram::cpu::architectures(&count);
+  std::vector<std::string> usable;
+  for (std::size_t i = 0; i < count; ++i)
+    if (secondgram::cpu::supported(names[i])) usable.emplace_back(names[i]);
+  return usable;
+}
+
+#endif  // SECONDGRAM_SAMPLER
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
-  m.attr("interface") = 1;
+  m.attr("interface") = 2;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
   m.def("philox", &philox, py::arg("counters"), py::arg("n"), py::arg("seed"), py::arg("out"));
+#ifdef SECONDGRAM_SAMPLER
+  py::class_<secondgram::Network>(m, "Network");
+  m.def("network", &network, py::arg("features"), py::arg("conditions"), py::arg("embedding"), py::arg("widths"),
+        py::arg("arrays"));
+  m.def("architectures", &architectures, "Instruction sets of the sampler that this processor has, best first.");
+  m.def("sample", &sample, py::arg("network"), py::arg("out"), py::arg("conditions"), py::arg("keys"),
+        py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
+        py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),
+        py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
+#endif
 }

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .ops import native, noise
+from .ops import native, noise, sampling
 from .ops.registry import ENVIRONMENT, Candidate, choose
 
 __all__ = ["Row", "print_report", "report"]
 
 _PACKAGES = ("secondgram", "numpy", "torch", "pyarrow", "triton")
 _CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-_OPERATIONS: tuple[tuple[str, tuple[Candidate, ...]], ...] = (("noise", noise.CANDIDATES),)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def report(*, devices: bool = True) -> list[Row]:
         *_cpu(),
         *(_cuda() if devices else []),
         Row(ENVIRONMENT, os.environ.get(ENVIRONMENT) or "not set"),
-        *(_backend(operation, candidates) for operation, candidates in _OPERATIONS),
+        _backend("noise", noise.CANDIDATES),
+        _backend("the sampler", sampling.CANDIDATES),
     ]
 
 

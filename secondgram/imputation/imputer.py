@@ -14,6 +14,7 @@ from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
+from ..ops.registry import preferring
 from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
@@ -27,6 +28,7 @@ from .selection import complete, feature_order, select_people
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
+BACKENDS = ("auto", "cpu", "reference")
 PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "paper": (PaperOptions, Published)}
 
 
@@ -75,10 +77,10 @@ class SecondgramImputer:
             raise InputError(f"unknown preset {preset!r}", mend=f"Use one of {', '.join(PRESETS)}")
         if device not in DEVICES:
             raise InputError(f"device={device!r}: this release trains and samples on the CPU", mend="Use device='auto'")
-        if backend not in ("auto", "reference") or precision not in ("auto", "fp32"):
+        if backend not in BACKENDS or precision not in ("auto", "fp32"):
             raise InputError(
                 f"backend={backend!r}, precision={precision!r} are not in this release",
-                mend="Use backend='auto' or 'reference' and precision='auto' or 'fp32'",
+                mend=f"Use backend={', '.join(BACKENDS)} and precision='auto' or 'fp32'",
             )
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise InputError(f"seed={seed!r}", mend="Use a whole number, 0 or more")
@@ -132,7 +134,7 @@ class SecondgramImputer:
         model = PRESETS[self.preset][1]
         run = Run(None if state is None else Path(state), state_every, resume, show)
         # On one thread, because sums over several come out differently with their number: a seed decides a model.
-        with one_thread(), one_blas_thread():
+        with one_thread(), one_blas_thread(), preferring(self.backend):
             self.model_ = model.fit(train, self.options, seed=self.seed, run=run)  # type: ignore[attr-defined]
         self._remember(train)
         return self
@@ -198,10 +200,12 @@ class SecondgramImputer:
             solver,
             steps,
             notes=notes,
+            backend=self.backend,
         )
         # Both refuse before the work what it would stumble over.
         self.model_.encoder.transform(people.table, people.source, people.ids)
-        self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)
+        with preferring(self.backend):
+            self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)
         result.fingerprint = imputation_digest(result, tree_digest(self.model_.state()))
         if out is not None:
             result.to_parquet(out, resume=resume, show=show)

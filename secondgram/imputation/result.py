@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
+from ..ops.registry import AUTO, preferring
 from ..ops.tiles import one_blas_thread
 from .model import FollowupModel, JudgedModel
 from .people import People
@@ -40,6 +41,7 @@ class Imputation:
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
     path: str | None = None
+    backend: str = AUTO
 
     @property
     def ids(self) -> np.ndarray:
@@ -126,9 +128,9 @@ class Imputation:
         ]
 
     def _draw(self, people: People) -> np.ndarray:
-        with one_blas_thread():
+        with one_blas_thread(), preferring(self.backend):
             return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
 
     def _mean(self, people: People) -> np.ndarray:
-        with one_blas_thread():
+        with one_blas_thread(), preferring(self.backend):
             return self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)

@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..diffusion.noise import Purpose
+from ..diffusion.folding import fold
+from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.reference import solver_step
 from ..diffusion.schedule import Schedule
 from ..diffusion.solvers import SolverTable, solver_table
 from ..errors import InputError
+from ..ops import native
 from ..ops.noise import normals, person_keys
+from ..ops.registry import AUTO, resolve
+from ..ops.sampling import CANDIDATES
 from ..ops.tiles import in_chunks, in_tiles
 
-BACKENDS = ("auto", "reference")
 PRECISIONS = ("auto", "fp32")
 STARTS = ("normal", "baseline")
 Conditions = TypeVar("Conditions", np.ndarray, Tensor)
@@ -33,7 +36,8 @@ class Sampler:
     ----------
     net : the denoiser.
     schedule : a name of `Schedule.make` (100 steps) or a `Schedule`.
-    backend : `auto` or `reference`; precision : `auto` or `fp32`.
+    backend : `cpu` (C++, the whole chain in one call on folded weights), `reference` (torch, a step at a time, weights
+        as they are) or `auto`;  precision : `auto` or `fp32`.
     prediction : what the network was trained to give, `noise` or `v`.
     """
 
@@ -45,13 +49,14 @@ class Sampler:
         precision: str = "auto",
         prediction: str = "noise",
     ) -> None:
-        if backend not in BACKENDS:
-            raise InputError(f"the sampler has no backend {backend!r} here", mend=f"Use one of {', '.join(BACKENDS)}")
+        names = (AUTO, *(candidate.name for candidate in CANDIDATES))
+        if backend not in names:
+            raise InputError(f"the sampler has no backend {backend!r} here", mend=f"Use one of {', '.join(names)}")
         if precision not in PRECISIONS:
             raise InputError(f"the sampler has no precision {precision!r}", mend=f"Use one of {', '.join(PRECISIONS)}")
         self.net = net.eval()
         self.schedule = Schedule.make(schedule) if isinstance(schedule, str) else schedule
-        self.prediction = prediction
+        self.prediction, self.backend = prediction, backend
 
     def sample(
         self,
@@ -78,7 +83,9 @@ class Sampler:
         start : `normal`, or `baseline`: the last D conditions at the noisiest step, which repairs most of what a
             schedule that keeps signal to its end gets wrong (DESIGN section 5).
         keys : (N,) uint64 in place of ids and visit.
-        chunk_rows : rows a worker carries at a time; it changes memory and speed, never a value.
+        chunk_rows : rows a worker of the reference carries at a time; it changes memory and speed, never a value.
+
+        Draws of one backend are the same to the bit however the work is cut; two backends differ by rounding.
 
         Raises `InputError` for conditions that are not finite or of another width, 0 draws or steps, unknown names.
         """
@@ -93,6 +100,10 @@ class Sampler:
             raise InputError("0 draws were asked for", mend="Ask for 1 or more")
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
             raise InputError(f"draws={draws!r}", mend="Give a whole number, or a list of draws' numbers")
+        if resolve("the sampler", CANDIDATES, self.backend) == "cpu":
+            request = NoiseRequest.of(keys, self.net.features, seed=seed, purpose=Purpose.START, draws=indices)
+            out = self._native(conditions, request, table, start)
+            return torch.from_numpy(out) if isinstance(c, Tensor) else out
         out = np.empty((len(indices), len(conditions), self.net.features), dtype=np.float32)
 
         def carry(people: slice) -> None:
@@ -122,6 +133,19 @@ class Sampler:
                 f"the conditions of subject {ids[int(bad[0])]} hold values that are no finite numbers",
                 mend="Fill missing values first",
             )
+
+    def _native(self, c: Tensor, request: NoiseRequest, table: SolverTable, start: str) -> np.ndarray:
+        """All steps for everyone in one call: c (N, conditions) -> (M, N, D)."""
+        conditions = c.numpy()
+        baseline, level = None, 1.0
+        if start == "baseline":
+            level = float(self.schedule.noise_at(self.schedule.last))
+            baseline = np.float32(self.schedule.signal[-1]) * conditions[:, -self.net.features :]
+        # Folded anew each time: a network that is being trained has other weights at the next call.
+        folded = fold({name: value.detach().cpu().numpy() for name, value in self.net.state_dict().items()})
+        return native.NativeSampler(folded).sample(
+            conditions, request.keys, request.draws, request.seed, table.rows, start=baseline, start_noise=level
+        )
 
     def _chain(
         self, c: Tensor, keys: np.ndarray, draws: np.ndarray, seed: int, table: SolverTable, start: str

@@ -8,17 +8,27 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.noise import NoiseRequest
+from ..diffusion.folding import BLOCKS, FoldedDenoiser
+from ..diffusion.noise import NoiseRequest, Purpose
 
-__all__ = ["default_threads", "normals", "philox4x32", "reason_unavailable"]
+__all__ = [
+    "NativeSampler",
+    "architectures",
+    "default_threads",
+    "normals",
+    "philox4x32",
+    "reason_unavailable",
+    "sampler_reason_unavailable",
+]
 
-INTERFACE = 1
+INTERFACE = 2
 _REBUILD = "build it again with pip install -e ."
 
 
@@ -87,3 +97,104 @@ def philox4x32(counter: npt.NDArray[np.uint32], seed: int) -> npt.NDArray[np.uin
     out = np.empty_like(counter)
     extension.philox(counters=counter.ctypes.data, n=len(counter), seed=seed, out=out.ctypes.data)
     return out
+
+
+def sampler_reason_unavailable() -> str | None:
+    """None where the native sampler can run, else why not."""
+    module, reason = _load()
+    if module is None:
+        return reason
+    return None if hasattr(module, "sample") else "the C++ extension was built with a compiler without vector types"
+
+
+@functools.cache
+def architectures() -> tuple[str, ...]:
+    """Instruction sets of the native sampler that this processor has, best first; empty where it cannot run."""
+    return () if sampler_reason_unavailable() else tuple(_extension().architectures())
+
+
+class NativeSampler:
+    """A folded denoiser, packed once, and its whole reverse chain in one call, in float32.
+
+    Raises `RuntimeError` where the extension is absent.
+    """
+
+    def __init__(self, folded: FoldedDenoiser) -> None:
+        self.folded = folded
+        arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in _arrays(folded)]
+        # The extension copies what it is shown.
+        listed = [(array.ctypes.data, *np.atleast_2d(array).shape) for array in arrays]
+        widths = [len(folded.blocks[name].bias) for name in BLOCKS[:3]]
+        self.network = _extension().network(
+            features=folded.features,
+            conditions=folded.conditions[0].weight.shape[0],
+            embedding=len(folded.conditions[0].bias),
+            widths=widths,
+            arrays=listed,
+        )
+
+    def sample(
+        self,
+        conditions: npt.NDArray[np.float32],
+        keys: npt.NDArray[np.uint64],
+        draws: npt.NDArray[np.uint32],
+        seed: int,
+        table: npt.NDArray[np.float64],
+        *,
+        start: npt.NDArray[np.float32] | None = None,
+        start_noise: float = 1.0,
+        threads: int | None = None,
+        architecture: str | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Draws (M, N, D): conditions (N, C), keys (N,), draws (M,) numbers, table (S, 7) as `SolverTable.rows`.
+
+        start : (N, D), mean of the first state, None for zero;  start_noise : its deviation.
+        architecture : one of `architectures()`, None for the best. threads : None takes the processors available; it
+        never changes a value.
+        progress : called with the share done, now and then. Ctrl-C ends the work.
+        """
+        conditions = np.ascontiguousarray(conditions, dtype=np.float32)
+        keys, draws = np.ascontiguousarray(keys, dtype=np.uint64), np.ascontiguousarray(draws, dtype=np.uint32)
+        times, steps = _time_table(self.folded, table), np.ascontiguousarray(table, dtype=np.float32)
+        if start is not None:
+            start = np.ascontiguousarray(start, dtype=np.float32)
+        out = np.empty((len(draws), len(keys), self.folded.features), dtype=np.float32)
+        _extension().sample(
+            network=self.network,
+            out=out.ctypes.data,
+            conditions=conditions.ctypes.data,
+            keys=keys.ctypes.data,
+            people=len(keys),
+            draws=draws.ctypes.data,
+            n_draws=len(draws),
+            seed=seed,
+            times=times.ctypes.data,
+            steps=steps.ctypes.data,
+            n_steps=len(steps),
+            start=0 if start is None else start.ctypes.data,
+            start_noise=start_noise,
+            start_purpose=int(Purpose.START),
+            step_purpose=int(Purpose.STEP),
+            threads=default_threads() if threads is None else max(1, threads),
+            architecture=architecture or architectures()[0],
+            progress=progress,
+        )
+        return out
+
+
+def _arrays(folded: FoldedDenoiser) -> list[npt.NDArray[np.float64]]:
+    """Every array of a folded denoiser, in the order in which csrc/bindings.cpp reads them."""
+    arrays = [part for layer in folded.conditions for part in (layer.weight, layer.bias)]
+    for block in folded.blocks.values():
+        arrays += [block.inner, block.inner_bias, block.image, block.embed, block.embed_bias, block.context, block.bias]
+        arrays += [] if block.join is None else [block.join]
+    for layers in folded.bottlenecks:
+        arrays += [part for layer in layers for part in (layer.weight, layer.bias)]
+    return [*arrays, folded.out.weight, folded.out.bias]
+
+
+def _time_table(folded: FoldedDenoiser, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """(S, 6, E): what the time of each step adds to each block's embedding, before its SiLU."""
+    emb = folded.embedding_of_times(table[:, 0])
+    return np.stack([emb @ block.embed for block in folded.blocks.values()], axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Which backend runs an operation: the argument, else the environment, else the best that is available.
+"""Which backend runs an operation: the argument, else what its caller prefers, else the environment, else the best.
 
 An explicit request never falls back to something else. The automatic choice says once, in a warning, why it passed over
 a better backend.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from ..errors import InputError
 
-__all__ = ["AUTO", "ENVIRONMENT", "BackendUnavailableError", "Candidate", "Choice", "choose", "resolve"]
+__all__ = ["AUTO", "ENVIRONMENT", "BackendUnavailableError", "Candidate", "Choice", "choose", "preferring", "resolve"]
 
 AUTO = "auto"
 ENVIRONMENT = "SECONDGRAM_BACKEND"
@@ -46,6 +48,24 @@ class Choice:
 
 
 _warned: set[tuple[str, str]] = set()
+_preferred: ContextVar[str] = ContextVar("_preferred", default=AUTO)
+
+
+@contextmanager
+def preferring(backend: str) -> Iterator[None]:
+    """Inside, operations that have this backend run on it unless another is asked for; the others choose as ever.
+
+    `auto` changes nothing.
+    """
+    if backend == AUTO:
+        # What is preferred outside holds here too.
+        yield
+        return
+    token = _preferred.set(backend)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
 
 
 def _from_environment(operation: str, names: Sequence[str]) -> str:
@@ -69,7 +89,8 @@ def choose(operation: str, candidates: Sequence[Candidate], requested: str | Non
     ----------
     operation : its name, for messages.
     candidates : best first.
-    requested : a candidate's name; None or "auto" leaves it to SECONDGRAM_BACKEND, and that unset to what is available.
+    requested : a candidate's name; None or "auto" leaves it to `preferring`, then to SECONDGRAM_BACKEND, and that unset
+        to what is available.
 
     Raises
     ------
@@ -78,6 +99,8 @@ def choose(operation: str, candidates: Sequence[Candidate], requested: str | Non
     """
     names = [candidate.name for candidate in candidates]
     source = "argument"
+    if (requested is None or requested == AUTO) and _preferred.get() in names:
+        requested = _preferred.get()
     if requested is None or requested == AUTO:
         requested, source = _from_environment(operation, names), ENVIRONMENT
     if requested != AUTO:

@@ -1,0 +1,40 @@
+// The whole reverse chain for many people and draws on the CPU.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+#include "../core/network.hpp"
+#include "../core/step.hpp"
+
+namespace secondgram::cpu {
+
+struct SampleRequest {
+  const float* conditions;       // [people, conditions]
+  const std::uint64_t* keys;     // [people]
+  const std::uint32_t* draws;    // [draws] draw numbers
+  std::size_t people, n_draws;
+  std::uint64_t seed;
+  const float* times;            // [steps, 6, embedding] what time adds to each block's embedding
+  const Coefficients* steps;     // [steps]
+  std::size_t n_steps;
+  const float* start;            // [people, features] mean of the first state, or null for zero
+  float start_noise;             // its deviation
+  std::uint32_t start_purpose, step_purpose;
+};
+
+// Rows that a worker carries through all steps at a time. Their number changes memory and speed, never a value.
+constexpr std::size_t kTileRows = 96;
+
+// Instruction sets compiled in, best first, and whether this processor has them.
+const char* const* architectures(std::size_t* count);
+bool supported(const char* architecture);
+
+// Fill out [draws, people, features]. Tiles done are counted in `done`; `cancel` ends the work early.
+void sample(const Network& net, const SampleRequest& request, float* out, unsigned threads, const char* architecture,
+            std::atomic<std::size_t>& done, const std::atomic<bool>& cancel);
+std::size_t tiles(const SampleRequest& request);
+
+}  // namespace secondgram::cpu

@@ -1,0 +1,6 @@
+// The sampler's tile for one instruction set.
+#define SECONDGRAM_ARCH avx512
+#define SECONDGRAM_LANES 16
+#define SECONDGRAM_VECTORS 4
+#define SECONDGRAM_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#include "sampler_tile.hpp"

@@ -1,0 +1,6 @@
+// The sampler's tile for one instruction set.
+#define SECONDGRAM_ARCH portable
+#define SECONDGRAM_LANES 4
+#define SECONDGRAM_VECTORS 2
+#define SECONDGRAM_TARGET
+#include "sampler_tile.hpp"
