@@ -28,7 +28,13 @@ FIT = (
     "fit study.csv --out model --preset paper --set embedding=16 --set widths=[16,8,8] --set epochs=30 --set batch=16 "
     "--set patience=1000 --set validate_every=10 --seed 4 --save-every 0 --quiet"
 )
+# Several networks, one after the other: a killed run takes up the one that it was at.
+FIT_RUNGS = (
+    "fit study.csv --out model --set networks=3 --set embedding=16 --set widths=[16,8,8] --set epochs=40 "
+    "--set batch=16 --set patience=1000 --seed 4 --save-every 0 --quiet"
+)
 IMPUTE = "impute ready study.csv --out draws.parquet --draws 12 --quiet"
+RUNS = [(FIT, "model"), (FIT_RUNGS, "model"), (IMPUTE, "draws.parquet")]
 # Parts as small as these make a small file go through many of them.
 CELLS = 12 * 6 * 4
 PARTS = 23
@@ -64,11 +70,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
-    """Both commands, run to their end."""
+    """Every command, run to its end."""
     folder = tmp_path_factory.mktemp("undisturbed") / "work"
     shutil.copytree(study, folder)
     found = {}
-    for command, out in ((FIT, "model"), (IMPUTE, "draws.parquet")):
+    for command, out in RUNS:
         began = time.monotonic()
         process = start(command, folder)
         assert process.wait() == 0, process.communicate()
@@ -98,11 +104,8 @@ def kill_at(moment: float, command: str, out: str, folder: Path, undisturbed: di
         assert contents(folder / out) == undisturbed[command].written
 
 
-RUNS = [(FIT, "model"), (IMPUTE, "draws.parquet")]
-
-
 @pytest.mark.parametrize("moment", [*ONE_MOMENT, *MOMENTS])
-@pytest.mark.parametrize(("command", "out"), RUNS, ids=["fit", "impute"])
+@pytest.mark.parametrize(("command", "out"), RUNS, ids=["fit", "fit rungs", "impute"])
 def test_killed_then_resumed(command, out, moment, folder, undisturbed, cli):
     kill_at(moment, command, out, folder, undisturbed)
     outcome = cli(*command.split(), "--resume")

@@ -1,0 +1,83 @@
+"""The reverse chain on the CPU: native per instruction set against the eager torch chain. Checked before it is timed.
+
+Rows a second are in `extra_info`: a row is one person and draw taken through all steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from secondgram import Denoiser, Sampler
+from secondgram.diffusion.folding import flops, fold
+from secondgram.diffusion.schedule import Schedule
+from secondgram.diffusion.solvers import SolverTable, solver_table
+from secondgram.ops import native
+
+# (features, conditions, embedding, widths), people, draws, steps, what the network predicts
+CASES: dict[str, Any] = {
+    "paper, 769 features, 99 steps": ((769, 783, 256, (512, 256, 128)), 10, 20, None, "noise"),
+    "default, 16 components, 8 steps": ((16, 21, 64, (128, 64, 32)), 400, 20, 8, "v"),
+}
+GATE = 1e-5
+
+
+class Case:
+    """A network with the people and the solver of one case."""
+
+    def __init__(self, name: str) -> None:
+        size, self.people, self.draws, steps, self.prediction = CASES[name]
+        self.size = size
+        generator = torch.Generator().manual_seed(0)
+        self.net = Denoiser(*size[:2], embedding=size[2], widths=size[3], generator=generator)
+        self.c = np.random.default_rng(0).normal(size=(self.people, size[1])).astype(np.float32)
+        self.keys = np.arange(self.people, dtype=np.uint64)
+        self.schedule = Schedule.make("linear", zero_terminal=self.prediction == "v")
+        self.solver = "ddpm" if self.prediction == "noise" else "dpm++2m"
+        self.table: SolverTable = solver_table(self.schedule, self.solver, steps, self.prediction)
+
+    def eager(self, people: int | None = None) -> np.ndarray:
+        sampler = Sampler(self.net, self.schedule, backend="reference", prediction=self.prediction)
+        some = slice(people)
+        return sampler.sample(
+            self.c[some], self.keys[some], self.draws, 1, self.solver, len(self.table), keys=self.keys[some]
+        )
+
+    def note(self, benchmark: Any, group: str, threads: int) -> None:
+        features, conditions, embedding, widths = self.size
+        per_step = flops(features, conditions, embedding, widths, self.draws)
+        operations = self.people * self.draws * len(self.table) * per_step
+        benchmark.group = group
+        benchmark.extra_info.update(
+            people=self.people, draws=self.draws, steps=len(self.table), threads=threads, folded_flop=operations
+        )
+
+
+@pytest.mark.skipif(
+    native.sampler_reason_unavailable() is not None, reason=f"native: {native.sampler_reason_unavailable()}"
+)
+@pytest.mark.parametrize("threads", [1, None], ids=["one thread", "all threads"])
+@pytest.mark.parametrize("architecture", native.architectures() or ["none"])
+@pytest.mark.parametrize("name", CASES)
+def test_native(benchmark: Any, name: str, architecture: str, threads: int | None) -> None:
+    case = Case(name)
+    packed = native.NativeSampler(fold({key: value.numpy() for key, value in case.net.state_dict().items()}))
+    numbers = np.arange(case.draws, dtype=np.uint32)
+
+    def run() -> np.ndarray:
+        return packed.sample(case.c, case.keys, numbers, 1, case.table.rows, architecture=architecture, threads=threads)
+
+    plain = case.eager(2)
+    assert np.linalg.norm(run()[:, :2] - plain) <= GATE * np.linalg.norm(plain)
+    case.note(benchmark, name, threads or native.default_threads())
+    benchmark(run)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_eager_torch(benchmark: Any, name: str) -> None:
+    case = Case(name)
+    case.note(benchmark, name, torch.get_num_threads())
+    benchmark.pedantic(case.eager, rounds=3)
