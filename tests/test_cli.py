@@ -18,6 +18,7 @@ from secondgram.imputation.published import Published
 COHORT_OPTIONS = "--id --visit --time --static --outcomes --groups --site --features --layout --target".split()
 OPTIONS = {
     "fit": [*COHORT_OPTIONS, "--out", "--preset", "--set", "--seed", "--resume", "--save-every", "--quiet"],
+    "verdict": ["--out", "--quiet"],
     "impute": [
         *COHORT_OPTIONS,
         *"--out --draws --seed --who --steps --solver --gap --resume --quiet".split(),

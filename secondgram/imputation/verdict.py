@@ -106,7 +106,7 @@ def ladder_table(rungs: list[dict[str, Any]]) -> pd.DataFrame:
     below zero is better, with its 95 % interval low, high over people; reason. What correlation and shape earn shows in
     the components of the residual: theirs is the CRPS of those, for the shape relative to what it was.
     """
-    table = pd.DataFrame(rungs).set_index("rung")
+    table = pd.DataFrame(rungs).set_index("rung")[["choice", "crps", "difference", "error", "reason"]]
     for column in ("crps", "difference", "error"):
         table[column] = table[column].astype(float)
     table.insert(3, "low", table["difference"] - WIDTH * table["error"])
@@ -122,7 +122,9 @@ def verdict_table(features: dict[str, list[Any]]) -> pd.DataFrame:
     people; verdict, in words.
     """
     table = pd.DataFrame(features).set_index("feature")
-    error = table.pop("error")
+    error = table["error"]
+    # In this order, whatever order they were kept in.
+    table = table[["mean", "rmse_carry_forward", "rmse", "crps_carry_forward", "crps", "difference"]].copy()
     table["low"] = table["difference"] - WIDTH * error
     table["high"] = table["difference"] + WIDTH * error
     share = 100 * table["difference"] / table["crps_carry_forward"]
