@@ -23,7 +23,7 @@ import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
 from secondgram.evaluation.compare import predictions, scored
 from secondgram.evaluation.evaluate import true_followup
-from secondgram.evaluation.memorisation import memorisation
+from secondgram.evaluation.memorisation import Memorisation, memorisation
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
 from secondgram.files import replacing
 from secondgram.imputation.ladder import Ladder
@@ -131,13 +131,47 @@ def judge_split(scaling: SharedScaling, learn: sg.Cohort, judge: sg.Cohort, peer
         for steps in (model.options.steps, MANY_STEPS):
             again = imputer.impute(some, draws=DRAWS, seed=0, who="all", steps=steps)
             about[f"steps_{steps}"] = scored(scaling, some, again.mean, again.draws)
-    people = slice(0, MEMORY_PEOPLE)
-    before = scaling.apply(judge.baseline, judge.site)
+    about["memorisation"] = traces(scaling, learn, judge, imputer)
+    return Judged(cells, axis, judge.units(), judge.gap, about)
+
+
+def traces(
+    scaling: SharedScaling, learn: sg.Cohort, judge: sg.Cohort, imputer: sg.SecondgramImputer
+) -> dict[str, Memorisation]:
+    """The memorisation check of the default preset, and of a Gaussian fitted to the same people."""
+    some = judge.take(np.arange(min(len(judge), MEMORY_PEOPLE)))
+    before = scaling.apply(some.baseline, some.site)
+    truth = scaling.apply(true_followup(some), some.site) - before
     pairs = learn.take(learn.paired)
     known = scaling.apply(pairs.followup, pairs.site) - scaling.apply(pairs.baseline, pairs.site)
-    made = np.stack([scaling.apply(draw, judge.site) - before for draw in result.draws[:MEMORY_DRAWS]])
-    about["memorisation"] = (made[:, people], (truth - before)[people], known, judge.units()[people])
-    return Judged(cells, axis, judge.units(), judge.gap, about)
+    drawn = {
+        "default": imputer.impute(some, draws=MEMORY_DRAWS, seed=0, who="all").draws,
+        "ridge-gaussian": predictions("ridge-gaussian", learn, some, MEMORY_DRAWS, seed=0)[1],
+    }
+    return {
+        name: memorisation(np.stack([scaling.apply(d, some.site) - before for d in each]), truth, known, some.units())
+        for name, each in drawn.items()
+    }
+
+
+def check_memory(name: str, case: Case, data: Path) -> dict[str, Any] | None:
+    """Do that check alone, and put it into the results there are."""
+    file = RESULTS / f"{name}.json"
+    try:
+        cohort = case.cohort(data)
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (sg.InputError, OSError) as error:
+        print(f"{name}: left out. {error}")
+        return None
+    scaling = SharedScaling.fit(cohort.baseline, cohort.site)
+    each = [
+        traces(scaling, learn, judge, sg.SecondgramImputer(seed=0).fit(learn, show=False))
+        for learn, judge in splits(cohort, case)
+    ]
+    found["memorisation"] = _memorisation(each) | {"commit": _commit()}
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(found, indent=1, default=_plain) + "\n", encoding="utf-8")
+    return found
 
 
 def run(name: str, case: Case, data: Path) -> dict[str, Any] | None:
@@ -208,7 +242,7 @@ def summary(parts: list[Judged]) -> dict[str, Any]:
             name: _difference(totals["default"], each) for name, each in totals.items() if name != "default"
         }
     found["steps"] = _steps(parts)
-    found["memorisation"] = _memorisation(parts)
+    found["memorisation"] = _memorisation([part.about["memorisation"] for part in parts])
     found["default"] = [part.about | {"memorisation": None} for part in parts]
     for each in found["default"]:
         for key in [key for key in each if key.startswith("steps_")]:
@@ -238,20 +272,29 @@ def _steps(parts: list[Judged]) -> dict[str, Any]:
     }
 
 
-def _memorisation(parts: list[Judged]) -> dict[str, Any]:
-    each = [memorisation(*part.about["memorisation"]) for part in parts]
-    return {
-        "nearer": [float(np.mean([one.nearer[k] for one in each])) for k in range(3)],
-        "passes": all(one.passes for one in each),
+def _memorisation(parts: list[dict[str, Memorisation]]) -> dict[str, Any]:
+    """Averages over splits of values and ends of intervals; `passes` where no split fails."""
+    found: dict[str, Any] = {
+        name: {
+            share: [float(np.mean([getattr(part[name], share)[k] for part in parts])) for k in range(3)]
+            for share in ("nearer", "copies")
+        }
+        for name in parts[0]
     }
+    return found | {"passes": all(part["default"].passes for part in parts)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
     parser.add_argument("--only", nargs="*", choices=list(CASES), help="cases to run; all if left out")
+    parser.add_argument("--memory", action="store_true", help="only the memorisation check, into the results there are")
     given = parser.parse_args()
     for name in given.only or list(CASES):
+        if given.memory:
+            found = check_memory(name, CASES[name], given.data)
+            print(name, found and found["memorisation"], flush=True)
+            continue
         start = time.perf_counter()
         found = run(name, CASES[name], given.data)
         if found is not None:
