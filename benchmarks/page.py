@@ -113,7 +113,7 @@ def _converters_row(found: dict[str, Any]) -> list[str]:
         _triple(gaps["longest third"]),
         _percent(axis["ridge-empirical"]["relative"]),
         "switched off" if without is None else _percent(without["relative"]),
-        f"{_kept(found)[0] or 'no'} of 16 components",
+        f"{_kept(found)[0] or 'none'} of 16 components",
     ]
 
 
