@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import ROOT, _commit
-from rungs import BOOTSTRAPS, DRAWS
+from quality import ROOT, current_commit
+from rungs import BOOTSTRAPS, DRAWS, along_axis
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.compare import predictions, scored
-from secondgram.evaluation.evaluate import true_followup
+from secondgram.evaluation.compare import predictions, scored, splits
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
 from secondgram.files import replacing
 from secondgram.imputation.provenance import versions
-from secondgram.imputation.scores import crps
 
 RESULTS = Path(__file__).resolve().parent / "results" / "ablations"
 PLOT = ROOT / "docs" / "pairs.png"
@@ -111,20 +109,13 @@ class Scored:
 
 
 def score(scaling: SharedScaling, judge: sg.SimulatedCohort, mean: np.ndarray, drawn: np.ndarray) -> Scored:
-    axis = None
-    if judge.axis is not None:
-        unit = judge.axis / np.linalg.norm(judge.axis)
-        axis = crps(
-            np.stack([scaling.apply(draw) @ unit for draw in drawn]), scaling.apply(true_followup(judge)) @ unit
-        )
-    return Scored(scored(scaling, judge, mean, drawn), axis)
+    return Scored(scored(scaling, judge, mean, drawn), along_axis(scaling, judge, drawn))
 
 
 def halves(cohort: sg.SimulatedCohort) -> tuple[sg.Cohort, sg.SimulatedCohort]:
     """People to learn from, and some of the quarter that is held out."""
-    train, test = next(iter(cohort.folds(4, 0)))
-    judge = cohort.take(test)
-    return cohort.take(train), judge.take(np.arange(min(PEOPLE, len(judge))))
+    _, learn, judge = next(splits(cohort, folds=1, repeats=1, seed=0))
+    return learn, judge.take(np.arange(min(PEOPLE, len(judge))))
 
 
 def run_table(table: Table) -> dict[str, Any]:
@@ -208,7 +199,11 @@ def main() -> None:
     for name in parser.parse_args().only or [*TABLES, "pairs"]:
         print(name, flush=True)
         found = run_pairs() if name == "pairs" else run_table(TABLES[name])
-        found |= {"command": f"python benchmarks/ablations.py --only {name}", "commit": _commit(), "draws": DRAWS}
+        found |= {
+            "command": f"python benchmarks/ablations.py --only {name}",
+            "commit": current_commit(),
+            "draws": DRAWS,
+        }
         with replacing(RESULTS / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(found | {"versions": versions()}, indent=1) + "\n", encoding="utf-8")
         if name == "pairs":

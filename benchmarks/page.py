@@ -32,6 +32,12 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
+def _section(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """A titled table; nothing without rows."""
+    rows = list(rows)
+    return [f"### {title}", "", *_table(head, rows)] if rows else []
+
+
 def rungs() -> list[str]:
     """What the default preset reaches against simple peers, and what the denoiser adds."""
     found = _read("rungs")
@@ -41,41 +47,9 @@ def rungs() -> list[str]:
     gaussian = {n: f for n, f in found.items() if "share_of_gap_closed" in f}
     converters = {n: f for n, f in found.items() if "axis_crps" in f}
     real = {n: f for n, f in found.items() if n not in gaussian and n not in converters}
-    if gaussian:
-        lines += ["### Against the exact posterior", ""]
-        lines += _table(
-            ("cohort", "pairs", "ridge-gaussian", "default", "exact posterior", "share of the gap closed", "coverage"),
-            (_gaussian_row(each) for each in gaussian.values()),
-        )
-    if converters:
-        lines += ["### Hidden converters", ""]
-        lines += _table(
-            (
-                "cohort",
-                "CRPS less ridge-gaussian's",
-                "coverage, shortest gaps",
-                "longest gaps",
-                "disease axis less ridge-empirical's",
-                "less rungs 1-3",
-                "denoiser draws",
-            ),
-            (_converters_row(each) for each in converters.values()),
-        )
-    if real:
-        lines += ["### Real cohorts", ""]
-        lines += _table(
-            (
-                "cohort",
-                "people",
-                "CRPS less best simple peer's",
-                "RMSE less best simple peer's",
-                "CRPS less ridge-gaussian's",
-                "coverage",
-                "denoiser kept",
-                "CRPS less rungs 1-3",
-            ),
-            (_real_row(each) for each in real.values()),
-        )
+    lines += _section("Against the exact posterior", GAUSSIAN, map(_gaussian_row, gaussian.values()))
+    lines += _section("Hidden converters", CONVERTERS, map(_converters_row, converters.values()))
+    lines += _section("Real cohorts", REAL, map(_real_row, real.values()))
     lines += ["### Evaluations, copies, cost", "", CHECKS]
     lines += _table(
         ("cohort", "8 for 99 evaluations", "copies", "nearer", "of a Gaussian", "passes", "seconds to fit"),
@@ -194,6 +168,35 @@ def _pairs(found: dict[str, Any]) -> list[str]:
     plot = "![CRPS against the number of pairs: all features, and along the disease axis](pairs.png)"
     return [f"### {found['title']}", "", *_table(head, rows), plot, "", about, ""]
 
+
+GAUSSIAN = (
+    "cohort",
+    "pairs",
+    "ridge-gaussian",
+    "default",
+    "exact posterior",
+    "share of the gap closed",
+    "coverage",
+)
+CONVERTERS = (
+    "cohort",
+    "CRPS less ridge-gaussian's",
+    "coverage, shortest gaps",
+    "longest gaps",
+    "disease axis less ridge-empirical's",
+    "less rungs 1-3",
+    "denoiser draws",
+)
+REAL = (
+    "cohort",
+    "people",
+    "CRPS less best simple peer's",
+    "RMSE less best simple peer's",
+    "CRPS less ridge-gaussian's",
+    "coverage",
+    "denoiser kept",
+    "CRPS less rungs 1-3",
+)
 
 RUNGS = """## What the rungs of the default preset earn
 

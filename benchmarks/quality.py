@@ -1,7 +1,7 @@
 """Every table of docs/results.md, by one command: python benchmarks/quality.py [--data FOLDER] [--only NAME ...]
 
-Each part is a cross-validation over people held out whole (`secondgram.compare`). All of them take about two hours on
-two cores, nearly all of it for the published method. Real cohorts are read from the folder of data; one that is not
+Each part is a cross-validation over people held out whole (`secondgram.compare`). Nearly
+all of the time goes to the published method. Real cohorts are read from the folder of data; one that is not
 there is left out with a line that says so, and keeps the table it had.
 """
 
@@ -106,7 +106,7 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
     (RUNS / name / "features.csv").unlink()
     (RUNS / name / "table.md").unlink()
     about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
-    made = dict.fromkeys(table["method"], _commit())
+    made = dict.fromkeys(table["method"], current_commit())
     if old is not None:
         kept = old[0][~old[0]["method"].isin(made)]
         table = pd.concat([kept, table])
@@ -138,7 +138,7 @@ def _commits(about: dict[str, Any]) -> str:
     return ", ".join(f"commit {commit} ({', '.join(methods)})" for commit, methods in made.items())
 
 
-def _commit() -> str:
+def current_commit() -> str:
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return asked.stdout.strip() or "unknown"
 
@@ -165,12 +165,12 @@ def write_page() -> None:
 
 PREFACE = """# Results
 
-Written by `python benchmarks/quality.py`; every number is from that command. People (and families) of the test set are
-held out whole: their baselines too are unseen by anything fitted. Brackets hold 95 % bootstrap intervals over people or
-families. RMSE and CRPS are in baseline SD, within site where sites are declared; lower is better. `r draw` judges a
-single draw, which a point prediction does not have: there it equals `r mean`, and CRPS is the mean absolute error. The
-central interval of 19 draws has a nominal share of 0.900. A difference is to ridge-gaussian (ridge, with draws from a
-Gaussian of its out-of-fold residuals) on the same people and resamples; below zero is better than it.
+Written by `python benchmarks/quality.py`; every number is from the command named below it. People (and families) of the
+test set are held out whole: their baselines too are unseen by anything fitted. Brackets hold 95 % bootstrap intervals
+over people or families. RMSE and CRPS are in baseline SD, within site where sites are declared; lower is better.
+`r draw` judges a single draw, which a point prediction does not have: there it equals `r mean`, and CRPS is the mean
+absolute error. The central interval of 19 draws has a nominal share of 0.900. A difference is to ridge-gaussian (ridge,
+with draws from a Gaussian of its out-of-fold residuals) on the same people and resamples; below zero is better than it.
 """
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import PARTS, ROOT, _commit
+from quality import PARTS, ROOT, current_commit
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.compare import predictions, scored
+from secondgram.evaluation.baselines import BASELINES
+from secondgram.evaluation.compare import predictions, scored, splits
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.memorisation import Memorisation, memorisation
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
@@ -32,7 +33,7 @@ from secondgram.imputation.scores import crps
 
 RESULTS = Path(__file__).resolve().parent / "results" / "rungs"
 DRAWS = 99
-PEERS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical")
+PEERS = tuple(BASELINES)
 BOOTSTRAPS = 1000
 # Evaluations of the denoiser that few are held against, and people and draws that this is looked at for.
 MANY_STEPS, MANY_STEPS_PEOPLE = 99, 600
@@ -78,39 +79,47 @@ CASES: dict[str, Case] = (
 )
 
 
-def splits(cohort: sg.Cohort, case: Case) -> Iterator[tuple[sg.Cohort, sg.Cohort]]:
-    """(people to learn from, people to judge by), people with a known follow-up alone among the latter."""
-    for repeat in range(case.repeats):
-        for number, (train, test) in enumerate(cohort.folds(4 if case.folds == 1 else case.folds, repeat)):
-            judge = cohort.take(test)
-            known = judge.scanned & np.isfinite(true_followup(judge)).any(axis=1)
-            yield cohort.take(train), judge.take(known)
-            if number + 1 == case.folds:
-                break
+def held_out(cohort: sg.Cohort, case: Case) -> Iterator[tuple[sg.Cohort, sg.Cohort]]:
+    """(people to learn from, people to judge by) of each split."""
+    for _, learn, judge in splits(cohort, case.folds, case.repeats, seed=0):
+        yield learn, judge
+
+
+def along_axis(scaling: SharedScaling, judge: sg.Cohort, drawn: np.ndarray) -> np.ndarray | None:
+    """CRPS (N,) along the direction of conversion, None where a cohort has none; drawn (M, N, D), original units."""
+    direction = getattr(judge, "axis", None)
+    if direction is None:
+        return None
+    unit = direction / np.linalg.norm(direction)
+    truth = scaling.apply(true_followup(judge), judge.site) @ unit
+    return crps(np.stack([scaling.apply(draw, judge.site) @ unit for draw in drawn]), truth)
 
 
 @dataclass(eq=False)
 class Judged:
-    """Scores of one split: cells and CRPS along the disease axis by method, and more about the default."""
+    """Scores of one split: cells and CRPS along the disease axis by method.
+
+    steps : cells of the same people by number of evaluations, empty where no denoiser was kept;  memory : the
+    memorisation check;  about : what the default preset chose.
+    """
 
     cells: dict[str, Cells]
     axis: dict[str, np.ndarray]
     unit: np.ndarray
     gap: np.ndarray
+    steps: dict[int, Cells]
+    memory: dict[str, Memorisation]
     about: dict[str, Any]
 
 
 def judge_split(scaling: SharedScaling, learn: sg.Cohort, judge: sg.Cohort, peers: tuple[str, ...]) -> Judged:
-    truth = scaling.apply(true_followup(judge), judge.site)
-    direction = getattr(judge, "axis", None)
-    cells, axis = {}, {}
+    cells, axis, by_steps = {}, {}, {}
 
     def add(name: str, mean: np.ndarray, drawn: np.ndarray) -> None:
         cells[name] = scored(scaling, judge, mean, drawn)
-        if direction is not None and len(drawn) > 1:
-            unit = direction / np.linalg.norm(direction)
-            along = np.stack([scaling.apply(draw, judge.site) @ unit for draw in drawn])
-            axis[name] = crps(along, truth @ unit)
+        along = along_axis(scaling, judge, drawn)
+        if along is not None and len(drawn) > 1:
+            axis[name] = along
 
     for name in peers:
         add(name, *predictions(name, learn, judge, DRAWS, seed=0))
@@ -130,9 +139,9 @@ def judge_split(scaling: SharedScaling, learn: sg.Cohort, judge: sg.Cohort, peer
         some = judge.take(np.arange(min(len(judge), MANY_STEPS_PEOPLE)))
         for steps in (model.options.steps, MANY_STEPS):
             again = imputer.impute(some, draws=DRAWS, seed=0, who="all", steps=steps)
-            about[f"steps_{steps}"] = scored(scaling, some, again.mean, again.draws)
-    about["memorisation"] = traces(scaling, learn, judge, imputer)
-    return Judged(cells, axis, judge.units(), judge.gap, about)
+            by_steps[steps] = scored(scaling, some, again.mean, again.draws)
+    memory = traces(scaling, learn, judge, imputer)
+    return Judged(cells, axis, judge.units(), judge.gap, by_steps, memory, about)
 
 
 def traces(
@@ -166,9 +175,9 @@ def check_memory(name: str, case: Case, data: Path) -> dict[str, Any] | None:
     scaling = SharedScaling.fit(cohort.baseline, cohort.site)
     each = [
         traces(scaling, learn, judge, sg.SecondgramImputer(seed=0).fit(learn, show=False))
-        for learn, judge in splits(cohort, case)
+        for learn, judge in held_out(cohort, case)
     ]
-    found["memorisation"] = _memorisation(each) | {"commit": _commit()}
+    found["memorisation"] = _memorisation(each) | {"commit": current_commit()}
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(found, indent=1, default=_plain) + "\n", encoding="utf-8")
     return found
@@ -182,16 +191,16 @@ def run(name: str, case: Case, data: Path) -> dict[str, Any] | None:
         return None
     scaling = SharedScaling.fit(cohort.baseline, cohort.site)
     exact = ("exact-posterior",) if getattr(cohort, "posterior_mean", None) is not None else ()
-    parts = [judge_split(scaling, learn, judge, PEERS + exact) for learn, judge in splits(cohort, case)]
+    parts = [judge_split(scaling, learn, judge, PEERS + exact) for learn, judge in held_out(cohort, case)]
     found = summary(parts) | {
         "title": case.title,
         "people": len(parts[0].unit) if case.folds == 1 else sum(len(part.unit) for part in parts) // case.repeats,
-        "pairs_learned_from": [int(learn.paired.sum()) for learn, _ in splits(cohort, case)],
+        "pairs_learned_from": [int(learn.paired.sum()) for learn, _ in held_out(cohort, case)],
         "folds": case.folds,
         "repeats": case.repeats,
         "draws": DRAWS,
         "command": f"python benchmarks/rungs.py --only {name}",
-        "commit": _commit(),
+        "commit": current_commit(),
         "versions": versions(),
     }
     with replacing(RESULTS / f"{name}.json") as temporary:
@@ -242,11 +251,8 @@ def summary(parts: list[Judged]) -> dict[str, Any]:
             name: _difference(totals["default"], each) for name, each in totals.items() if name != "default"
         }
     found["steps"] = _steps(parts)
-    found["memorisation"] = _memorisation([part.about["memorisation"] for part in parts])
-    found["default"] = [part.about | {"memorisation": None} for part in parts]
-    for each in found["default"]:
-        for key in [key for key in each if key.startswith("steps_")]:
-            del each[key]
+    found["memorisation"] = _memorisation([part.memory for part in parts])
+    found["default"] = [part.about for part in parts]
     return found
 
 
@@ -257,18 +263,16 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, tuple[float, fl
 
 def _steps(parts: list[Judged]) -> dict[str, Any]:
     """The same people with few and with many evaluations, where a denoiser was kept."""
-    with_net = [part.about for part in parts if part.about["kept"]]
+    with_net = [part.steps for part in parts if part.steps]
     if not with_net:
         return {"note": "no denoiser kept: the number of evaluations changes nothing"}
-    keys = [key for key in with_net[0] if key.startswith("steps_")]
-    found = {}
-    for key in keys:
-        cells = Cells.joined([about[key] for about in with_net])
-        found[key] = {"crps": float(np.nanmean(cells.crps)), "coverage": float(np.nanmean(cells.covered))}
-    few, many = (found[key] for key in keys)
-    return found | {
-        "crps_relative": few["crps"] / many["crps"] - 1,
-        "coverage_difference": few["coverage"] - many["coverage"],
+    joined = {steps: Cells.joined([each[steps] for each in with_net]) for steps in with_net[0]}
+    crps_of = {steps: float(np.nanmean(cells.crps)) for steps, cells in joined.items()}
+    coverage = {steps: float(np.nanmean(cells.covered)) for steps, cells in joined.items()}
+    few, many = joined
+    return {f"steps_{steps}": {"crps": crps_of[steps], "coverage": coverage[steps]} for steps in joined} | {
+        "crps_relative": crps_of[few] / crps_of[many] - 1,
+        "coverage_difference": coverage[few] - coverage[many],
     }
 
 

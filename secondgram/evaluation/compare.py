@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..cohort.scaling import SharedScaling
 from ..cohort.simulate import SimulatedCohort
-from ..cohort.table import Cohort
+from ..cohort.table import C, Cohort
 from ..errors import InputError, some
 from ..imputation.imputer import SecondgramImputer
 from ..imputation.people import People, check_trainable
@@ -84,15 +84,19 @@ def compare(
     return table
 
 
-def _splits(cohort: Cohort, folds: int, repeats: int, seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(what, train, test) masks; one fold means a single split with a quarter of the people held out."""
+def splits(cohort: C, folds: int, repeats: int, seed: int) -> Iterator[tuple[str, C, C]]:
+    """What, people to learn from, and people to judge by: those held out whose follow-up is known.
+
+    One fold is a single split with a quarter of the people held out.
+    """
     for repeat in range(repeats):
-        if folds == 1:
-            train, test = next(iter(cohort.folds(4, seed + repeat)))
-            yield f"repeat {repeat + 1}", train, test
-            continue
-        for number, (train, test) in enumerate(cohort.folds(folds, seed + repeat)):
-            yield f"repeat {repeat + 1}, fold {number + 1}", train, test
+        for number, (train, test) in enumerate(cohort.folds(4 if folds == 1 else folds, seed + repeat)):
+            judge = cohort.take(test)
+            known = judge.scanned & np.isfinite(true_followup(judge)).any(axis=1)
+            what = f"repeat {repeat + 1}" + (f", fold {number + 1}" if folds > 1 else "")
+            yield what, cohort.take(train), judge.take(known)
+            if number + 1 == folds:
+                break
 
 
 def _cross_validated(
@@ -101,9 +105,7 @@ def _cross_validated(
     scaling = SharedScaling.fit(cohort.baseline, cohort.site)
     parts: dict[str, list[Cells]] = {name: [] for name in methods}
     with progress("comparing", folds * repeats * len(methods), show) as advance:
-        for what, train, test in _splits(cohort, folds, repeats, seed):
-            learn, judge = cohort.take(train), cohort.take(test)
-            judge = judge.take(judge.scanned & np.isfinite(true_followup(judge)).any(axis=1))
+        for what, learn, judge in splits(cohort, folds, repeats, seed):
             check_trainable(learn)
             if not len(judge):
                 continue

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from .folds import one_error_better, unit_averages, unit_sums
+from .folds import gains, simplest, standard_errors, unit_averages, unit_sums
 from .population import Population
 from .regression import LinearMap, RidgePath, ridge_map, with_gap
 
@@ -95,13 +95,17 @@ def fit_mean(
     Unknown changes count as the feature's mean change when fitting, and not at all when scoring.
     """
     pairs = _Pairs(X, change, weight, fold)
-    shrinkage, surprise = (0.0, None) if everyone is None else _best_surprise(pairs, everyone)
     error: Errors = {"carry_forward": pairs.known}
+    shrinkage, surprise = 0.0, None
+    if everyone is not None:
+        shrinkage, surprise, error["self_conditioned"] = _best_surprise(pairs, everyone)
     maps = {"carry_forward": LinearMap.zero(X.shape[1], change.shape[1])}
     for name in CANDIDATES[1:-1]:
         if (name == "gap_ridge" and np.ptp(X[:, -1]) < 1e-9) or (surprise is None and "self_conditioned" in name):
             continue
-        error[name], penalty = pairs.out_of_fold(name, surprise)
+        penalty = None
+        if name not in error:
+            error[name], penalty = pairs.out_of_fold(name, surprise)
         maps[name] = pairs.all_rows().map(name, surprise, penalty)
     weights = _blend(error, pairs)
     error["blend"], maps["blend"] = _cross_blended(error, pairs), _weighted(maps, weights)
@@ -115,13 +119,13 @@ def fit_mean(
     return predictor, np.where(pairs.seen, residual, np.nan)
 
 
-def _best_surprise(pairs: _Pairs, everyone: np.ndarray) -> tuple[float, LinearMap]:
-    """The shrinkage at which self-conditioning predicts best, and the surprise it makes."""
+def _best_surprise(pairs: _Pairs, everyone: np.ndarray) -> tuple[float, LinearMap, np.ndarray]:
+    """The shrinkage at which self-conditioning predicts best, the surprise it makes, and its out-of-fold errors."""
     population = Population.fit(everyone, pairs.width)
     surprises = {share: population.surprise(share) for share in SHRINKAGES}
-    losses = {share: pairs.loss(pairs.out_of_fold("self_conditioned", u)[0]) for share, u in surprises.items()}
-    best = min(losses, key=lambda share: losses[share])
-    return best, surprises[best]
+    errors = {share: pairs.out_of_fold("self_conditioned", u)[0] for share, u in surprises.items()}
+    best = min(errors, key=lambda share: pairs.loss(errors[share]))
+    return best, surprises[best], errors[best]
 
 
 class _Pairs:
@@ -264,16 +268,7 @@ def _overall(error: Errors, pairs: _Pairs, unit: np.ndarray) -> tuple[str, dict[
     per_unit = {
         name: unit_averages((pairs.seen * values**2).mean(axis=1), pairs.weight, unit) for name, values in error.items()
     }
-    winner = CHOICES[0]
-    for name in CHOICES[1:]:
-        if one_error_better(per_unit[winner] - per_unit[name]):
-            winner = name
-    base = per_unit["carry_forward"]
-    gains = {
-        name: [float((base - values).mean()), float((base - values).std(ddof=1) / np.sqrt(len(base)))]
-        for name, values in per_unit.items()
-    }
-    return winner, gains
+    return simplest({name: per_unit[name] for name in CHOICES}), gains(per_unit)
 
 
 def _per_feature(error: Errors, pairs: _Pairs, unit: np.ndarray, winner: str) -> list[str]:
@@ -284,7 +279,7 @@ def _per_feature(error: Errors, pairs: _Pairs, unit: np.ndarray, winner: str) ->
     chosen = np.full(pairs.width, winner, dtype=object)
     for name, values in loss.items():
         gain = loss[winner] - values
-        deviation = gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+        deviation = standard_errors(gain)
         strength = np.divide(gain.mean(axis=0), deviation, out=np.zeros(len(best)), where=deviation > 0)
         chosen = np.where(strength > best, name, chosen)
         best = np.maximum(strength, best)

@@ -29,9 +29,33 @@ def unit_averages(values: np.ndarray, weight: np.ndarray, unit: np.ndarray) -> n
 
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of values (units,); infinite for fewer than two."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("inf")
+    return float(standard_errors(values)) if len(values) > 1 else float("inf")
+
+
+def standard_errors(values: np.ndarray) -> np.ndarray:
+    """Of the means over units of values (units, ...)."""
+    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 
 def one_error_better(gain: np.ndarray) -> bool:
     """The rule of one standard error: gains (units,) are on average above zero by more than theirs."""
     return float(gain.mean()) > standard_error(gain)
+
+
+def simplest(loss: dict[str, np.ndarray]) -> str:
+    """The first of candidates, from simple to rich, that no later one beats by more than one standard error.
+
+    loss : per candidate (units,), lower is better.
+    """
+    names = list(loss)
+    chosen = names[0]
+    for name in names[1:]:
+        if one_error_better(loss[chosen] - loss[name]):
+            chosen = name
+    return chosen
+
+
+def gains(loss: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """How far each candidate's loss (units,) is below the first one's on average, and the standard error of that."""
+    base = next(iter(loss.values()))
+    return {name: [float((base - each).mean()), standard_error(base - each)] for name, each in loss.items()}

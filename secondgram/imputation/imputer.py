@@ -15,6 +15,7 @@ from ..denoiser import Denoiser
 from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
 from ..ops.registry import preferring
+from ..ops.sampling import BACKENDS
 from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
@@ -28,7 +29,6 @@ from .selection import complete, feature_order, select_people
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
-BACKENDS = ("auto", "cpu", "reference")
 PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "paper": (PaperOptions, Published)}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .folds import one_error_better, standard_error, unit_averages
+from .folds import gains, simplest, standard_error, standard_errors, unit_averages
 from .quantiles import SHARES, QuantileMap, quantile_crps
 
 # Rows' worth of the distribution of all columns together; None is the normal distribution.
@@ -50,15 +50,10 @@ def fit_margins(
             score[name][held] = quantile_crps(_at_shares(fitted, values.shape[1]), values[held])
         score[name] *= scale
     per_unit = {name: unit_averages(np.nanmean(each, axis=1), weight, unit) for name, each in score.items()}
-    names = list(candidates)
-    chosen = names[0]
-    for name in names[1:]:
-        if one_error_better(per_unit[chosen] - per_unit[name]):
-            chosen = name
-    base = per_unit[names[0]]
-    gain = {name: [float((base - each).mean()), standard_error(base - each)] for name, each in per_unit.items()}
+    chosen = simplest(per_unit)
     prior = candidates[chosen]
-    return Margins(None if prior is None else QuantileMap.fit(values, weight, prior), chosen, gain, score[chosen])
+    fitted = None if prior is None else QuantileMap.fit(values, weight, prior)
+    return Margins(fitted, chosen, gains(per_unit), score[chosen])
 
 
 def fit_component_margins(c: np.ndarray, weight: np.ndarray, unit: np.ndarray, fold: np.ndarray) -> Margins:
@@ -71,8 +66,7 @@ def fit_component_margins(c: np.ndarray, weight: np.ndarray, unit: np.ndarray, f
         fitted = QuantileMap.fit(c[~held], weight[~held], COMPONENT_PRIOR)
         own[held] = quantile_crps(fitted.forward(normal), c[held])
     gain = unit_averages(plain - own, weight, unit)
-    error = gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
-    better = gain.mean(axis=0) > DEVIATION * error
+    better = gain.mean(axis=0) > DEVIATION * standard_errors(gain)
     total = np.where(better, gain, 0.0).mean(axis=1)
     score = np.where(better, own, plain)
     found = {"normal": [0.0, 0.0], "own": [float(total.mean()), standard_error(total)]}

@@ -18,8 +18,8 @@ from ..diffusion.solvers import SolverTable, solver_table
 from ..errors import InputError
 from ..ops import native
 from ..ops.noise import normals, person_keys
-from ..ops.registry import AUTO, resolve
-from ..ops.sampling import CANDIDATES
+from ..ops.registry import resolve
+from ..ops.sampling import BACKENDS, CANDIDATES
 from ..ops.tiles import in_chunks, in_tiles
 
 PRECISIONS = ("auto", "fp32")
@@ -49,9 +49,8 @@ class Sampler:
         precision: str = "auto",
         prediction: str = "noise",
     ) -> None:
-        names = (AUTO, *(candidate.name for candidate in CANDIDATES))
-        if backend not in names:
-            raise InputError(f"the sampler has no backend {backend!r} here", mend=f"Use one of {', '.join(names)}")
+        if backend not in BACKENDS:
+            raise InputError(f"the sampler has no backend {backend!r} here", mend=f"Use one of {', '.join(BACKENDS)}")
         if precision not in PRECISIONS:
             raise InputError(f"the sampler has no precision {precision!r}", mend=f"Use one of {', '.join(PRECISIONS)}")
         self.net = net.eval()

@@ -16,7 +16,7 @@ from ..diffusion.reference import add_noise, training_target
 from ..diffusion.schedule import Schedule
 from ..training.tasks import pairs_only
 from ..training.trainer import Run, Trainer, TrainingOptions
-from .folds import standard_error, unit_folds, unit_sums
+from .folds import standard_error, standard_errors, unit_folds, unit_sums
 from .quantiles import SHARES, QuantileMap, quantile_crps
 from .sampler import Sampler
 from .scores import crps
@@ -122,7 +122,7 @@ def fit_shape(
         falls.append(fall)
         before.append(start)
     gain = np.concatenate(falls)
-    error = gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+    error = standard_errors(gain)
     shape.kept = np.flatnonzero(gain.mean(axis=0) > ndtri(1.0 - FALSE_GAIN / width) * error)
     record |= {"histories": histories, "components": shape.kept.tolist()}
     record |= {"component_gain": gain.mean(axis=0).tolist(), "component_error": error.tolist()}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..ops.tiles import matmul
-from .folds import one_error_better, standard_error, unit_averages
+from .folds import gains, simplest, unit_averages
 from .scores import normal_crps
 
 CANDIDATES = ("constant", "gap", "common", "own")
@@ -81,15 +81,9 @@ def fit_spread(
             spread = _fit(name, X[~held], residual[~held], weight[~held])
             score[name][held] = normal_crps(residual[held], spread.scale(X[held]))
     per_unit = {name: unit_averages(np.nanmean(values, axis=1), weight, unit) for name, values in score.items()}
-    chosen = usable[0]
-    for name in usable[1:]:
-        if one_error_better(per_unit[chosen] - per_unit[name]):
-            chosen = name
-    base = per_unit[usable[0]]
+    chosen = simplest(per_unit)
     spread = _fit(chosen, X, residual, weight)
-    spread.gain = {
-        name: [float((base - values).mean()), standard_error(base - values)] for name, values in per_unit.items()
-    }
+    spread.gain = gains(per_unit)
     return spread, score[usable[0]], score[chosen]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .base import CANDIDATES, MeanPredictor
-from .folds import standard_error, unit_averages, unit_sums
+from .folds import standard_error, standard_errors, unit_averages, unit_sums
 from .margins import Margins
 from .spread import Spread
 
@@ -80,7 +80,6 @@ class Judged:
 
         fall = np.where(weight > 0, self.margins.score - self.carried, 0.0) * weight
         per_unit = unit_sums(fall, self.unit) / (count / len(np.unique(self.unit)))
-        error = per_unit.std(axis=0, ddof=1) / np.sqrt(len(per_unit))
         return {
             "feature": list(self.names),
             "mean": list(mean.chosen),
@@ -89,7 +88,7 @@ class Judged:
             "crps_carry_forward": average(self.carried).tolist(),
             "crps": average(self.margins.score).tolist(),
             "difference": per_unit.mean(axis=0).tolist(),
-            "error": error.tolist(),
+            "error": standard_errors(per_unit).tolist(),
         }
 
 

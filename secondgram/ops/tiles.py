@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 # 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are
-# not. Higher tiles call the library less often: for a small network 256 is four times as fast a row as 64.
+# not. Higher tiles call the library less often, which is most of what a small network costs.
 TILE = 256
 
 
