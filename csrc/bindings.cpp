@@ -59,9 +59,9 @@ using Array = std::tuple<std::uintptr_t, std::size_t, std::size_t>;  // address 
 // Hands out the arrays of a folded denoiser in the order in which secondgram/ops/native.py lists them.
 class Reader {
  public:
-  explicit Reader(const std::vector<Array>& arrays) : arrays_(arrays) {}
+  Reader(const std::vector<Array>& arrays, secondgram::Precision precision) : arrays_(arrays), precision_(precision) {}
   secondgram::Packed matrix(std::size_t inputs, std::size_t outputs) {
-    return secondgram::Packed(next(inputs, outputs), inputs, outputs);
+    return secondgram::Packed(next(inputs, outputs), inputs, outputs, precision_);
   }
   std::vector<float> vector(std::size_t count) {
     const float* from = next(1, count);
@@ -86,15 +86,25 @@ class Reader {
     return at<const float>(address);
   }
   const std::vector<Array>& arrays_;
+  secondgram::Precision precision_;
   std::size_t place_ = 0;
 };
 
+secondgram::Precision precision_of(const std::string& name) {
+  if (name == "fp32") return secondgram::Precision::fp32;
+  if (name == "fp16") return secondgram::Precision::fp16;
+  if (name == "bf16") return secondgram::Precision::bf16;
+  throw std::invalid_argument("no precision is called " + name);
+}
+
 std::unique_ptr<secondgram::Network> network(std::size_t features, std::size_t conditions, std::size_t embedding,
-                                             const std::vector<std::size_t>& widths, const std::vector<Array>& arrays) {
+                                             const std::vector<std::size_t>& widths, const std::string& precision,
+                                             const std::vector<Array>& arrays) {
   if (widths.size() != 3) throw std::invalid_argument("a denoiser has three widths");
   auto net = std::make_unique<secondgram::Network>();
   net->sizes = {features, conditions, embedding, {widths[0], widths[1], widths[2]}};
-  Reader read(arrays);
+  net->precision = precision_of(precision);
+  Reader read(arrays, net->precision);
   net->condition[0] = read.dense(conditions, embedding);
   net->condition[1] = read.dense(embedding, embedding);
   for (int b = 0; b < 6; ++b) {
@@ -127,8 +137,8 @@ void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t c
                                                at<const float>(times), at<const secondgram::Coefficients>(steps),
                                                n_steps, at<const float>(start), start_noise, start_purpose,
                                                step_purpose};
-  if (!secondgram::cpu::supported(architecture.c_str()))
-    throw std::invalid_argument("this processor has no " + architecture);
+  if (!secondgram::cpu::supported(architecture.c_str(), net.precision))
+    throw std::invalid_argument("this processor has no " + architecture + " for a network packed like this one");
   if (people == 0 || n_draws == 0) return;
   std::atomic<std::size_t> done{0};
   std::atomic<bool> cancel{false};
@@ -146,7 +156,7 @@ void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t c
     over = true;
     ended.notify_one();
   });
-  const double total = static_cast<double>(secondgram::cpu::tiles(request));
+  const double total = static_cast<double>(secondgram::cpu::tiles(request, threads));
   try {
     for (bool finished = false; !finished;) {
       {
@@ -169,13 +179,8 @@ void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t c
   if (failure) std::rethrow_exception(failure);
 }
 
-std::vector<std::string> architectures() {
-  std::size_t count = 0;
-  const char* const* names = secondgram::cpu::architectures(&count);
-  std::vector<std::string> usable;
-  for (std::size_t i = 0; i < count; ++i)
-    if (secondgram::cpu::supported(names[i])) usable.emplace_back(names[i]);
-  return usable;
+std::vector<std::string> architectures(const std::string& precision) {
+  return secondgram::cpu::architectures(precision_of(precision));
 }
 
 #endif  // SECONDGRAM_SAMPLER
@@ -185,7 +190,7 @@ std::vector<std::string> architectures() {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
-  m.attr("interface") = 2;
+  m.attr("interface") = 3;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
@@ -193,8 +198,9 @@ PYBIND11_MODULE(_native, m) {
 #ifdef SECONDGRAM_SAMPLER
   py::class_<secondgram::Network>(m, "Network");
   m.def("network", &network, py::arg("features"), py::arg("conditions"), py::arg("embedding"), py::arg("widths"),
-        py::arg("arrays"));
-  m.def("architectures", &architectures, "Instruction sets of the sampler that this processor has, best first.");
+        py::arg("precision"), py::arg("arrays"));
+  m.def("architectures", &architectures, py::arg("precision"),
+        "Instruction sets of the sampler that this processor has for a precision, best first.");
   m.def("sample", &sample, py::arg("network"), py::arg("out"), py::arg("conditions"), py::arg("keys"),
         py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
         py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),

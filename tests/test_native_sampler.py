@@ -54,7 +54,7 @@ def _numbers(draws: int) -> np.ndarray:
 
 def _sample(features: int, people: int = 5, draws: Any = 3, **options: Any) -> np.ndarray:
     arguments: dict[str, Any] = {"seed": 2, "solver": "sde-dpm++2m", "steps": 4, "backend": "cpu"} | options
-    sampler = Sampler(_net(features), ZERO, backend=arguments.pop("backend"), prediction="v")
+    sampler = Sampler(_net(features), ZERO, arguments.pop("backend"), "fp32", prediction="v")
     return sampler.sample(_conditions(features, people), _keys(people), draws, keys=_keys(people), **arguments)
 
 
@@ -102,7 +102,7 @@ def _exact(features: int, c: np.ndarray, keys: np.ndarray, draws: int, seed: int
 def test_the_published_chain_stays_within_a_hundred_thousandth() -> None:
     c, keys = _conditions(769, 2), _keys(2)
     table = solver_table(Schedule.make("linear"), "ddpm", None, "noise").rows
-    got = Sampler(_net(769), backend="cpu").sample(c, keys, 1, 5, keys=keys)
+    got = Sampler(_net(769), backend="cpu", precision="fp32").sample(c, keys, 1, 5, keys=keys)
     assert len(table) == 99
     assert _distance(got, _exact(769, c, keys, 1, 5, table)) < 1e-5
 
@@ -115,7 +115,7 @@ def test_the_reference_backend_agrees(features: int) -> None:
 def test_a_start_from_the_baseline_agrees_with_the_reference() -> None:
     c = _conditions(17, 6)
     both = [
-        Sampler(_net(17), "linear", backend=backend).sample(c, _keys(6), 4, start="baseline", keys=_keys(6), steps=9)
+        Sampler(_net(17), "linear", backend, "fp32").sample(c, _keys(6), 4, start="baseline", keys=_keys(6), steps=9)
         for backend in ("cpu", "reference")
     ]
     assert _distance(*both) < 1e-5
@@ -203,7 +203,7 @@ def test_the_imputer_runs_on_the_backend_it_is_told(imputers: dict[str, Any], co
     means = {}
     for backend in ("cpu", "reference"):
         imputer = imputers["paper"]
-        with preferring(backend):
+        with preferring(backend, "fp32"):
             means[backend] = imputer.impute(people, draws=2, who="all").draws
     # `auto` leaves the choice to what is preferred around it.
     assert not np.array_equal(means["cpu"], means["reference"])

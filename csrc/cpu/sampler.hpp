@@ -4,7 +4,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <string>
+#include <vector>
 
 #include "../core/network.hpp"
 #include "../core/step.hpp"
@@ -28,13 +29,13 @@ struct SampleRequest {
 // Rows that a worker carries through all steps at a time. Their number changes memory and speed, never a value.
 constexpr std::size_t kTileRows = 96;
 
-// Instruction sets compiled in, best first, and whether this processor has them.
-const char* const* architectures(std::size_t* count);
-bool supported(const char* architecture);
+// Instruction sets compiled in that this processor has for a precision, best first.
+std::vector<std::string> architectures(Precision precision);
+bool supported(const std::string& architecture, Precision precision);
 
 // Fill out [draws, people, features]. Tiles done are counted in `done`; `cancel` ends the work early.
-void sample(const Network& net, const SampleRequest& request, float* out, unsigned threads, const char* architecture,
+void sample(const Network& net, const SampleRequest& request, float* out, unsigned threads, const std::string& architecture,
             std::atomic<std::size_t>& done, const std::atomic<bool>& cancel);
-std::size_t tiles(const SampleRequest& request);
+std::size_t tiles(const SampleRequest& request, unsigned threads);
 
 }  // namespace secondgram::cpu
