@@ -5,7 +5,7 @@
 
 constexpr std::size_t kColumns = 32;  // of a vector of products
 constexpr std::size_t kPiece = 128;
-constexpr std::size_t kChunk = 256;
+constexpr std::size_t kChunk = 128;
 
 struct Operand {
   const std::uint32_t* from;  // each value twice, so that spreading it over a vector is a plain load

@@ -26,13 +26,6 @@ struct SampleRequest {
   std::uint32_t start_purpose, step_purpose;
 };
 
-// Rows that a worker carries through all steps at a time. Their number changes memory and speed, never a value.
-constexpr std::size_t kTileRows = 96;
-
-// Instruction sets compiled in that this processor has for a precision, best first.
-std::vector<std::string> architectures(Precision precision);
-bool supported(const std::string& architecture, Precision precision);
-
 // Fill out [draws, people, features]. Tiles done are counted in `done`; `cancel` ends the work early.
 void sample(const Network& net, const SampleRequest& request, float* out, unsigned threads, const std::string& architecture,
             std::atomic<std::size_t>& done, const std::atomic<bool>& cancel);

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "../core/network.hpp"
+#include "architectures.hpp"
 #include "noise.hpp"
-#include "sampler.hpp"
 
 namespace secondgram::cpu::SECONDGRAM_ARCH {
 namespace {
@@ -56,3 +56,5 @@ SECONDGRAM_TARGET void run_tile(const Network& net, const SampleRequest& q, Work
 }
 
 }  // namespace secondgram::cpu::SECONDGRAM_ARCH
+
+#include "finish_tile.hpp"

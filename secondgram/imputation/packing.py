@@ -54,18 +54,23 @@ class PackedDenoiser:
         return self.chosen[key]
 
     def disagreement(self, precision: str, table: np.ndarray) -> float:
-        """Root mean square by which draws differ from those of fp32, as a share of their spread.
-
-        On people whose conditions are standard normals; infinite where a draw is no finite number.
-        """
+        """How far draws differ from those of fp32 (see the function), for people of standard normal conditions."""
         keys, numbers = np.arange(CHECKED_PEOPLE, dtype=np.uint64), np.arange(CHECKED_DRAWS, dtype=np.uint32)
         width = self.folded.conditions[0].weight.shape[0]
         shown = np.random.default_rng(0).standard_normal((CHECKED_PEOPLE, width), dtype=np.float32)
         plain, rounded = (self.sampler(name).sample(shown, keys, numbers, 0, table) for name in ("fp32", precision))
-        difference = np.sqrt(np.mean(np.square(rounded - plain, dtype=float)))
-        spread = np.sqrt(np.mean(plain.var(axis=0, ddof=1, dtype=float)))
-        share = difference / spread if difference else 0.0
-        return float(share) if np.isfinite(share) else np.inf
+        return disagreement(rounded, plain)
+
+
+def disagreement(rounded: np.ndarray, plain: np.ndarray) -> float:
+    """Root mean square by which draws (M, N, D) differ from others of the same noise, as a share of their spread.
+
+    Infinite where a draw is no finite number.
+    """
+    difference = np.sqrt(np.mean(np.square(rounded - plain, dtype=float)))
+    spread = np.sqrt(np.mean(plain.var(axis=0, ddof=1, dtype=float)))
+    share = difference / spread if difference else 0.0
+    return float(share) if np.isfinite(share) else np.inf
 
 
 _known: WeakKeyDictionary[Denoiser, PackedDenoiser] = WeakKeyDictionary()

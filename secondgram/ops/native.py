@@ -19,6 +19,7 @@ from ..diffusion.folding import BLOCKS, FoldedDenoiser
 from ..diffusion.noise import NoiseRequest, Purpose
 
 __all__ = [
+    "NativeFinish",
     "NativeSampler",
     "architectures",
     "default_threads",
@@ -28,7 +29,7 @@ __all__ = [
     "sampler_reason_unavailable",
 ]
 
-INTERFACE = 3
+INTERFACE = 4
 _REBUILD = "build it again with pip install -e ."
 
 
@@ -199,6 +200,103 @@ class NativeSampler:
             progress=progress,
         )
         return out
+
+
+class NativeFinish:
+    """What turns components into draws, packed once; the statement is `secondgram.imputation.finishing.Finisher`.
+
+    width : D;  loading : (D, D) or None;  components, margins : (start, end), both (knots, D), or None;  clip : 0 for
+    none;  precision : what factors of the product with the loading are rounded to.
+
+    Raises `RuntimeError` where the extension is absent or the processor has no instructions for the precision.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        loading: npt.NDArray[Any] | None,
+        components: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        margins: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        clip: float = 0.0,
+        precision: str = "fp32",
+    ) -> None:
+        if not architectures(precision):
+            raise RuntimeError(sampler_reason_unavailable() or f"this processor has no instructions for {precision}")
+        self.width, self.precision = width, precision
+        rotation = None if loading is None else np.ascontiguousarray(loading, dtype=np.float32)
+        maps = [
+            None if each is None else [np.ascontiguousarray(points, dtype=np.float64) for points in each]
+            for each in (components, margins)
+        ]
+        # The extension copies what it is shown.
+        self.packed = _extension().finisher(
+            width=width,
+            precision=precision,
+            loading=0 if rotation is None else rotation.ctypes.data,
+            components=_addresses(maps[0]),
+            margins=_addresses(maps[1]),
+            clip=clip,
+        )
+
+    def finish(
+        self,
+        centre: npt.NDArray[Any],
+        scale: npt.NDArray[Any],
+        noise: NoiseRequest,
+        source: npt.NDArray[Any] | None,
+        places: npt.NDArray[Any] | None,
+        moved: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        dtype: np.dtype[Any],
+        *,
+        threads: int | None = None,
+        architecture: str | None = None,
+    ) -> npt.NDArray[Any]:
+        """Draws (M, N, D), the last axis the slowest in memory; arguments as those of `Finisher.draws`."""
+        people, count = len(noise.keys), len(noise.draws)
+        centre, scale = (np.ascontiguousarray(values, dtype=np.float64) for values in (centre, scale))
+        if centre.shape != (people, self.width) or scale.shape != centre.shape:
+            raise ValueError(f"centre {centre.shape} and scale {scale.shape} for {people} people of width {self.width}")
+        shown = None if source is None else np.ascontiguousarray(source, dtype=np.float32)
+        which = np.ascontiguousarray(np.arange(0) if places is None else places, dtype=np.uint32)
+        if shown is not None and shown.shape != (count, people, len(which)):
+            raise ValueError(f"a source {shown.shape} for {count} draws, {people} people and {len(which)} places")
+        if len(which) and which.max() >= self.width:
+            raise ValueError(f"place {which.max()} of {self.width}")
+        by, moved_of = None, np.full(people, -1, dtype=np.int64)
+        if moved is not None:
+            by = np.ascontiguousarray(moved[1], dtype=np.float32)
+            moved_of[moved[0]] = np.arange(len(moved[0]))
+            if by.shape != (count, len(moved[0]), self.width):
+                raise ValueError(f"moved {by.shape} for {count} draws of {len(moved[0])} people")
+        out = np.empty((self.width, people, count), dtype=dtype)
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(f"draws of {dtype}")
+        _extension().finish(
+            by=self.packed,
+            out=out.ctypes.data,
+            doubles=dtype == np.float64,
+            keys=noise.keys.ctypes.data,
+            people=people,
+            draws=noise.draws.ctypes.data,
+            n_draws=count,
+            seed=noise.seed,
+            purpose=int(Purpose.COMPONENTS),
+            source=0 if shown is None else shown.ctypes.data,
+            n_source=len(which),
+            places=which.ctypes.data,
+            centre=centre.ctypes.data,
+            scale=scale.ctypes.data,
+            moved=0 if by is None else by.ctypes.data,
+            n_moved=0 if moved is None else len(moved[0]),
+            moved_of=moved_of.ctypes.data,
+            threads=default_threads() if threads is None else max(1, threads),
+            architecture=architecture or architectures(self.precision)[0],
+        )
+        return out.transpose(2, 1, 0)
+
+
+def _addresses(points: list[npt.NDArray[np.float64]] | None) -> tuple[int, int, int]:
+    return (0, 0, 0) if points is None else (points[0].ctypes.data, points[1].ctypes.data, len(points[0]))
 
 
 def _arrays(folded: FoldedDenoiser) -> list[npt.NDArray[np.float64]]:
