@@ -222,6 +222,11 @@ std::vector<std::string> architectures(const std::string& precision) {
   return secondgram::cpu::architectures(precision_of(precision));
 }
 
+double peak(const std::string& architecture, const std::string& precision, unsigned threads, std::size_t rounds) {
+  const py::gil_scoped_release release;
+  return secondgram::cpu::peak(architecture, precision_of(precision), threads, rounds);
+}
+
 #endif  // SECONDGRAM_SAMPLER
 
 }  // namespace
@@ -244,6 +249,7 @@ PYBIND11_MODULE(_native, m) {
         py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
         py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),
         py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
+  m.def("peak", &peak, py::arg("architecture"), py::arg("precision"), py::arg("threads"), py::arg("rounds"));
   py::class_<secondgram::cpu::Finish>(m, "Finish");
   m.def("finisher", &finisher, py::arg("width"), py::arg("precision"), py::arg("loading"), py::arg("components"),
         py::arg("margins"), py::arg("clip"));

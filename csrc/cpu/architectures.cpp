@@ -1,5 +1,10 @@
 #include "architectures.hpp"
 
+#include <chrono>
+#include <stdexcept>
+
+#include "workers.hpp"
+
 #ifdef SECONDGRAM_X86
 #include <cpuid.h>
 #endif
@@ -12,6 +17,8 @@ namespace secondgram::cpu {
                 std::size_t, float*, const std::atomic<bool>&);                                                      \
   void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,       \
                    std::size_t);                                                                                     \
+  double flop_of_round();                                                                                            \
+  float rounds_of_products(std::size_t);                                                                             \
   }
 SECONDGRAM_DECLARE(portable)
 #ifdef SECONDGRAM_X86
@@ -40,7 +47,7 @@ bool leaf7(unsigned subleaf, bool in_edx, unsigned bit) {
 }
 #endif
 
-#define SECONDGRAM_TILES(arch) arch::run_tile, arch::finish_tile
+#define SECONDGRAM_TILES(arch) arch::run_tile, arch::finish_tile, arch::flop_of_round, arch::rounds_of_products
 
 const Architecture kArchitectures[] = {
 #ifdef SECONDGRAM_X86
@@ -62,6 +69,16 @@ const Architecture* find_architecture(const std::string& name, Precision precisi
   for (const Architecture& entry : kArchitectures)
     if (entry.name == name && entry.precision == precision && entry.present()) return &entry;
   return nullptr;
+}
+
+double peak(const std::string& name, Precision precision, unsigned threads, std::size_t rounds) {
+  const Architecture* entry = find_architecture(name, precision);
+  if (entry == nullptr) throw std::invalid_argument("no instruction set " + name);
+  std::atomic<float> keep{0.0f};  // what nobody reads a compiler may leave out
+  const auto began = std::chrono::steady_clock::now();
+  share_tiles(threads, threads, [&] { return [&](std::size_t) { keep = entry->rounds_of_products(rounds); }; });
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
+  return entry->flop_of_round() * static_cast<double>(rounds) * threads / taken.count();
 }
 
 std::vector<std::string> architectures(Precision precision) {

@@ -53,10 +53,14 @@ struct Architecture {
                    std::size_t draw, std::size_t draws, float* out, const std::atomic<bool>& cancel);
   void (*finish_tile)(const Finish&, const FinishRequest&, FinishScratch&, std::size_t person, std::size_t people,
                       std::size_t draw, std::size_t draws);
+  double (*flop_of_round)();
+  float (*rounds_of_products)(std::size_t rounds);
 };
 
 // Null where it was not compiled in or this processor lacks it.
 const Architecture* find_architecture(const std::string& name, Precision precision);
+// Operations a second of multiply-adds in registers, a measure of what a product could reach.
+double peak(const std::string& name, Precision precision, unsigned threads, std::size_t rounds);
 // Names of those that this processor has for a precision, best first.
 std::vector<std::string> architectures(Precision precision);
 

@@ -1,5 +1,6 @@
 #include "finish.hpp"
 
+#include <cmath>
 #include <stdexcept>
 
 #include "architectures.hpp"
@@ -29,9 +30,14 @@ void in_units(const FinishRequest& q, const FinishScratch& w, std::size_t width,
 
 Maps::Maps(const double* x, const double* y, std::size_t knots_, std::size_t columns_)
     : columns(columns_), knots(knots_), start(columns * (knots + 1)), value(start.size()), slope(start.size(), 1.0f),
-      identity(columns, 1) {
+      identity(columns, 1), per_unit(columns, 0.0f) {
   for (std::size_t j = 0; j < columns; ++j) {
     const std::size_t row = j * (knots + 1);
+    const double step = (x[(knots - 1) * columns + j] - x[j]) / static_cast<double>(knots - 1);
+    bool even = true;
+    for (std::size_t k = 0; k < knots; ++k)
+      even = even && std::abs(x[k * columns + j] - x[j] - step * static_cast<double>(k)) <= 1e-6 * step;
+    if (even) per_unit[j] = static_cast<float>(1.0 / step);
     start[row] = static_cast<float>(x[j]), value[row] = static_cast<float>(y[j]);
     for (std::size_t k = 0; k < knots; ++k) {
       const double here = x[k * columns + j], there = y[k * columns + j];

@@ -16,6 +16,7 @@ struct Maps {
   std::size_t columns = 0, knots = 0;
   std::vector<float> start, value, slope;  // [columns, knots + 1], the first for what is below all knots
   std::vector<unsigned char> identity;     // [columns]
+  std::vector<float> per_unit;             // [columns] knots a unit of x where they are even, 0 where they are not
 
   Maps() = default;
   Maps(const double* x, const double* y, std::size_t knots_, std::size_t columns_);  // x, y [knots, columns]

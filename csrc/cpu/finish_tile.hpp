@@ -10,10 +10,18 @@ SECONDGRAM_TARGET void apply(const Maps& maps, std::size_t column, float* values
   const float* value = maps.value.data() + column * (knots + 1);
   const float* slope = maps.slope.data() + column * (knots + 1);
   std::int32_t place[kTileRows];
-  for (std::size_t i = 0; i < count; ++i) place[i] = 0;
-  // Counting the knots below takes no branch: a search would.
-  for (std::size_t k = 1; k <= knots; ++k)
-    for (std::size_t i = 0; i < count; ++i) place[i] += values[i] >= start[k] ? 1 : 0;
+  if (const float per_unit = maps.per_unit[column]; per_unit > 0.0f) {
+    const float last = static_cast<float>(knots);
+    for (std::size_t i = 0; i < count; ++i) {
+      const float at = (values[i] - start[0]) * per_unit + 1.0f;
+      place[i] = static_cast<std::int32_t>(std::min(std::max(at, 0.0f), last));
+    }
+  } else {
+    // Counting the knots that are not above takes no branch: a search would.
+    for (std::size_t i = 0; i < count; ++i) place[i] = 0;
+    for (std::size_t k = 1; k <= knots; ++k)
+      for (std::size_t i = 0; i < count; ++i) place[i] += values[i] >= start[k] ? 1 : 0;
+  }
   for (std::size_t i = 0; i < count; ++i)
     values[i] = value[place[i]] + slope[place[i]] * (values[i] - start[place[i]]);
 }

@@ -62,3 +62,20 @@ SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t 
       _mm512_storeu_ps(to, kAdd ? _mm512_add_ps(acc[i][v], _mm512_loadu_ps(to)) : acc[i][v]);
     }
 }
+
+// Multiply-adds of registers alone, as many sums as a strip has, each different: what this instruction set can do at most.
+constexpr double kFlopOfVector = 4.0 * kColumns;
+SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float b) {
+  const __m512bh factor = (__m512bh)_mm512_set1_epi32(static_cast<int>(to_bf16(a) * 0x10001u));
+  const __m512bh term = (__m512bh)_mm512_set1_epi32(static_cast<int>(to_bf16(b) * 0x10001u));
+  __m512 acc[kStrip * SECONDGRAM_VECTORS];
+#pragma GCC unroll 24
+  for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = _mm512_set1_ps(a * static_cast<float>(i));
+  for (std::size_t n = 0; n < rounds; ++n)
+#pragma GCC unroll 24
+    for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], factor, term);
+  __m512 total = acc[0];
+#pragma GCC unroll 24
+  for (const __m512& sum : acc) total = _mm512_add_ps(total, sum);
+  return _mm512_reduce_add_ps(total);
+}

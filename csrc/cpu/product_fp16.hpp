@@ -69,3 +69,19 @@ SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t 
       _mm512_storeu_ps(to + 16, high);
     }
 }
+
+// Multiply-adds of registers alone, as many sums as a strip has, each different: what this instruction set can do at most.
+constexpr double kFlopOfVector = 2.0 * kColumns;
+SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float b) {
+  const __m512h factor = _mm512_set1_ph(static_cast<_Float16>(a)), term = _mm512_set1_ph(static_cast<_Float16>(b));
+  __m512h acc[kStrip * SECONDGRAM_VECTORS];
+#pragma GCC unroll 24
+  for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = _mm512_set1_ph(static_cast<_Float16>(a * static_cast<float>(i)));
+  for (std::size_t n = 0; n < rounds; ++n)
+#pragma GCC unroll 24
+    for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = _mm512_fmadd_ph(acc[i], factor, term);
+  __m512h total = acc[0];
+#pragma GCC unroll 24
+  for (const __m512h& sum : acc) total = _mm512_add_ph(total, sum);
+  return static_cast<float>(_mm512_reduce_add_ph(total));
+}

@@ -51,3 +51,18 @@ SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t 
       store(to, before + acc[i][v]);
     }
 }
+
+// Multiply-adds of registers alone, as many sums as a strip has, each different: what this instruction set can do at most.
+constexpr double kFlopOfVector = 2.0 * kColumns;
+SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float b) {
+  const Vector factor = Vector{} + a, term = Vector{} + b;
+  Vector acc[kStrip * SECONDGRAM_VECTORS];
+#pragma GCC unroll 24
+  for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = Vector{} + a * static_cast<float>(i);
+  for (std::size_t n = 0; n < rounds; ++n)
+#pragma GCC unroll 24
+    for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = acc[i] * factor + term;
+  Vector total = {};
+  for (const Vector& sum : acc) total += sum;
+  return total[0];
+}

@@ -55,6 +55,9 @@ SECONDGRAM_TARGET void run_tile(const Network& net, const SampleRequest& q, Work
     std::copy_n(w.x.row(r), width, out + ((draw + r / people) * q.people + person + r % people) * width);
 }
 
+double flop_of_round() { return kFlopOfVector * kStrip * SECONDGRAM_VECTORS; }
+SECONDGRAM_TARGET float rounds_of_products(std::size_t rounds) { return multiply_adds(rounds, 0.5f, 0.25f); }
+
 }  // namespace secondgram::cpu::SECONDGRAM_ARCH
 
 #include "finish_tile.hpp"

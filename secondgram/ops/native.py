@@ -117,6 +117,12 @@ def architectures(precision: str = "fp32") -> tuple[str, ...]:
     return () if sampler_reason_unavailable() else tuple(_extension().architectures(precision))
 
 
+def peak(precision: str, threads: int, architecture: str | None = None) -> float:
+    """Operations a second of multiply-adds in registers (a product and a sum count two), the best of five loops."""
+    name = architecture or architectures(precision)[0]
+    return float(max(_extension().peak(name, precision, threads, rounds=2_000_000) for _ in range(5)))
+
+
 def half_precision() -> str | None:
     """The faster of `fp16` and `bf16` that this processor has instructions for, None where it has neither.
 
