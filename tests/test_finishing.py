@@ -19,7 +19,7 @@ needs_extension = pytest.mark.skipif(
 WAYS = [("fp32", name) for name in native.architectures()] + [
     (precision, name) for precision in ("fp16", "bf16") for name in native.architectures(precision)
 ]
-# Of the spread of the draws: what rounding does to products (sums of 128 in fp16, factors in bf16), and steep maps to that.
+# Of the spread of the draws: what rounding does to products (sums of 128 in fp16, factors in bf16), and maps to that.
 BOUND = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 5e-3}
 
 

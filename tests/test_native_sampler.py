@@ -221,3 +221,54 @@ def test_a_backend_that_cannot_run_is_refused_and_auto_says_why(monkeypatch: pyt
         _sample(17)
     with pytest.warns(RuntimeWarning, match="it was not built"):
         _sample(17, backend="auto")
+
+
+WITHOUT_TORCH = """
+import sys
+import numpy as np
+from secondgram.diffusion.folding import fold
+from secondgram.diffusion.schedule import Schedule
+from secondgram.diffusion.solvers import solver_table
+from secondgram.ops.native import NativeSampler
+with np.load(sys.argv[1]) as stored:
+    net = NativeSampler(fold(dict(stored)))
+table = solver_table(Schedule.make("linear"), "ddpm", 3, "noise").rows
+keys = np.arange(2, dtype=np.uint64)
+draws = net.sample(np.zeros((2, 20), np.float32), keys, np.arange(3, dtype=np.uint32), 0, table)
+assert "torch" not in sys.modules
+np.save(sys.argv[2], draws)
+"""
+
+
+def test_the_chain_runs_from_numpy_alone(tmp_path: Any) -> None:
+    stored, made = tmp_path / "net.npz", tmp_path / "draws.npy"
+    np.savez(stored, **{name: value.numpy() for name, value in _net(17).state_dict().items()})
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(stored), str(made)], check=True)
+    keys = np.arange(2, dtype=np.uint64)
+    same = Sampler(_net(17), backend="cpu", precision="fp32").sample(
+        np.zeros((2, 20), np.float32), keys, 3, steps=3, keys=keys
+    )
+    np.testing.assert_array_equal(np.load(made), same)
+
+
+TOO_LITTLE = """
+import resource, sys
+import numpy as np
+from secondgram import Denoiser, Sampler
+net = Denoiser(17, 20, embedding=24, widths=(40, 33, 16))
+c, keys = np.zeros((1000, 20), np.float32), np.arange(1000, dtype=np.uint64)
+sampler = Sampler(net, backend="cpu", precision="fp32")
+sampler.sample(c[:2], keys[:2], 1, keys=keys[:2])
+with open("/proc/self/statm") as told:
+    now = int(told.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 2**28, now + 2**28))
+try:
+    sampler.sample(c, keys, 100_000, keys=keys)
+except MemoryError:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's account of memory")
+def test_too_little_memory_is_an_error_and_no_crash() -> None:
+    assert subprocess.run([sys.executable, "-c", TOO_LITTLE]).returncode == 7
