@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import noise
+from . import gradients, noise
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -58,9 +59,22 @@ def _noise_case(width: int) -> Case:
     return Case(noise.normals_kernel, {**pointers, **numbers, **dict.fromkeys(constants, "constexpr")}, constants)
 
 
+def _gradient_cases() -> list[Case]:
+    found = []
+    for dtype, rows in gradients.ROWS.items():
+        words = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+        rows_of = {"dY": words[dtype], "X": words[dtype], "offsets": "*i64"}
+        strides = dict.fromkeys(("task_stride", "dY_stride", "X_stride", "outputs", "inputs"), "i64")
+        for exact in (True, False) if dtype == torch.float32 else (True,):
+            constants = {"EXACT": exact, "TILE": gradients.TILE, "ROWS": rows}
+            signature = {"out": "*fp32", **rows_of, **strides, **dict.fromkeys(constants, "constexpr")}
+            found.append(Case(gradients.weight_gradient_kernel, signature, constants))
+    return found
+
+
 def cases() -> list[Case]:
     """Every kernel in every configuration that is used."""
-    return [_noise_case(width) for width in (8, 769)]
+    return [*(_noise_case(width) for width in (8, 769)), *_gradient_cases()]
 
 
 def compile_case(case: Case, architecture: int) -> Usage:
