@@ -72,8 +72,14 @@ def _gradient_cases() -> list[Case]:
         for exact in (True, False) if dtype == torch.float32 else (True,):
             constants = {"EXACT": exact, "TILE": gradients.TILE}
             one = {**constants, "ROWS": gradients.ROWS[dtype]}
-            several = {"DTYPE": gradients.POINTERS[dtype], **constants, "ROWS": gradients.GROUP_ROWS[dtype], "GROUP": group}
-            found.append(_case(gradients.weight_gradient_kernel, {"out": "*fp32", **rows, **strides}, one))
+            several = {
+                "DTYPE": gradients.POINTERS[dtype],
+                **constants,
+                "ROWS": gradients.GROUP_ROWS[dtype],
+                "GROUP": group,
+            }
+            out = {"out": "*fp32"}
+            found.append(_case(gradients.weight_gradient_kernel, {**out, **rows, **strides}, one))
             found.append(_case(gradients.layer_gradients_kernel, {**layers, **more}, several))
         for tasks in (1, 2, 3, 8) if dtype == torch.float32 else (3,):
             constants = {"TASKS": tasks, "COLUMNS": gradients.FEW_COLUMNS[triton.next_power_of_2(tasks)]}

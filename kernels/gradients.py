@@ -143,8 +143,21 @@ def layer_gradients_kernel(
     dY = dY.to(tl.pointer_type(DTYPE))
     X = X.to(tl.pointer_type(DTYPE))
     _weight_tile(
-        row + weight, row + bias, dY, X, start, stop, tile - first, dY_stride, X_stride, outputs, inputs, bias >= 0,
-        EXACT, TILE, ROWS,
+        row + weight,
+        row + bias,
+        dY,
+        X,
+        start,
+        stop,
+        tile - first,
+        dY_stride,
+        X_stride,
+        outputs,
+        inputs,
+        bias >= 0,
+        EXACT,
+        TILE,
+        ROWS,
     )
 
 
@@ -181,7 +194,7 @@ def weight_gradients(dY: Tensor, X: Tensor, offsets: Tensor, out: Tensor | None 
 
 @dataclass(frozen=True)
 class LayerRows:
-    """One linear layer: dY (B, outputs), X (B, inputs), and where in a row of J its weight and its bias begin (-1: none)."""
+    """One linear layer: dY (B, outputs), X (B, inputs), and where in a row of J weight and bias begin (-1: no bias)."""
 
     dY: Tensor
     X: Tensor
@@ -255,18 +268,20 @@ def gram_few_kernel(
     program = tl.program_id(0)
     sums = ()
     for _ in tl.static_range(TASKS * (TASKS + 1) // 2):
-        sums = sums + (tl.zeros((COLUMNS,), dtype=tl.float64),)
+        sums = sums + (tl.zeros((COLUMNS,), dtype=tl.float64),)  # type: ignore[assignment]  # noqa: RUF005
     for first in range(program * COLUMNS, columns, tl.num_programs(0) * COLUMNS):
         column = first + tl.arange(0, COLUMNS)
         rows = ()
         place = J + column
         for _ in tl.static_range(TASKS):
-            rows = rows + (tl.load(place, mask=column < columns, other=0.0).to(tl.float64),)
+            row = tl.load(place, mask=column < columns, other=0.0).to(tl.float64)
+            rows = rows + (row,)  # type: ignore[assignment]  # noqa: RUF005
             place += task_stride
         added = ()
         for i in tl.static_range(TASKS):
             for j in tl.static_range(i + 1):
-                added = added + (sums[i * (i + 1) // 2 + j] + rows[i] * rows[j],)
+                one = sums[i * (i + 1) // 2 + j] + rows[i] * rows[j]  # type: ignore[var-annotated]
+                added = added + (one,)  # type: ignore[assignment]  # noqa: RUF005
         sums = added
     here = partial + program * TASKS * TASKS
     for i in tl.static_range(TASKS):

@@ -51,14 +51,14 @@ def _interpreted() -> bool:
 
 
 def backend_for(tensor: Tensor, backend: str = AUTO) -> str:
-    """"triton" or "reference" for gradients like this tensor.
+    """The name of the backend, "triton" or "reference", for gradients like this tensor.
 
     Raises `InputError` for another name and `BackendUnavailableError` where the one asked for cannot run.
     """
     return resolve("gradients of tasks", _candidates(tensor), backend)
 
 
-# -- weight gradients ---------------------------------------------------------------------------------------------------
+# -- weight gradients -------------------------------------------------------------------------------------------------
 
 
 def weight_gradients(dY: Tensor, X: Tensor, offsets: Tensor | Sequence[int], out: Tensor | None = None) -> Tensor:
@@ -81,11 +81,11 @@ def _ends(offsets: Tensor | Sequence[int]) -> list[int]:
     return [int(end) for end in (offsets.tolist() if isinstance(offsets, Tensor) else offsets)]
 
 
-# -- Gram matrix and weighted sum -----------------------------------------------------------------------------------------
+# -- Gram matrix and weighted sum -------------------------------------------------------------------------------------
 
 
 def gram(J: Tensor, backend: str = AUTO) -> Tensor:
-    """K = J J^T (T, T), with float64 products and sums in a fixed order. J (T, P) of float32, float16, bfloat16 or float64.
+    """K = J J^T (T, T), with float64 products and sums in a fixed order: J (T, P) of any floating-point dtype.
 
     Raises `InputError` for another shape or dtype.
     """

@@ -5,9 +5,10 @@ g = w^T J and its norm sqrt(w^T K w). Projection of conflicting gradients (PCGra
 are additions of this library; what the paper calls gradient manipulation is the gate and the clip on the norm.
 """
 
-from .aggregation import METHODS, aggregate, cosine_matrix, gate_and_clip
-from .engine import MODES, TaskGradients, separate_gradients, task_gradients, task_jacobian
 from ...ops.gradients import combine, gram
+from .aggregation import METHODS, aggregate, cosine_matrix
+from .engine import MODES, TaskGradients, task_gradients, task_jacobian
+from .updates import gate_and_clip, gate_and_clip_on_device, step_on_device, write_gradients
 
 __all__ = [
     "METHODS",
@@ -17,8 +18,10 @@ __all__ = [
     "combine",
     "cosine_matrix",
     "gate_and_clip",
+    "gate_and_clip_on_device",
     "gram",
-    "separate_gradients",
+    "step_on_device",
     "task_gradients",
     "task_jacobian",
+    "write_gradients",
 ]

@@ -7,7 +7,6 @@ gradient is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,7 +43,8 @@ class _Problem:
     def rows(self, A: Tensor) -> Tensor:
         """w (T,) from (T, T), row i in units of size i: every task is replaced by a sum of unit gradients times its own
         size. Dead tasks keep 1, which moves nothing."""
-        ratio = torch.where(self.alive[:, None] & self.alive, self.size[:, None] / self.size.where(self.alive, 1.0), 0.0)
+        both = self.alive[:, None] & self.alive
+        ratio = torch.where(both, self.size[:, None] / self.size.where(self.alive, 1.0), 0.0)
         own = torch.eye(len(A), dtype=torch.bool, device=A.device)
         return torch.where(own, A, A * ratio).sum(dim=0)
 
@@ -116,7 +116,7 @@ def _orders(tasks: int, order: Tensor | None, generator: torch.Generator | None,
     return rows.long()
 
 
-# -- the methods --------------------------------------------------------------------------------------------------------
+# -- the methods ------------------------------------------------------------------------------------------------------
 
 
 def _sum(problem: _Problem) -> Tensor:
@@ -187,8 +187,8 @@ def _cagrad(problem: _Problem) -> Tensor:
     if not problem.c:
         return _mean(problem)
     gram = problem.C * part[:, None] * part
-    # A dead task gains nothing; the weight that it could take is given a price.
-    price = (~problem.alive).to(gram)
+    # What a dead task could take of the weight has a price above everything else, which is at most 1 + c.
+    price = 4.0 * (~problem.alive).to(gram)
     linear = part * even / norm.where(norm > 0, 1.0) + price
     w = solvers.simplex_point(gram, torch.ones_like(part), linear, problem.c)
     w = torch.where(problem.alive, w, 0.0)
@@ -264,10 +264,3 @@ def cosine_matrix(K: Tensor) -> Tensor:
     size = K.diagonal().clamp_min(0.0).sqrt()
     scale = torch.where(size > 0, 1.0 / size.where(size > 0, 1.0), 0.0)
     return K * scale[:, None] * scale
-
-
-def gate_and_clip(norm: float, gate: float, clip: float) -> float:
-    """The factor for an update of this norm: 0 (skip it) above the gate or for NaN, else at most clip / norm."""
-    if not norm <= gate:
-        return 0.0
-    return min(1.0, clip / norm) if norm > 0 else 1.0

@@ -74,9 +74,7 @@ Receive = Callable[[Site, Tensor, Tensor], None]
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, receive: Receive
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, receive: Receive) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.site, ctx.receive = site, receive
         return LINEAR(x, weight, bias)

@@ -198,6 +198,25 @@ class TaskGradients:
             self._sums(record, record.dY, places[site.bias], site.bias not in self._written)
             self._written.add(site.bias)
 
+    def _launched(self) -> list[Record]:
+        """Write the first use of each linear layer, several layers a launch, and return the records that are left."""
+        from ...kernels import gradients
+
+        together, left = [], []
+        for record in self._records:
+            weight, bias = record.site.weight, record.site.bias
+            first = not {weight, bias} & self._written and record.X.dtype in ops.DTYPES
+            if weight is None or record.site.kind != "linear" or not first:
+                left.append(record)
+                continue
+            place = -1 if bias is None else self.start[bias]
+            layer = gradients.LayerRows(record.dY, record.X, self.start[weight], place)
+            together.append((layer, record.offsets))
+            self._written.update(name for name in (weight, bias) if name is not None)
+        for offsets in {id(each): each for _, each in together}.values():
+            gradients.layer_gradients([layer for layer, of in together if of is offsets], offsets, self._jacobian())
+        return left
+
     def _places(self, J: Tensor) -> dict[str, Tensor]:
         """Views (rows of J, *shape), by parameter."""
         return {
@@ -240,7 +259,7 @@ class TaskGradients:
         """(T, P), parameters in the order of `net.parameters()`; kept by mode `jac`, made on demand by the others."""
         if self._chosen == "jac":
             J = self._jacobian()
-            for record in self._records:
+            for record in self._launched() if self._triton else self._records:
                 self._write(record, self._views)
             self._records.clear()
             for name, place in self._views.items():
@@ -347,26 +366,6 @@ class TaskGradients:
         return g
 
 
-def task_gradients(
-    net: nn.Module,
-    loss: Callable[[], Tensor],
-    offsets: Tensor | Sequence[int],
-    *,
-    mode: str = "auto",
-    backend: str = AUTO,
-) -> TaskGradients:
-    """Gradients of all tasks from one backward pass: `.J` (T, P), `.gram()` and `.combine(w)`.
-
-    loss : calls the network once, on rows sorted by task, and gives the sum of the tasks' losses; a row's share of it
-        must depend on that row alone.
-    offsets, mode, backend : as in `TaskGradients`, which repeats this without new buffers.
-    """
-    gradients = TaskGradients(net, len(offsets) - 1, mode, backend)
-    with gradients.rows(offsets):
-        loss().backward()
-    return gradients
-
-
 def task_jacobian(
     net: nn.Module,
     row_losses: Callable[[Tensor], Tensor],
@@ -385,11 +384,16 @@ def task_jacobian(
     """
     if check and len(inputs[0]) > 1:
         refuse_mixing_layers(net, *inputs)
-    return task_gradients(net, lambda: row_losses(net(*inputs)).sum(), offsets, mode=mode).J
+    gradients = TaskGradients(net, len(offsets) - 1, mode)
+    with gradients.rows(offsets):
+        row_losses(net(*inputs)).sum().backward()
+    return gradients.J
 
 
-def separate_gradients(losses: Sequence[Tensor], parameters: Sequence[Tensor], retain_graph: bool = False) -> Tensor:
-    """J (T, P) by one backward pass a task: the plain statement of the above.
+def task_gradients(losses: Sequence[Tensor], parameters: Sequence[Tensor], retain_graph: bool = False) -> Tensor:
+    """J (T, P): the gradient of each task's loss for all parameters, flattened in their order, one backward a task.
+
+    The plain statement of `TaskGradients`, for any network and any losses.
 
     retain_graph : keep the graph for another backward pass afterwards.
     """
