@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C import DisableTorchFunction
+from torch.autograd import Variable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -128,6 +129,13 @@ class _Capture(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.backward and len(args) == 1 and not any(kwargs.values()):
+            # While a mode handles a function it is off; layers that are recomputed on the way back need it on.
+            loss = args[0]
+            with self:
+                return Variable._execution_engine.run_backward(
+                    (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                )
         if torch.is_grad_enabled():
             if func is LINEAR:
                 return self._linear(*args, **kwargs)
