@@ -377,7 +377,7 @@ class Launch:
 
 def plan(tasks: int, columns: int, size: int) -> list[Launch]:
     """What `gram` and `combine` launch for J (tasks, columns) of numbers of this many bytes."""
-    programs, blocks = _programs(tasks, columns), triton.cdiv(columns, COMBINED)
+    programs, blocks = _programs(tasks, columns, size), triton.cdiv(columns, COMBINED)
     entries, slab = tasks * tasks, tasks * columns * size
     return [
         Launch("gram", programs, slab, 8 * entries * programs),
@@ -395,9 +395,9 @@ def _columns(tasks: int) -> int:
     return FEW_COLUMNS[_padded(tasks)] if tasks <= FEW else MANY_COLUMNS
 
 
-def _programs(tasks: int, columns: int) -> int:
-    # Every program sums at least some blocks before it stores.
-    return max(1, min(PROGRAMS, triton.cdiv(columns, 4 * _columns(tasks))))
+def _programs(tasks: int, columns: int, size: int) -> int:
+    # Every program sums some blocks before it stores, and what is stored and read again is below 4 % of J.
+    return max(1, min(PROGRAMS, triton.cdiv(columns, 4 * _columns(tasks)), columns * size // (250 * tasks)))
 
 
 def gram(J: Tensor) -> Tensor:
@@ -409,7 +409,7 @@ def gram(J: Tensor) -> Tensor:
     tasks, columns = J.shape
     if columns == 0:
         return torch.zeros(tasks, tasks, dtype=torch.float64, device=J.device)
-    programs = _programs(tasks, columns)
+    programs = _programs(tasks, columns, J.element_size())
     partial = torch.empty(programs, tasks, tasks, dtype=torch.float64, device=J.device)
     if tasks <= FEW:
         gram_few_kernel[(programs,)](partial, J, columns, J.stride(0), tasks, _columns(tasks))

@@ -131,7 +131,7 @@ def test_a_new_step_forgets_the_last_one(mode: str) -> None:
 
 
 class _Odd(nn.Module):
-    """A layer used twice, one without bias, one that is never used, a norm of two axes, and rows of several positions."""
+    """A layer used twice, one without bias, one never used, a norm of two axes, and rows of several positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ def test_the_cheapest_mode_follows_its_rule() -> None:
     _agrees(small, _oracle(net, _row_losses(net, _batch(2)), [0, 1, 2]), 1e-12)
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------
+# -- what is refused --------------------------------------------------------------------------------------------------
 
 
 class _Centred(nn.Module):

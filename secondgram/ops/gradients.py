@@ -37,6 +37,8 @@ def _candidates(tensor: Tensor) -> tuple[Candidate, ...]:
         reason = f"it has no kernel for {tensor.dtype}"
     elif tensor.device.type != "cuda" and not _interpreted():
         reason = f"the tensors are on {tensor.device.type}"
+    elif _interpreted() and tensor.dtype == torch.bfloat16:
+        reason = "Triton's interpreter computes bfloat16 wrongly"
     triton = Candidate("triton", lambda: reason)
     # On a processor the plain way is the better one, not a makeshift.
     return (triton, Candidate("reference")) if tensor.is_cuda else (Candidate("reference"), triton)

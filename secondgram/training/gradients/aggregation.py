@@ -190,10 +190,8 @@ def _cagrad(problem: _Problem) -> Tensor:
     # What a dead task could take of the weight has a price above everything else, which is at most 1 + c.
     price = 4.0 * (~problem.alive).to(gram)
     linear = part * even / norm.where(norm > 0, 1.0) + price
-    w = solvers.simplex_point(gram, torch.ones_like(part), linear, problem.c)
-    w = torch.where(problem.alive, w, 0.0)
-    length = (w @ gram @ w).clamp_min(0.0).add(solvers.SMOOTH**2).sqrt()
-    return 1.0 / tasks + problem.c * norm / length * w
+    w, length = solvers.worst_case(gram, linear, problem.c)
+    return 1.0 / tasks + torch.where(problem.alive, problem.c * norm / length * w, 0.0)
 
 
 def _even(problem: _Problem) -> Tensor:

@@ -6,6 +6,8 @@ diagonal; a holds coefficients of unit gradients. Accuracy: the conditions of op
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ INTERIOR_STEPS, NEWTON_STEPS, SWEEPS = 45, 80, 12
 ENOUGH = 1e-15
 # Of the way to the boundary, and of the complementarity that is aimed at next.
 ALMOST, CENTRING = 0.99, 0.1
-# A ridge that keeps problems solvable where gradients cancel exactly, and a norm's smoothing at zero.
-RIDGE, SMOOTH = 1e-14, 1e-9
+# A ridge that keeps problems solvable where gradients cancel exactly.
+RIDGE = 1e-14
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
@@ -45,8 +47,7 @@ def cone_projections(C: Tensor) -> Tensor:
         residual = z - (one + v) @ C
         error = torch.maximum((v * z).amax(dim=1, keepdim=True), residual.abs().amax(dim=1, keepdim=True))
         better = error < best
-        # Complementarity says which of the two is zero.
-        best, kept = torch.where(better, error, best), torch.where(better, torch.where(v > z, v, 0.0), kept)
+        best, kept = torch.where(better, error, best), torch.where(better, _one_of_two(v, z), kept)
         if _converged(best):
             break
         target = CENTRING * (v * z).mean(dim=1, keepdim=True)
@@ -56,26 +57,67 @@ def cone_projections(C: Tensor) -> Tensor:
     return one + kept
 
 
-def simplex_point(C: Tensor, q: Tensor, linear: Tensor | None = None, c: float = 0.0) -> Tensor:
-    """The a >= 0 with q a = 1 (q (T,) >= 0) of least a^T C a / 2, or with `linear`, of least linear a + c |a|.
+def simplex_point(C: Tensor, q: Tensor) -> Tensor:
+    """The a >= 0 with q a = 1 (q (T,) >= 0) of least a^T C a."""
 
-    |a| is the root of a^T C a, smoothed by 1e-9 at zero. A primal-dual interior point method.
+    def slope_and_curve(a: Tensor) -> tuple[Tensor, Tensor]:
+        return C @ a, C
+
+    a = _one_of_two(*_interior(torch.ones_like(q) / q.sum(), q, slope_and_curve))
+    return a / (q @ a)
+
+
+def worst_case(C: Tensor, linear: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """The a >= 0 of sum 1 of least linear a + c |a|, |a| the root of a^T C a, and |a| itself.
+
+    |a| is the least of (a^T C a / t + t) / 2 over t > 0, which is smooth and convex in a and t together; where a itself
+    vanishes, a / t still has its direction.
     """
-    a = torch.ones_like(q) / q.sum()
-    z = torch.ones_like(q)
-    multiplier = torch.zeros_like(q[0])
-    best, kept = torch.full_like(multiplier, torch.inf), a
+
+    def slope_and_curve(both: Tensor) -> tuple[Tensor, Tensor]:
+        a, t = both[:-1], both[-1:]
+        product = C @ a / t
+        square = a @ product / t
+        slope = torch.cat([linear + c * product, c * (1.0 - square) / 2])
+        edge = -c * product / t
+        curve = torch.cat([torch.cat([c * C / t, edge[:, None]], dim=1), torch.cat([edge, c * square / t])[None]])
+        return slope, curve
+
+    tasks = len(C)
+    C = C + RIDGE * torch.eye(tasks, dtype=C.dtype, device=C.device)
+    a = torch.full_like(linear, 1.0 / tasks)
+    start = torch.cat([a, (a @ C @ a).clamp_min(1e-4).sqrt()[None]])
+    q = torch.cat([torch.ones_like(linear), torch.zeros_like(linear[:1])])
+    both, dual = _interior(start, q, slope_and_curve)
+    a = _one_of_two(both, dual)[:-1]
+    # Never below |a|, so that the update stays in its ball.
+    t = torch.maximum(both[-1], (a @ C @ a).clamp_min(0.0).sqrt())
+    total = a.sum()
+    return a / total, t / total
+
+
+def _one_of_two(a: Tensor, z: Tensor) -> Tensor:
+    """a, with zero where complementarity makes it zero."""
+    return torch.where(a > z, a, 0.0)
+
+
+def _interior(
+    a: Tensor, q: Tensor, slope_and_curve: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """The a >= 0 with q a = 1 where a convex function is least, and the multipliers z of a >= 0: a primal-dual interior
+    point method."""
+    z = torch.ones_like(a)
+    multiplier = torch.zeros_like(a[0])
+    best, kept = torch.full_like(multiplier, torch.inf), (a, z)
     for _ in range(INTERIOR_STEPS):
-        product = C @ a
-        if linear is None:
-            slope, curve = product, C
-        else:
-            norm = (a @ product + SMOOTH**2).sqrt()
-            slope = linear + c * product / norm
-            curve = c * (C / norm - product[:, None] * product / norm**3)
+        slope, curve = slope_and_curve(a)
         error = torch.maximum((slope - multiplier * q - z).abs().amax(), (a * z).amax())
         error = torch.maximum(error, (1.0 - q @ a).abs())
-        best, kept = torch.where(error < best, error, best), torch.where(error < best, torch.where(a > z, a, 0.0), kept)
+        better = error < best
+        best, kept = (
+            torch.where(better, error, best),
+            (torch.where(better, a, kept[0]), torch.where(better, z, kept[1])),
+        )
         if _converged(best):
             break
         target = CENTRING * (a @ z) / len(a)
@@ -86,7 +128,7 @@ def simplex_point(C: Tensor, q: Tensor, linear: Tensor | None = None, c: float =
         step = torch.minimum(_longest(a, change), _longest(z, dual))
         a, z = a + step * change, z + step * dual
         multiplier = multiplier + step[0] * (following - multiplier)
-    return kept / (q @ kept)
+    return kept
 
 
 def _converged(error: Tensor) -> bool:
