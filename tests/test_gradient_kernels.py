@@ -357,7 +357,8 @@ def test_weight_gradients_refuse_what_does_not_fit(arguments: tuple[Tensor, ...]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles for CUDA on Linux only")
-@pytest.mark.parametrize("architecture", [90, *(pytest.param(each, marks=pytest.mark.slow) for each in (80, 100))])
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_compiles_ahead_of_time_without_spills(architecture: int) -> None:
     code = (
         "from secondgram.kernels import aot\n"

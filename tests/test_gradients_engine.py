@@ -17,7 +17,7 @@ from secondgram.ops.registry import BackendUnavailableError
 from secondgram.training.gradients import MODES, TaskGradients, aggregate, gram, task_gradients, task_jacobian
 from secondgram.training.gradients.engine import cheapest
 
-MODES = MODES[1:]
+EACH = MODES[1:]
 # Tasks of equal, unequal, one and no rows.
 ENDS = {
     1: [0, 9],
@@ -86,7 +86,7 @@ def _agrees(found: TaskGradients, J: Tensor, tolerance: float) -> None:
     assert found.gram().dtype == torch.float64
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH)
 @pytest.mark.parametrize("tasks", ENDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=str)
 def test_one_pass_agrees_with_explicit_loops(tasks: int, mode: str, dtype: torch.dtype, tolerance: float) -> None:
@@ -108,7 +108,7 @@ def test_one_pass_agrees_with_one_backward_pass_a_task(tasks: int) -> None:
     torch.testing.assert_close(found.gram(), gram(J), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH)
 def test_parts_of_a_batch_add_up_before_they_are_multiplied(mode: str) -> None:
     net, batch = _denoiser(), _batch(9)
     whole = _taken(net, lambda: _row_losses(net, batch).sum(), [0, 4, 4, 9], mode)
@@ -119,7 +119,7 @@ def test_parts_of_a_batch_add_up_before_they_are_multiplied(mode: str) -> None:
     _agrees(parts, whole.J, 1e-12)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH)
 def test_a_new_step_forgets_the_last_one(mode: str) -> None:
     net = _denoiser()
     found = TaskGradients(net, 2, mode)
@@ -145,7 +145,7 @@ class _Odd(nn.Module):
         return self.last(h).flatten(1).sin()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH)
 @pytest.mark.parametrize("stale", [False, True])
 def test_layers_used_twice_never_or_on_several_positions(mode: str, stale: bool) -> None:
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_layers_used_twice_never_or_on_several_positions(mode: str, stale: bool)
     torch.testing.assert_close(J, found.J)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH)
 def test_parameters_that_are_not_trained_are_left_out(mode: str) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 2)).double()
@@ -177,7 +177,7 @@ def test_parameters_that_are_not_trained_are_left_out(mode: str) -> None:
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH)
 def test_activation_checkpointing_changes_nothing(mode: str, reentrant: bool) -> None:
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.SiLU(), nn.Linear(5, 4))
@@ -196,7 +196,7 @@ def test_activation_checkpointing_changes_nothing(mode: str, reentrant: bool) ->
 def test_the_same_input_gives_the_same_bits() -> None:
     net = _denoiser(torch.float32)
     batch = tuple(each.float() for each in _batch(9))
-    for mode in MODES:
+    for mode in EACH:
         first = _taken(net, lambda: _row_losses(net, batch).sum(), [0, 4, 4, 9], mode)
         w = aggregate(first.gram(), "pcgrad")
         for _ in range(20):
