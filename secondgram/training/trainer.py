@@ -205,10 +205,10 @@ class Trainer:
         for start in range(0, len(order), self.options.batch):
             batch = self.rows.batch(order[start : start + self.options.batch], clean, generator)
             if self.engine is not None:
-                parts, g = self._task_gradients(self.engine, batch, generator, look)
+                parts, skip = self._task_step(self.engine, batch, generator, look)
             else:
-                parts, g = self._plain_gradient(batch, generator, look if _looks(start, number) else None)
-            skipped += self._update(g)
+                parts, skip = self._plain_step(batch, generator, look if _looks(start, number) else None)
+            skipped += skip
             losses += torch.stack([part.detach().double() for part in parts])
             batches += 1
         mean = (losses / batches).tolist()
@@ -234,48 +234,59 @@ class Trainer:
         wanted = training_target(batch.target, z, signal, noise, self.options.prediction)
         return task_losses(output - wanted, batch)
 
-    def _task_gradients(
+    def _task_step(
         self, engine: gradients.TaskGradients, batch: Batch, generator: torch.Generator, look: _Look
     ) -> tuple[list[Tensor], Tensor]:
-        """The tasks' losses and their gradients, combined by a method."""
+        """One update from the gradients of the tasks, combined by a method; the losses, and 1 where it was skipped."""
         engine.clear()
         with engine.rows(batch.offsets):
             parts = self._losses(batch, generator)
             torch.stack(parts).sum().backward()
         K = engine.gram()
-        if not K.is_cuda and not bool(torch.isfinite(K).all()):
-            # Nothing that a method could work on; its norm says so, and the step is skipped.
-            return parts, self.flat.fill_(math.nan)
         look.add(K)
+        if not K.is_cuda and not bool(K.isfinite().all()):
+            return parts, torch.ones((), dtype=torch.int64)
         w = gradients.aggregate(K, self.options.gradients, generator=self.orders, targets=self.targets)
-        return parts, engine.combine(w, out=self.flat)
+        norm = (w @ K @ w).clamp_min(0.0).sqrt()
+        if K.is_cuda:
+            gradients.write_gradients(self.parameters, engine.combine(w, out=self.flat))
+            return parts, self._step_on_device(norm)
+        # The factor goes into the weights, so that g is written once and never read for its norm.
+        factor = gradients.gate_and_clip(float(norm), self.options.gate, self.options.clip)
+        if factor:
+            gradients.write_gradients(self.parameters, engine.combine(factor * w, out=self.flat))
+        return parts, self._step(factor)
 
-    def _plain_gradient(
-        self, batch: Batch, generator: torch.Generator, look: _Look | None
-    ) -> tuple[list[Tensor], Tensor]:
+    def _plain_step(self, batch: Batch, generator: torch.Generator, look: _Look | None) -> tuple[list[Tensor], Tensor]:
+        """The same without a method."""
         parts = self._losses(batch, generator)
         if look is not None:
             look.add(gradients.gram(gradients.task_gradients(parts, self.parameters, retain_graph=True)))
         made = torch.autograd.grad(torch.stack(parts).sum(), self.parameters)
-        return parts, torch.cat([part.reshape(-1) for part in made])
-
-    def _update(self, g: Tensor) -> Tensor:
-        """One update from the combined gradient (P,); 1 where it was skipped, else 0."""
+        g = torch.cat([part.reshape(-1) for part in made])
         norm = torch.linalg.vector_norm(g)
-        gated = self.options.gradients != "none"
-        gate, clip = (self.options.gate, self.options.clip) if gated else (math.inf, math.inf)
+        gradients.write_gradients(self.parameters, g)
         if g.is_cuda:
-            gradients.write_gradients(self.parameters, g)
-            skip = gradients.step_on_device(self.optimiser, norm, gate, clip)
-            self._update_average(skip)
-            return skip.to(torch.int64)
-        factor = gradients.gate_and_clip(float(norm), gate, clip)
-        if factor == 0.0:
-            return torch.ones((), dtype=torch.int64)
-        gradients.write_gradients(self.parameters, g * factor)
-        self.optimiser.step()
-        self._update_average(torch.zeros((), dtype=torch.bool))
-        return torch.zeros((), dtype=torch.int64)
+            return parts, self._step_on_device(norm)
+        factor = gradients.gate_and_clip(float(norm), *self._bounds())
+        g *= factor
+        return parts, self._step(factor)
+
+    def _bounds(self) -> tuple[float, float]:
+        """Gate and clip; none at all for plain training."""
+        return (math.inf, math.inf) if self.options.gradients == "none" else (self.options.gate, self.options.clip)
+
+    def _step(self, factor: float) -> Tensor:
+        """One step of the optimiser, left out where the factor of the gradients is zero."""
+        if factor:
+            self.optimiser.step()
+            self._update_average(torch.zeros((), dtype=torch.bool))
+        return torch.tensor(int(not factor))
+
+    def _step_on_device(self, norm: Tensor) -> Tensor:
+        skip = gradients.step_on_device(self.optimiser, norm, *self._bounds())
+        self._update_average(skip)
+        return skip.to(torch.int64)
 
     @torch.no_grad()
     def _update_average(self, skip: Tensor) -> None:
