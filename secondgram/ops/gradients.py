@@ -39,9 +39,7 @@ def _candidates(tensor: Tensor) -> tuple[Candidate, ...]:
         reason = f"the tensors are on {tensor.device.type}"
     elif _interpreted() and tensor.dtype == torch.bfloat16:
         reason = "Triton's interpreter computes bfloat16 wrongly"
-    triton = Candidate("triton", lambda: reason)
-    # On a processor the plain way is the better one, not a makeshift.
-    return (triton, Candidate("reference")) if tensor.is_cuda else (Candidate("reference"), triton)
+    return Candidate("triton", lambda: reason), Candidate("reference")
 
 
 def _interpreted() -> bool:
@@ -55,8 +53,12 @@ def _interpreted() -> bool:
 def backend_for(tensor: Tensor, backend: str = AUTO) -> str:
     """The name of the backend, "triton" or "reference", for gradients like this tensor.
 
+    On a processor there is nothing to choose: plainly, unless "triton" is asked for by argument.
+
     Raises `InputError` for another name and `BackendUnavailableError` where the one asked for cannot run.
     """
+    if backend == AUTO and tensor.device.type == "cpu":
+        return "reference"
     return resolve("gradients of tasks", _candidates(tensor), backend)
 
 
