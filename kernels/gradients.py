@@ -1,6 +1,6 @@
 """Gradients of tasks on a GPU: weight gradients dY_t^T X_t from rows sorted by task, K = J J^T, g = w^T J.
 
-The plain statements, with the same names, are in `secondgram/ops/gradients.py`. No kernel uses atomics, and how work is
+The plain statements are `weight_gradients`, `gram` and `combine` in `secondgram/ops/gradients.py`. No kernel uses atomics, and how work is
 cut depends on shapes alone: the same input gives the same bits.
 """
 
