@@ -1,7 +1,7 @@
 """Gradients of tasks on a GPU: weight gradients dY_t^T X_t from rows sorted by task, K = J J^T, g = w^T J.
 
-The plain statements are `weight_gradients`, `gram` and `combine` in `secondgram/ops/gradients.py`. No kernel uses atomics, and how work is
-cut depends on shapes alone: the same input gives the same bits.
+The plain statements are `weight_gradients`, `gram` and `combine` in `secondgram/ops/gradients.py`. No kernel uses
+atomics, and how work is cut depends on shapes alone: the same input gives the same bits.
 """
 
 from __future__ import annotations
