@@ -1,7 +1,7 @@
 """Gradients of tasks on a GPU: weight gradients dY_t^T X_t from rows sorted by task, K = J J^T, g = w^T J.
 
-The plain statements, with the same names, are in `secondgram/ops/gradients.py`. No kernel uses atomics, and how work is
-cut depends on shapes alone: the same input gives the same bits.
+The plain statements are `weight_gradients`, `gram` and `combine` in `secondgram/ops/gradients.py`. No kernel uses
+atomics, and how work is cut depends on shapes alone: the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GROUP_ROWS, GROUP = {torch.float32: 16, torch.float16: 64, torch.bfloat16: 64}, 
 POINTERS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 # Up to this many tasks, products of rows are kept one by one; above it, they are a matrix product.
 FEW = 8
-MOST_TASKS = 64
+MOST_TASKS, MOST_COLUMNS = 64, 1 << 30
 # Programs that share a Gram matrix, and columns that each takes at a time, for few tasks and for many.
 PROGRAMS, FEW_COLUMNS, MANY_COLUMNS = 528, {1: 1024, 2: 1024, 4: 512, 8: 256}, 32
 # Entries and partial sums that one program of the last stage takes at a time: of many entries, and of one alone.
@@ -456,8 +456,8 @@ def _check_slab(J: Tensor) -> None:
             f"J must be (T, P) of float32, float16 or bfloat16 with contiguous rows, T 1 to {MOST_TASKS}, "
             f"not {J.dtype} {tuple(J.shape)}."
         )
-    if J.shape[1] >= 1 << 31:
-        raise ValueError(f"{J.shape[1]} columns are too many for one launch.")
+    if J.shape[1] > MOST_COLUMNS:
+        raise ValueError(f"{J.shape[1]} columns are too many for one launch: at most {MOST_COLUMNS}.")
 
 
 def _unit_columns(matrix: Tensor) -> Tensor:

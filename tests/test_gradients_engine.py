@@ -193,6 +193,14 @@ def test_activation_checkpointing_changes_nothing(mode: str, reentrant: bool) ->
     _agrees(_taken(net, lambda: forward(True).sum(), ends, mode), J, 1e-12)
 
 
+def test_large_weights_are_taken_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = _denoiser()
+    whole = _taken(net, lambda: _row_losses(net, _batch(9)).sum(), [0, 4, 4, 9], "layer")
+    monkeypatch.setattr("secondgram.training.gradients.engine.SLICES", 40)
+    _agrees(whole, _oracle(net, _row_losses(net, _batch(9)), [0, 4, 4, 9]), 1e-12)
+    assert whole._buffer.numel() <= 3 * 8 * 6
+
+
 def test_the_same_input_gives_the_same_bits() -> None:
     net = _denoiser(torch.float32)
     batch = tuple(each.float() for each in _batch(9))

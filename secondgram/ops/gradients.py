@@ -75,12 +75,6 @@ def weight_gradients(dY: Tensor, X: Tensor, offsets: Tensor | Sequence[int], out
     return out
 
 
-def segment_sums(rows: Tensor, offsets: Tensor | Sequence[int]) -> Tensor:
-    """Sums over the rows of each task: rows (B, width) -> (T, width), plainly, in their precision."""
-    ends = _ends(offsets)
-    return torch.stack([rows[start:stop].sum(dim=0) for start, stop in pairwise(ends)])
-
-
 def _ends(offsets: Tensor | Sequence[int]) -> list[int]:
     return [int(end) for end in (offsets.tolist() if isinstance(offsets, Tensor) else offsets)]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -18,6 +19,8 @@ from .capture import Site, capturing, refuse_mixing_layers
 MODES = ("auto", "jac", "layer", "ghost")
 # The cost rule counts multiply-adds; a number moved to or from memory weighs as much as this many.
 NUMBER = 16
+# Numbers that the slices of a layer may take at a time where J is not stored.
+SLICES = 1 << 22
 # Beyond this, J is not stored where the choice is free.
 LARGEST_JACOBIAN = 1 << 30
 
@@ -294,18 +297,31 @@ class TaskGradients:
         return uses
 
     def _layer(self, name: str, uses: list[Record]) -> Tensor:
-        """The part of K of one parameter, from its slices."""
+        """The part of K of one parameter, from its slices; a large weight's are formed some outputs at a time."""
         shape = self.shapes[name]
-        if self._buffer.numel() < self.tasks * shape.numel():
-            self._buffer = torch.empty(self.tasks * shape.numel(), dtype=self.dtype, device=self.device)
-        slices = self._buffer[: self.tasks * shape.numel()].view(self.tasks, *shape)
-        for number, record in enumerate(uses):
-            if _is_matrix(name, record):
-                self._products(record, slices, fresh=number == 0)
-            else:
+        K = torch.zeros(self.tasks, self.tasks, dtype=torch.float64, device=self.device)
+        if not _is_matrix(name, uses[0]):
+            slices = self._space((self.tasks, shape.numel()))
+            for number, record in enumerate(uses):
                 rows = record.dY if name == record.site.bias else record.X * record.dY
                 self._sums(record, rows, slices, fresh=number == 0)
-        return ops.gram(slices.view(self.tasks, -1), self.backend)
+            return K + ops.gram(slices, self.backend)
+        outputs, inputs = shape
+        tall = max(1, min(outputs, SLICES // (self.tasks * inputs)))
+        for first in range(0, outputs, tall):
+            some = slice(first, min(first + tall, outputs))
+            slices = self._space((self.tasks, some.stop - first, inputs))
+            for number, record in enumerate(uses):
+                self._products(replace(record, dY=record.dY[:, some]), slices, fresh=number == 0)
+            K += ops.gram(slices.flatten(1), self.backend)
+        return K
+
+    def _space(self, shape: tuple[int, ...]) -> Tensor:
+        """Memory for slices, used again by the next ones."""
+        wanted = math.prod(shape)
+        if self._buffer.numel() < wanted:
+            self._buffer = torch.empty(wanted, dtype=self.dtype, device=self.device)
+        return self._buffer[:wanted].view(shape)
 
     def _ghost(self) -> Tensor:
         """The part of K of all weights, without slices: <dY_t^T X_t, dY_u^T X_u> is the sum over rows r of t and s of u
