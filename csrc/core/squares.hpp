@@ -30,6 +30,14 @@ SECONDGRAM_HD constexpr std::uint32_t in_square(std::uint32_t row, std::uint32_t
   return row * 128u + (((column >> 3) ^ (row & 7u)) << 4) + ((column & 7u) << 1);
 }
 
+// What is read and written at once: sixteen bytes, eight columns of a row of a square; or two neighbouring floats.
+struct alignas(16) Sixteen {
+  std::uint32_t w0, w1, w2, w3;
+};
+struct alignas(8) Two {
+  float first, second;
+};
+
 SECONDGRAM_HD inline std::uint32_t bits_of(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);

@@ -32,6 +32,7 @@ struct EmulatedDevice {
   void replay(const Recording& launches) {
     for (const Launch& one : launches) launch(one);
   }
+  void finish() {}
   template <class Report>
   void wait(const Report& report) {
     report();
@@ -103,6 +104,7 @@ int secondgram_emulate(const std::size_t* sizes, const EmulatedArray* arrays, st
     options.step_block = o->step_block, options.chunk_rows = o->chunk_rows;
     Limits limits;
     limits.processors = 2;
+    limits.groups = device.bulk;
     if (o->shared_bytes != 0) limits.shared_bytes = o->shared_bytes;
     if (o->memory_bytes != 0) limits.memory_bytes = o->memory_bytes;
     sample(device, network, *request, options, limits, [](double) { return true; });

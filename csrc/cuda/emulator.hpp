@@ -301,6 +301,14 @@ struct Emulated {
   static void consumers_sync() {
     meet(block().consumers, kConsumers, "the eight warps' barrier", thread(), nullptr, [](void**) {});
   }
+  static void group_sync() {
+    const std::uint32_t group = thread() / 128;
+    meet(block().groups[group], 128, "a group's barrier", thread() % 128, nullptr, [](void**) {});
+  }
+  template <bool>
+  static void few_registers() {}
+  template <bool>
+  static void many_registers() {}
   static void publish(std::uint32_t offset, std::uint32_t value) { store(offset, value); }
   static void await(std::uint32_t offset, std::uint32_t value) {
     const unsigned char* place = at(block(), offset, 4);
@@ -354,7 +362,8 @@ struct Emulated {
     });
   }
 
-  static void group_begin() {}
+  template <int kWide>
+  static void group_begin(float (&)[kWide][4]) {}
   static void group_multiply_128(float (*sums)[4], std::uint32_t rows, std::uint32_t weights) {
     group_multiply(sums, rows, weights, 128);
   }

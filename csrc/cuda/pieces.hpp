@@ -20,7 +20,7 @@ SECONDGRAM_HD inline Piece piece_of(std::uint64_t index, std::uint32_t panels) {
 }
 
 SECONDGRAM_HD inline void put_piece(unsigned char* squares, std::uint64_t index, const float (&v)[8]) {
-  reinterpret_cast<Words4*>(squares)[index] = {bf16_pair(v[0], v[1]), bf16_pair(v[2], v[3]), bf16_pair(v[4], v[5]),
+  reinterpret_cast<Sixteen*>(squares)[index] = {bf16_pair(v[0], v[1]), bf16_pair(v[2], v[3]), bf16_pair(v[4], v[5]),
                                                bf16_pair(v[6], v[7])};
 }
 
@@ -99,7 +99,7 @@ struct Embed {
     const Piece p = piece_of(index, panels);
     const std::size_t step = first_step + index / of_a_step;
     const float* time = times + step * panels * kSide + p.panel * kSide + p.column;
-    const Words4 words = reinterpret_cast<const Words4*>(people)[index % of_a_step];
+    const Sixteen words = reinterpret_cast<const Sixteen*>(people)[index % of_a_step];
     const std::uint32_t pairs[4] = {words.w0, words.w1, words.w2, words.w3};
     float v[8];
     for (std::uint32_t e = 0; e < 8; ++e) {

@@ -113,6 +113,7 @@ struct Limits {
   std::uint32_t shared_bytes = 232448;  // of a block, at most; sm_90's
   std::uint32_t processors = 132;
   std::size_t memory_bytes = std::size_t{8} << 30;
+  bool groups = true;  // its kernels have clusters, and tiles of four columns (gpu.cuh)
 };
 
 struct Options {
@@ -253,6 +254,7 @@ inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::si
   for (const TileSize& size : kTileSizes) {
     if ((options.rows != 0 && options.rows != size.rows) || (options.columns != 0 && options.columns != size.columns))
       continue;
+    if (size.columns == 4 && !limits.groups) continue;
     // Three stages keep two on their way; two are the least that overlaps copies with products.
     for (const std::uint32_t stages : {3u, 2u}) {
       if (options.stages != 0 && options.stages != stages) continue;
@@ -311,13 +313,13 @@ class Plan {
   Plan(const Packed& network, const Request& request, const Options& options, const Limits& limits)
       : persistent(options.persistent), net_(network), request_(request) {
     lines = lines_of(network);
-    Options small = options;
-    if (!persistent) small.columns = 2;  // two blocks on a processor hide each other's waits
     // The narrow middle of the network, or all of it.
     const std::size_t begin = persistent ? 0 : kMiddleBegin, end = persistent ? lines.size() : kMiddleEnd;
-    const std::uint32_t cluster = persistent ? std::max(1u, options.cluster) : 1u;
-    middle = choose_tile(network, lines, begin, end, small, limits, cluster);
-    small = options;
+    // Two blocks share what they bring until a measurement says otherwise (Device::stream).
+    const std::uint32_t cluster = !persistent || !limits.groups ? 1 : options.cluster != 0 ? options.cluster : 2;
+    if (cluster > 8 || (cluster & (cluster - 1)) != 0) throw std::invalid_argument("a cluster has 1, 2, 4 or 8 blocks");
+    middle = choose_tile(network, lines, begin, end, options, limits, cluster);
+    Options small = options;
     small.columns = 2;
     // Large tiles would leave processors idle where there are few rows.
     if (options.rows == 0) small.rows = request.people * request.n_draws < kSide * limits.processors ? 1 : 2;
@@ -609,6 +611,7 @@ void sample(Device& device, const Packed& network, const Request& request, const
       device.download(request.out + (d * request.people + p) * width, request.people * width * sizeof(float),
                       base + plan.at.out, people * width * sizeof(float), draws);
     }
+  device.finish();
   report(1.0);
 }
 

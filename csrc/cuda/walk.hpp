@@ -1,7 +1,7 @@
 // The folded denoiser on a GPU: one block takes some squares of rows (core/squares.hpp) through a list of products.
 //
 // Eight warps multiply and finish; a ninth brings weights, and those activations that are not in shared memory, through a
-// ring of stages. The list may be one product cut into columns (the graphed chain: a launch a product) or the whole network
+// ring of stages (three more have nothing to do: registers are dealt out to groups of four). The list may be one product cut into columns (the graphed chain: a launch a product) or the whole network
 // for many steps (the persistent kernel). A row never meets another row and its sums run over its inputs in one order, so
 // how rows and columns are cut changes no value.
 //
@@ -24,11 +24,11 @@
 
 namespace secondgram::cuda {
 
-constexpr std::uint32_t kConsumers = 256, kThreads = kConsumers + 32;
+constexpr std::uint32_t kConsumers = 256, kThreads = kConsumers + 128;
 constexpr std::uint32_t kMostOps = 17, kMostStages = 8;
 constexpr std::uint32_t kNowhere = 0xFFFFFFFFu;
 
-// Shared memory: barriers, a counter, a float a row, then the stages, then activations that stay.
+// Shared memory: barriers, two counters, a float a row, then the stages, then activations that stay.
 constexpr std::uint32_t kFull = 0, kEmpty = 8 * kMostStages, kCompleted = 16 * kMostStages, kRowScale = 256;
 constexpr std::uint32_t kStages = 1024;
 
@@ -93,7 +93,9 @@ struct Walk {
 };
 
 // Bytes of a stage: weights of `columns` squares, then activations of `rows`.
-constexpr std::uint32_t stage_bytes(std::uint32_t rows, std::uint32_t columns) { return (rows + columns) * kSquareBytes; }
+SECONDGRAM_HD constexpr std::uint32_t stage_bytes(std::uint32_t rows, std::uint32_t columns) {
+  return (rows + columns) * kSquareBytes;
+}
 
 SECONDGRAM_HD constexpr std::uint32_t begin_of_pass(const Op& op, std::uint32_t pass) {
   return op.panels * pass / op.passes;
@@ -157,12 +159,16 @@ class Walker {
         Machine::barrier_init(kEmpty + 8 * s, kConsumers / 32 * w_.cluster);
       }
       Machine::template store<std::uint32_t>(kCompleted, 0);
+      Machine::template store<std::uint32_t>(kCompleted + 4, 0);
     }
     Machine::barriers_ready(w_.cluster);
-    if (warp_ == kConsumers / 32)
-      produce();
-    else
+    if (warp_ >= kConsumers / 32) {
+      Machine::template few_registers<kGroups>();
+      if (warp_ == kConsumers / 32) produce();
+    } else {
+      Machine::template many_registers<kGroups>();
       consume();
+    }
     Machine::leave(w_.cluster);
   }
 
@@ -192,11 +198,9 @@ class Walker {
       if (streamed && !w_.split && source.writer >= 0) {
         // Written in this step before this product, else in the step before.
         const std::uint32_t writer = static_cast<std::uint32_t>(source.writer);
-        const std::uint32_t needed = s * w_.n_ops + writer + 1;
-        if (writer < o)
-          Machine::await(kCompleted, needed);
-        else if (s > 0)
-          Machine::await(kCompleted, needed - w_.n_ops);
+        const std::uint32_t needed = s * w_.n_ops + writer + 1, wait_for = writer < o ? needed : needed - w_.n_ops;
+        if (writer < o || s > 0)
+          for (int group = 0; group <= kGroups; ++group) Machine::await(kCompleted + 4 * group, wait_for);
       }
 #pragma unroll 1
       for (std::uint32_t k = 0; k < source.panels; ++k, ++input) {
@@ -224,7 +228,6 @@ class Walker {
 
   SECONDGRAM_DEVICE void consume() {
     const std::uint32_t steps = steps_of_list();
-    std::uint32_t completed = 0;
 #pragma unroll 1
     for (std::uint32_t s = 0; s < steps; ++s)
 #pragma unroll 1
@@ -240,14 +243,37 @@ class Walker {
         if (!w_.split) {
           // What was written is read next by other threads, by the tensor cores and by asynchronous copies.
           Machine::proxy_fence();
-          Machine::consumers_sync();
-          if (thread_ == 0) Machine::publish(kCompleted, ++completed);
+          sync_rows();
+          if (thread_ % (kGroups ? 128 : kConsumers) == 0)
+            Machine::publish(kCompleted + (kGroups ? 4 * (thread_ / 128) : 0), s * w_.n_ops + o + 1);
         }
       }
   }
 
   SECONDGRAM_DEVICE void multiply(const Op& op, std::uint32_t pass, bool first_pass, Sums& sums) {
     const std::uint32_t panels = begin_of_pass(op, pass + 1) - begin_of_pass(op, pass);
+    // Which instructions a group of warps needs depends on the panels, and they stand outside of every condition.
+    if constexpr (kGroups && kColumns == 4) {
+      if (panels == 4)
+        multiply_panels<4>(op, panels, first_pass, sums);
+      else if (panels == 3)
+        multiply_panels<3>(op, panels, first_pass, sums);
+      else if (panels == 2)
+        multiply_panels<2>(op, panels, first_pass, sums);
+      else
+        multiply_panels<1>(op, panels, first_pass, sums);
+    } else if constexpr (kGroups) {
+      if (panels == 2)
+        multiply_panels<2>(op, panels, first_pass, sums);
+      else
+        multiply_panels<1>(op, panels, first_pass, sums);
+    } else {
+      multiply_panels<kColumns>(op, panels, first_pass, sums);
+    }
+  }
+
+  template <int kPanels>
+  SECONDGRAM_DEVICE void multiply_panels(const Op& op, std::uint32_t panels, bool first_pass, Sums& sums) {
     const bool normed = op.finish == Finish::normed && first_pass;
     float sum[kRows] = {}, square[kRows] = {};
 #pragma unroll
@@ -267,7 +293,7 @@ class Walker {
         const std::uint32_t rows = streamed ? weights + kColumns * kSquareBytes : source.shared + k * kSquareBytes;
         const std::uint32_t stride = (streamed ? 1 : source.stride) * kSquareBytes;
         if constexpr (kGroups)
-          multiply_group(rows + (warp_ >> 2) * stride, weights, panels, sums);
+          multiply_group<kPanels>(rows + (warp_ >> 2) * stride, weights, sums);
         else
           multiply_warp(rows, stride, weights, panels, sums);
         if (normed) add_moments(rows, stride, sum, square);
@@ -284,7 +310,7 @@ class Walker {
     // weights 16 outputs by 16 inputs.
     const std::uint32_t row = (warp_ >> 2) * (32 * kRows) + (lane_ & 15);
     const std::uint32_t output = 16 * (warp_ & 3) + (lane_ & 7) + 8 * (lane_ >> 4);
-#pragma unroll
+#pragma unroll 2
     for (std::uint32_t step = 0; step < kSide / 16; ++step) {
       std::uint32_t a[Mine::kTall][4];
 #pragma unroll
@@ -307,17 +333,17 @@ class Walker {
     }
   }
 
-  SECONDGRAM_DEVICE void multiply_group(std::uint32_t rows, std::uint32_t weights, std::uint32_t panels, Sums& sums) {
-    Machine::group_begin();
+  template <int kPanels>
+  SECONDGRAM_DEVICE void multiply_group(std::uint32_t rows, std::uint32_t weights, Sums& sums) {
+    Machine::group_begin(sums[0]);
 #pragma unroll
     for (std::uint32_t step = 0; step < kSide / 16; ++step)
 #pragma unroll
-      for (int p = 0; p < kColumns; p += 2) {
-        const int left = static_cast<int>(panels) - p;
+      for (int p = 0; p < kPanels; p += 2) {
         const std::uint32_t a = rows + 32 * step, b = weights + p * kSquareBytes + 32 * step;
-        if (left >= 2)
+        if (kPanels - p >= 2)
           Machine::group_multiply_128(&sums[0][8 * p], a, b);
-        else if (left == 1)
+        else
           Machine::group_multiply_64(&sums[0][8 * p], a, b);
       }
     Machine::group_end(sums[0]);
@@ -333,7 +359,7 @@ class Walker {
 #pragma unroll
       for (int piece = 0; piece < 2; ++piece) {
         const std::uint32_t column = (thread_ % kPerRow * kRows + q) * 16 + 8 * piece;
-        const Words4 v = Machine::template load<Words4>(rows + row / kSide * stride + in_square(row % kSide, column));
+        const Sixteen v = Machine::template load<Sixteen>(rows + row / kSide * stride + in_square(row % kSide, column));
         const std::uint32_t words[4] = {v.w0, v.w1, v.w2, v.w3};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -358,7 +384,15 @@ class Walker {
     if (thread_ % kPerRow == 0)
       Machine::template store<float>(kRowScale + 4 * (thread_ / kPerRow),
                                      1.0f / sqrtf((variance > 0.0f ? variance : 0.0f) + 1e-5f));
-    Machine::consumers_sync();
+    sync_rows();
+  }
+
+  // Among the threads that multiply and finish the same rows: groups of warps need not wait for one another.
+  SECONDGRAM_DEVICE void sync_rows() const {
+    if constexpr (kGroups)
+      Machine::group_sync();
+    else
+      Machine::consumers_sync();
   }
 
   SECONDGRAM_DEVICE void finish(const Op& op, std::uint32_t s, std::uint32_t pass, Sums& sums) {
@@ -377,9 +411,9 @@ class Walker {
       Machine::consumers_sync();
       for (std::uint32_t piece = thread_; piece < kRows * panels * (kSquareBytes / 16); piece += kConsumers) {
         const std::uint32_t square = piece / (kSquareBytes / 16), r = square / panels, p = begin + square % panels;
-        auto* to = reinterpret_cast<Words4*>(op.target.squares +
-                                             (static_cast<std::size_t>(first_ + r) * op.target.stride + p) * kSquareBytes);
-        to[piece % (kSquareBytes / 16)] = Machine::template load<Words4>(kStages + 16 * piece);
+        auto* to = reinterpret_cast<Sixteen*>(
+            op.target.squares + (static_cast<std::size_t>(first_ + r) * op.target.stride + p) * kSquareBytes);
+        to[piece % (kSquareBytes / 16)] = Machine::template load<Sixteen>(kStages + 16 * piece);
       }
     }
   }
@@ -414,40 +448,39 @@ class Walker {
                                       const Target& target, Sums& sums) {
     const bool context = op.finish == Finish::context, active = op.finish != Finish::plain;
     const bool residual = op.finish == Finish::residual;
-    float scale[Mine::kTall][2];
-    const unsigned char* added[Mine::kTall][2];
-    std::uint32_t turn[Mine::kTall][2];
+    // What a row brings along: the row of the embedding's additions, or the bits of its scale.
+    std::uint32_t brought[Mine::kTall][2];
 #pragma unroll
     for (int i = 0; i < Mine::kTall; ++i)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const std::uint32_t row = Mine::row(warp_, lane_, i) + 8 * h;
-        scale[i][h] = op.finish == Finish::normed ? Machine::template load<float>(kRowScale + 4 * row) : 1.0f;
-        added[i][h] = nullptr, turn[i][h] = 0;
-        if (context) {
-          const std::uint32_t person = person_of(row), place = s * w_.chunk->people_squares + person / kSide;
-          added[i][h] = op.context + (static_cast<std::size_t>(place) * op.context_stride + begin) * kSquareBytes;
-          turn[i][h] = person % kSide;
-        }
+        if (context)
+          brought[i][h] = s * w_.chunk->people_squares * kSide + person_of(row);
+        else
+          brought[i][h] = op.finish == Finish::normed ? Machine::template load<std::uint32_t>(kRowScale + 4 * row)
+                                                      : bits_of(1.0f);
       }
 #pragma unroll
     for (int j = 0; j < Mine::kWide; ++j) {
       const std::uint32_t panel = Mine::panel(j), column = Mine::column(warp_, lane_, j);
       if (panel < panels) {
-        const float* bias = op.bias + (begin + panel) * kSide + column;
-        const float first = context ? 0.0f : bias[0], second = context ? 0.0f : bias[1];
+        Two bias{};
+        if (!context) bias = *reinterpret_cast<const Two*>(op.bias + (begin + panel) * kSide + column);
 #pragma unroll
         for (int i = 0; i < Mine::kTall; ++i)
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             const std::uint32_t row = Mine::row(warp_, lane_, i) + 8 * h;
-            float add0 = first, add1 = second;
+            float add0 = bias.first, add1 = bias.second;
             if (context) {
+              const std::size_t square = std::size_t{brought[i][h] / kSide} * op.context_stride + begin + panel;
               const std::uint32_t pair = *reinterpret_cast<const std::uint32_t*>(
-                  added[i][h] + panel * kSquareBytes + in_square(turn[i][h], column));
+                  op.context + square * kSquareBytes + in_square(brought[i][h] % kSide, column));
               add0 = float_of(pair << 16), add1 = float_of(pair & 0xFFFF0000u);
             }
-            float v0 = scale[i][h] * sums[i][j][2 * h] + add0, v1 = scale[i][h] * sums[i][j][2 * h + 1] + add1;
+            const float scale = context ? 1.0f : float_of(brought[i][h]);
+            float v0 = scale * sums[i][j][2 * h] + add0, v1 = scale * sums[i][j][2 * h + 1] + add1;
             if (active) v0 = Machine::silu(v0), v1 = Machine::silu(v1);
             if (residual) {
               const std::uint32_t pair = get(op.target, row, begin + panel, column);
@@ -459,10 +492,10 @@ class Walker {
     }
   }
 
-  // The loop over the thread's sums is left rolled, four pieces at a time: noise takes hundreds of instructions.
+  // The loop over the thread's sums is left rolled, two pieces at a time: noise takes hundreds of instructions.
   SECONDGRAM_DEVICE void finish_solver(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels,
                                        const Target& target, Sums& sums) {
-    constexpr int kPieces = Mine::kTall * Mine::kWide, kAtOnce = 4;
+    constexpr int kPieces = Mine::kTall * Mine::kWide, kAtOnce = 2;
     const std::uint32_t step = w_.first_step + s;
     const Coefficients k = w_.coefficients[step];
 #pragma unroll 1
@@ -487,23 +520,21 @@ class Walker {
     const std::uint32_t column = panel * kSide + within, row = Mine::row(warp_, lane_, i);
     float z[4] = {};
     if (k.fresh != 0.0f) noise(row, column, step, z);
-    const float bias[2] = {op.bias[column], op.bias[column + 1]};
+    const Two bias = *reinterpret_cast<const Two*>(op.bias + column);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const std::size_t place = static_cast<std::size_t>(first_ * kSide + row + 8 * h) * w_.stride + column;
-      float x[2] = {w_.x[place], w_.x[place + 1]}, before[2] = {};
-      if (w_.before != nullptr) before[0] = w_.before[place], before[1] = w_.before[place + 1];
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float x0 = data_estimate(k, x[e], sums[2 * h + e] + bias[e]);
-        float following = next_state(k, x[e], x0, before[e]);
-        // Columns that only fill a square up stay zero.
-        if (column + e < w_.features) following += k.fresh * z[2 * h + e];
-        x[e] = following, before[e] = x0;
-      }
-      w_.x[place] = x[0], w_.x[place + 1] = x[1];
-      if (w_.before != nullptr) w_.before[place] = before[0], w_.before[place + 1] = before[1];
-      put(target, row + 8 * h, panel, within, bf16_pair(x[0], x[1]));
+      Two x = *reinterpret_cast<const Two*>(w_.x + place), before{};
+      if (w_.before != nullptr) before = *reinterpret_cast<const Two*>(w_.before + place);
+      const Two x0{data_estimate(k, x.first, sums[2 * h] + bias.first),
+                   data_estimate(k, x.second, sums[2 * h + 1] + bias.second)};
+      x = {next_state(k, x.first, x0.first, before.first), next_state(k, x.second, x0.second, before.second)};
+      // Columns that only fill a square up stay zero.
+      if (column < w_.features) x.first += k.fresh * z[2 * h];
+      if (column + 1 < w_.features) x.second += k.fresh * z[2 * h + 1];
+      *reinterpret_cast<Two*>(w_.x + place) = x;
+      if (w_.before != nullptr) *reinterpret_cast<Two*>(w_.before + place) = x0;
+      put(target, row + 8 * h, panel, within, bf16_pair(x.first, x.second));
     }
   }
 
