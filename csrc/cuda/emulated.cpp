@@ -6,9 +6,11 @@
 
 #include "emulator.hpp"
 #include "plan.hpp"
+#include "stream.hpp"
 
 namespace {
 
+using namespace secondgram;
 using namespace secondgram::cuda;
 
 struct EmulatedDevice {
@@ -108,6 +110,28 @@ int secondgram_emulate(const std::size_t* sizes, const EmulatedArray* arrays, st
     if (o->shared_bytes != 0) limits.shared_bytes = o->shared_bytes;
     if (o->memory_bytes != 0) limits.memory_bytes = o->memory_bytes;
     sample(device, network, *request, options, limits, [](double) { return true; });
+    return 0;
+  } catch (const std::exception& error) {
+    failure = error.what();
+    return 1;
+  }
+}
+
+// Weights [squares] streamed by `blocks` blocks; sums [blocks, kConsumers].
+int secondgram_emulate_stream(const unsigned char* weights, std::uint32_t squares, std::uint32_t of_a_stage,
+                              std::uint32_t stages, std::uint32_t cluster, std::uint32_t rounds, std::uint32_t blocks,
+                              std::uint32_t bulk, std::uint32_t* sums) {
+  try {
+    const StreamList list{weights, sums, squares, of_a_stage, stages, cluster, rounds};
+    const std::uint32_t shared = kStages + stages * of_a_stage * kSquareBytes;
+    std::vector<std::unique_ptr<unsigned char[]>> stacks;
+    for (std::uint32_t x = 0; x < blocks; x += cluster)
+      emulation::run_cluster(cluster, x, 0, shared, x, stacks, [&list, bulk] {
+        if (bulk != 0)
+          Streamer<emulation::Emulated<true>>::run(list);
+        else
+          Streamer<emulation::Emulated<false>>::run(list);
+      });
     return 0;
   } catch (const std::exception& error) {
     failure = error.what();

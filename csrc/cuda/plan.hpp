@@ -247,24 +247,49 @@ struct TileSize {
 };
 constexpr TileSize kTileSizes[] = {{1, 2}, {2, 2}, {2, 4}};
 
-// Of the sizes asked for or compiled, the layout in which a row has the fewest bytes brought to it; as many stages as fit.
+inline bool compiled(const TileSize& size, const Options& options, const Limits& limits) {
+  return (options.rows == 0 || options.rows == size.rows) && (options.columns == 0 || options.columns == size.columns) &&
+         (size.columns < 4 || limits.groups);
+}
+
+[[noreturn]] inline void refuse_tile() {
+  throw std::invalid_argument("no tile of this size was compiled that fits the device's shared memory");
+}
+
+// For lines [begin, end) in one launch: of the sizes asked for or compiled, the one in which a row has the fewest bytes
+// brought to it. Three stages keep two on their way; two are the least that overlaps copies with products.
 inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end,
                         const Options& options, const Limits& limits, std::uint32_t cluster) {
   Tile best{};
-  for (const TileSize& size : kTileSizes) {
-    if ((options.rows != 0 && options.rows != size.rows) || (options.columns != 0 && options.columns != size.columns))
-      continue;
-    if (size.columns == 4 && !limits.groups) continue;
-    // Three stages keep two on their way; two are the least that overlaps copies with products.
+  for (const TileSize& size : kTileSizes)
     for (const std::uint32_t stages : {3u, 2u}) {
-      if (options.stages != 0 && options.stages != stages) continue;
-      if (kStages + stages * stage_bytes(size.rows, size.columns) > limits.shared_bytes) continue;
+      if (!compiled(size, options, limits) || (options.stages != 0 && options.stages != stages) ||
+          kStages + stages * stage_bytes(size.rows, size.columns) > limits.shared_bytes)
+        continue;
       const Tile tile = lay_out(n, lines, begin, end, {size.rows, size.columns, stages, cluster, {}}, limits.shared_bytes);
       if (best.rows == 0 || tile.received_bytes * best.rows < best.received_bytes * tile.rows) best = tile;
       break;
     }
+  if (best.rows == 0) refuse_tile();
+  return best;
+}
+
+// For launches of one product each, where nothing stays in shared memory: the largest tile with all the stages that fit.
+// Large tiles would leave processors idle where there are few rows; but where tiles of two squares of rows have
+// instructions of their own, whose sums may round otherwise, values must not depend on how many rows there are.
+inline Tile choose_product_tile(const Options& options, const Limits& limits, std::size_t rows) {
+  Tile best{};
+  for (const TileSize& size : kTileSizes) {
+    const std::uint32_t fit = (limits.shared_bytes - kStages) / stage_bytes(size.rows, size.columns);
+    const std::uint32_t stages = std::min(options.stages != 0 ? options.stages : kMostStages, std::min(fit, kMostStages));
+    const bool idle =
+        !limits.groups && options.rows == 0 && size.rows > 1 && rows < std::size_t{kSide} * limits.processors;
+    if (!compiled(size, options, limits) || stages < 2 || (idle && best.rows != 0)) continue;
+    best = {size.rows, size.columns, stages, 1, {}};
   }
-  if (best.rows == 0) throw std::invalid_argument("no tile of this size fits the device's shared memory");
+  if (best.rows == 0) refuse_tile();
+  std::fill_n(best.shared, static_cast<int>(kBuffers), kNowhere);
+  best.shared_bytes = kStages + best.stages * stage_bytes(best.rows, best.columns);
   return best;
 }
 
@@ -319,17 +344,8 @@ class Plan {
     const std::uint32_t cluster = !persistent || !limits.groups ? 1 : options.cluster != 0 ? options.cluster : 2;
     if (cluster > 8 || (cluster & (cluster - 1)) != 0) throw std::invalid_argument("a cluster has 1, 2, 4 or 8 blocks");
     middle = choose_tile(network, lines, begin, end, options, limits, cluster);
-    Options small = options;
-    small.columns = 2;
-    // Large tiles would leave processors idle where there are few rows.
-    if (options.rows == 0) small.rows = request.people * request.n_draws < kSide * limits.processors ? 1 : 2;
-    tile = choose_tile(network, lines, 0, 0, small, limits, 1);
+    tile = choose_product_tile(options, limits, request.people * request.n_draws);
     cut(options, limits);
-  }
-
-  // Launches of a step of the graphed chain.
-  std::uint32_t launches_per_step() const {
-    return 2 + static_cast<std::uint32_t>(lines.size() - (kMiddleEnd - kMiddleBegin)) + 1;
   }
 
   // -- launches, for memory that begins at `base` --------------------------------------------------------------------
@@ -416,17 +432,22 @@ class Plan {
 
  private:
   static constexpr std::size_t kMiddleBegin = 4, kMiddleEnd = 12;  // down3, both bottlenecks, up1
+  static constexpr std::size_t kContextBytes = std::size_t{2} << 30;
   // Squares that fill a cluster's tile up: two squares of rows and eight blocks at most.
   static constexpr std::uint32_t kSpare = 16;
 
   void cut(const Options& options, const Limits& limits) {
-    // Rows that keep every processor busy for two rounds of the larger tile.
+    // A tile for every processor: what one launch writes is still in L2 when the next reads it.
     const std::size_t rows =
-        options.chunk_rows != 0 ? options.chunk_rows : std::size_t{limits.processors} * 2 * kSide * middle.rows;
+        options.chunk_rows != 0 ? options.chunk_rows : std::size_t{limits.processors} * kSide * middle.rows;
     draws = std::max<std::size_t>(1, std::min(request_.n_draws, rows));
     people = std::max<std::size_t>(1, std::min(request_.people, rows / draws));
-    const std::size_t most = std::max<std::size_t>(1, request_.n_steps);
-    step_block = static_cast<std::uint32_t>(persistent ? std::min<std::size_t>(most, options.step_block != 0 ? options.step_block : 4096) : 1);
+    // What the embedding adds to many steps waits in memory, two bytes a value.
+    const std::size_t of_a_step =
+        std::size_t{people_squares()} * (6 * net_.embedding_panels() + net_.context_panels()) * kSquareBytes;
+    const std::size_t fit = std::max<std::size_t>(1, kContextBytes / of_a_step), asked = options.step_block;
+    step_block = static_cast<std::uint32_t>(
+        persistent ? std::min(asked != 0 ? asked : fit, std::max<std::size_t>(1, request_.n_steps)) : 1);
     for (arrange(); at.total > limits.memory_bytes; arrange()) {
       if (step_block > 1 && at.x - at.embedded > (at.total - at.embedded) / 2)
         step_block = (step_block + 1) / 2;
