@@ -2,8 +2,8 @@
 // `Machine` are carried out as their documentation has them.
 //
 // What could go wrong on a device goes wrong here: asynchronous copies land late, in any order, and leave nonsense in
-// between; products of a group of warps read their operands only at the end; threads run in an order drawn from a seed;
-// threads that wait for ever are reported.
+// between; products of a group of warps read their operands only at the end, and not what was written without a fence;
+// some warps stand still while others run ahead, as drawn from a seed; threads that wait for ever are reported.
 #pragma once
 
 #include <setjmp.h>
@@ -58,6 +58,8 @@ struct Block {
   std::map<std::uint32_t, Barrier> barriers;
   Meeting all, consumers, warps[kThreads / 32], groups[2];
   std::vector<GroupProduct> products[2];
+  // For each 16 bytes, the thread (from 1) whose write no fence has followed yet.
+  std::vector<std::uint16_t> unfenced;
 };
 
 struct Fiber {
@@ -68,6 +70,7 @@ struct Fiber {
   bool started = false, done = false;
   std::function<bool()> ready;  // empty where it can run
   std::deque<std::function<void()>> landings;  // copies of its own, in order; cp.async
+  std::vector<std::uint32_t> unfenced;         // 16 bytes each that it wrote since its last fence
 };
 
 struct Cluster {
@@ -159,6 +162,7 @@ inline void run_cluster(std::uint32_t blocks, std::uint32_t first_x, std::uint32
     auto made = std::make_unique<Block>();
     made->cluster = &all, made->x = first_x + b, made->y = y, made->rank = b;
     made->shared.assign(shared_bytes, 0xFF);
+    made->unfenced.assign(shared_bytes / 16 + 1, 0);
     for (std::uint32_t t = 0; t < kThreads; ++t) {
       auto one = std::make_unique<Fiber>();
       one->block = made.get(), one->thread = t;
@@ -194,18 +198,27 @@ inline void run_cluster(std::uint32_t blocks, std::uint32_t first_x, std::uint32
     }
     return landed;
   };
-  while (left > 0 && all.failure.empty()) {
-    bool moved = false;
+  // Some warps stand still for a while, so that the others get as far ahead as barriers let them.
+  std::vector<bool> still(all.fibers.size() / 32, false);
+  for (std::size_t round = 0; left > 0 && all.failure.empty(); ++round) {
+    if (round % 32 == 0)
+      for (std::size_t w = 0; w < still.size(); ++w) still[w] = all.random() % 3 == 0;
+    bool moved = false, waited = false;
     for (const std::size_t i : order) {
       Fiber& f = *all.fibers[i];
       if (f.done || (f.ready && !f.ready())) continue;
+      if (still[i / 32]) {
+        waited = true;
+        continue;
+      }
       moved = true;
       f.ready = nullptr;
       resume(all, f);
       if (f.done) --left;
       if (!all.failure.empty()) break;
     }
-    if (!land(!moved) && !moved) all.failure = "threads wait for one another for ever";
+    if (!moved && waited) still.assign(still.size(), false);
+    if (!land(!moved && !waited) && !moved && !waited && all.failure.empty()) all.failure = "threads wait for one another for ever";
   }
   if (all.failure.empty() && !all.landings.empty()) all.failure = "a block ended before its copies had landed";
   for (auto& f : all.fibers) {
@@ -242,6 +255,8 @@ struct Emulated {
   template <typename T>
   static void store(std::uint32_t offset, T value) {
     std::memcpy(at(block(), offset, sizeof(T)), &value, sizeof(T));
+    block().unfenced[offset / 16] = static_cast<std::uint16_t>(thread() + 1);
+    fiber().unfenced.push_back(offset / 16);
   }
 
   static void barrier_init(std::uint32_t barrier, std::uint32_t count) { block().barriers[barrier] = {count, count}; }
@@ -278,6 +293,7 @@ struct Emulated {
         std::memset(place, 0xFF, bytes);
         cluster()->landings.push_back([&target, place, from, bytes, barrier] {
           std::memcpy(place, from, bytes);
+          std::fill_n(target.unfenced.begin() + (place - target.shared.data()) / 16, bytes / 16, std::uint16_t{0});
           Barrier& one = target.barriers.at(barrier);
           one.bytes -= bytes;
           one.settle();
@@ -319,7 +335,11 @@ struct Emulated {
       return now >= value;
     });
   }
-  static void proxy_fence() {}
+  static void proxy_fence() {
+    for (const std::uint32_t place : fiber().unfenced)
+      if (block().unfenced[place] == thread() + 1) block().unfenced[place] = 0;
+    fiber().unfenced.clear();
+  }
 
   static void load_matrices(std::uint32_t (&m)[4], std::uint32_t offset) {
     struct Lane {
@@ -413,6 +433,7 @@ struct Emulated {
       address ^= (address >> 7 & 7u) << 4;
       std::uint16_t bits;
       std::memcpy(&bits, at(block(), address, 2), 2);
+      if (block().unfenced[address / 16] != 0) fail("a group product reads what was written without a fence");
       values[k] = float_of_bf16(bits);
     }
   }
