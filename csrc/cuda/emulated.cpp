@@ -85,7 +85,7 @@ struct EmulatedArray {
 };
 
 struct EmulatedOptions {
-  std::uint32_t persistent, rows, columns, stages, cluster, step_block, bulk, seed, shared_bytes;
+  std::uint32_t persistent, rows, columns, stages, cluster, step_block, bulk, order, shared_bytes;
   std::uint64_t chunk_rows, memory_bytes;
 };
 
@@ -99,7 +99,7 @@ int secondgram_emulate(const std::size_t* sizes, const EmulatedArray* arrays, st
     std::vector<Array> listed;
     for (std::size_t i = 0; i < n_arrays; ++i) listed.push_back({arrays[i].data, arrays[i].rows, arrays[i].columns});
     const Packed network(shape, listed);
-    EmulatedDevice device{o->bulk != 0, o->seed, {}, {}};
+    EmulatedDevice device{o->bulk != 0, o->order, {}, {}};
     Options options;
     options.persistent = o->persistent != 0;
     options.rows = o->rows, options.columns = o->columns, options.stages = o->stages, options.cluster = o->cluster;

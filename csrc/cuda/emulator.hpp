@@ -32,7 +32,7 @@ constexpr std::size_t kFiberStack = 128 << 10;
 struct Meeting {
   std::uint32_t arrived = 0, generation = 0;
   const char* what = nullptr;
-  void* brought[kThreads * 4] = {};
+  void* brought[kThreads * 8] = {};  // of the largest cluster
 };
 
 struct Barrier {

@@ -262,10 +262,13 @@ inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::si
                         const Options& options, const Limits& limits, std::uint32_t cluster) {
   Tile best{};
   for (const TileSize& size : kTileSizes)
-    for (const std::uint32_t stages : {3u, 2u}) {
-      if (!compiled(size, options, limits) || (options.stages != 0 && options.stages != stages) ||
-          kStages + stages * stage_bytes(size.rows, size.columns) > limits.shared_bytes)
+    for (std::uint32_t stages = 3; stages >= 2; --stages) {
+      if (options.stages != 0) stages = std::max(2u, std::min(options.stages, kMostStages));
+      if (!compiled(size, options, limits) ||
+          kStages + stages * stage_bytes(size.rows, size.columns) > limits.shared_bytes) {
+        if (options.stages != 0) break;
         continue;
+      }
       const Tile tile = lay_out(n, lines, begin, end, {size.rows, size.columns, stages, cluster, {}}, limits.shared_bytes);
       if (best.rows == 0 || tile.received_bytes * best.rows < best.received_bytes * tile.rows) best = tile;
       break;
