@@ -1,7 +1,7 @@
 """The CUDA extension, and the only place that hands it addresses.
 
-Loaded at the first use, as the CPU's. It needs no torch: arrays of numpy come and go by themselves, and tensors that lie on
-the device stay there.
+Loaded at the first use, as the CPU's. It needs no torch: arrays of numpy come and go by themselves, and tensors that lie
+on the device stay there.
 """
 
 from __future__ import annotations
@@ -188,8 +188,11 @@ def plan(
     limits: Limits | None = None,
     **options: int,
 ) -> dict[str, Any]:
-    """How the work would be cut, without asking a device: people and draws of a chunk, launches of a step, and of a tile
-    its size, what stays in shared memory and the bytes that a block receives a step. Raises as `CudaSampler.sample`."""
+    """How the work would be cut; no device is asked.
+
+    People and draws of a chunk, launches of a step, and of a tile its size, what stays in shared memory and the bytes
+    that a block receives a step. Raises as `CudaSampler.sample`.
+    """
     return _plan_of(_packed(folded), people, draws, steps, mode, limits or Limits(), options)
 
 
