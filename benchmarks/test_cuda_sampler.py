@@ -1,7 +1,8 @@
-"""The reverse chain of a whole cohort on a CUDA device: 41,706 people, 769 features, 99 steps. Checked before it is timed.
+"""The reverse chain of a whole cohort on a CUDA device: 41,706 people, 769 features, 99 steps.
 
-A recorded graph and the persistent kernel against torch: eager at the paper's batch and at a large one, and compiled with
-CUDA graphs. `extra_info` has the seconds of a cohort and, for ours, the share of the matrix peak measured beside it.
+A recorded graph and the persistent kernel against torch: eager at the paper's batch and at a large one, and compiled
+with CUDA graphs. Ours are checked before they are timed. `extra_info` has the seconds of a cohort and, for ours, the
+share of the matrix peak measured beside it.
 """
 
 from __future__ import annotations

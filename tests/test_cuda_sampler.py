@@ -39,7 +39,7 @@ SIZES = {
     769: (769, 783, 256, (512, 256, 128)),
 }
 # Every tile that is compiled, on machines with and without bulk copies and products of four warps.
-LAYOUTS: dict[str, dict[str, int]] = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "graph, sm_80": {},
     "graph, sm_80, 128 rows": {"rows": 2},
     "graph, sm_90a": {"bulk": 1},
@@ -325,7 +325,7 @@ def test_no_layout_changes_a_bit(emulate: Emulate, plain: tuple[Case, np.ndarray
     ],
     ids=str,
 )
-def test_no_cut_changes_a_bit(emulate: Emulate, plain: tuple[Case, np.ndarray], options: dict[str, int]) -> None:
+def test_no_cut_changes_a_bit(emulate: Emulate, plain: tuple[Case, np.ndarray], options: dict[str, Any]) -> None:
     case, one = plain
     np.testing.assert_array_equal(emulate(*case.arguments(), **options), one)
 
@@ -457,7 +457,7 @@ def test_tensors_stay_on_the_device() -> None:
 @pytest.mark.gpu
 @device_only
 @pytest.mark.parametrize("options", [{"cluster": 1}, {"cluster": 4}, {"rows": 1}, {"rows": 2, "columns": 2}], ids=str)
-def test_every_tile_on_the_device(options: dict[str, int]) -> None:
+def test_every_tile_on_the_device(options: dict[str, Any]) -> None:
     case = Case(300, 40, 5, 4)
     got = cuda.CudaSampler(case.folded).sample(*case.arguments()[1:], mode="persistent", **options)
     assert _distance(got, case.exact()) < TOLERANCE

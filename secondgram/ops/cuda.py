@@ -1,7 +1,7 @@
 """The CUDA extension, and the only place that hands it addresses.
 
-Loaded at the first use, as the CPU's. It needs no torch: arrays of numpy come and go by themselves, and tensors that lie
-on the device stay there.
+Loaded at the first use, as the CPU's. It needs no torch: arrays of numpy come and go by themselves, and tensors that
+lie on the device stay there.
 """
 
 from __future__ import annotations
