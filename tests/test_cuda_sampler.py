@@ -435,7 +435,8 @@ def test_on_the_device_no_cut_changes_a_bit(mode: str) -> None:
     case = Case(70, 300, 5, 4)
     net = cuda.CudaSampler(case.folded)
     one = net.sample(*case.arguments()[1:], mode=mode)
-    for options in ({"chunk_rows": 64}, {"chunk_rows": 1000, "step_block": 3}):
+    cuts: list[dict[str, Any]] = [{"chunk_rows": 64}, {"chunk_rows": 1000, "step_block": 3}]
+    for options in cuts:
         np.testing.assert_array_equal(net.sample(*case.arguments()[1:], mode=mode, **options), one)
     for people in (1, 7, 64):
         some = net.sample(case.c[:people], case.keys[:people], case.draws[[3]], 3, case.table, mode=mode)

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -120,7 +121,8 @@ void sample_on(Device& device, const Packed& net, std::uintptr_t out, std::uintp
   };
   try {
     const py::gil_scoped_release release;
-    device.follow(stream);
+    const std::lock_guard<std::mutex> alone(device.busy());
+    device.begin(stream);
     sample(device, net, request, chosen, device.limits(), report);
   } catch (const Cancelled&) {
   }
@@ -158,8 +160,20 @@ PYBIND11_MODULE(_cuda, m) {
                                facts["groups"] = limits.groups;
                                return facts;
                              })
-      .def("stream", &Device::stream, py::arg("squares"), py::arg("of_a_stage"), py::arg("stages"), py::arg("cluster"),
-           py::arg("rounds"), py::call_guard<py::gil_scoped_release>())
+      .def("stream",
+           [](Device& device, std::uint32_t squares, std::uint32_t of_a_stage, std::uint32_t stages, std::uint32_t cluster,
+              std::uint32_t rounds) {
+             const py::gil_scoped_release release;
+             const std::lock_guard<std::mutex> alone(device.busy());
+             return device.stream(squares, of_a_stage, stages, cluster, rounds);
+           },
+           py::arg("squares"), py::arg("of_a_stage"), py::arg("stages"), py::arg("cluster"), py::arg("rounds"))
+      .def("release",
+           [](Device& device) {
+             const py::gil_scoped_release release;
+             const std::lock_guard<std::mutex> alone(device.busy());
+             device.release();
+           })
       .def("sample", &sample_on, py::arg("network"), py::arg("out"), py::arg("conditions"), py::arg("keys"),
            py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
            py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -30,9 +31,13 @@ class Device {
   // As things are now: free memory changes.
   Limits limits() const;
 
+  // One request at a time: whoever has one holds this.
+  std::mutex& busy() { return busy_; }
   // Returns when what `stream` holds is done: arrays on the device are ready then.
-  void follow(std::uintptr_t stream);
+  void begin(std::uintptr_t stream);
+  // Memory that is kept from one request to the next, and given back.
   unsigned char* reserve(std::size_t bytes);
+  void release();
   void upload(unsigned char* to, const void* from, std::size_t bytes);
   void download(float* to, std::size_t pitch, const unsigned char* from, std::size_t bytes, std::size_t count);
   void launch(const Launch& one);
@@ -51,6 +56,7 @@ class Device {
  private:
   struct State;
   std::unique_ptr<State> state_;
+  std::mutex busy_;
   std::string name_;
   int number_, clock_khz_ = 0;
 };

@@ -157,17 +157,25 @@ Limits Device::limits() const {
   return limits;
 }
 
-void Device::follow(std::uintptr_t stream) {
+void Device::begin(std::uintptr_t stream) {
   const Selected selected(number_);
+  // What a request that failed has left behind goes nowhere.
+  check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+  for (auto& deliver : state_->deliver) deliver = nullptr;
   check(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "work on the stream failed");
+}
+
+void Device::release() {
+  const Selected selected(number_);
+  check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+  check(cudaFree(state_->memory), "cannot give memory of the CUDA device back");
+  state_->memory = nullptr, state_->bytes = 0;
 }
 
 unsigned char* Device::reserve(std::size_t bytes) {
   const Selected selected(number_);
   if (bytes > state_->bytes) {
-    check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
-    check(cudaFree(state_->memory), "cannot give memory of the CUDA device back");
-    state_->memory = nullptr, state_->bytes = 0;
+    release();
     check(cudaMalloc(&state_->memory, bytes), "the CUDA device has too little memory");
     state_->bytes = bytes;
   }

@@ -21,7 +21,7 @@ from ..diffusion.noise import Purpose
 from ..errors import InputError
 from . import native
 
-__all__ = ["MODES", "CudaSampler", "Limits", "StreamRate", "plan", "reason_unavailable", "stream_rates"]
+__all__ = ["MODES", "CudaSampler", "Limits", "StreamRate", "plan", "reason_unavailable", "release", "stream_rates"]
 
 INTERFACE = 1
 # A recorded list of launches a step, or one launch that carries rows through all steps.
@@ -81,6 +81,12 @@ def _opened(number: int) -> Any:
     if device is None:
         raise RuntimeError(f"The CUDA sampler cannot run: {reason}.")
     return device
+
+
+def release(device: int = 0) -> None:
+    """Give the memory back that the sampler keeps on a device from one call to the next."""
+    if reason_unavailable(device) is None:
+        _opened(device).release()
 
 
 class CudaSampler:
