@@ -423,7 +423,10 @@ struct Emulated {
   }
   static float shuffle(float value, std::uint32_t mask) { return float_of(shuffle(bits_of(value), mask)); }
 
-  static float silu(float x) { return x / (1.0f + std::exp(-x)); }
+  static void silu(float& a, float& b) { a /= 1.0f + std::exp(-a), b /= 1.0f + std::exp(-b); }
+  static void prefetch(const void* place) {
+    if (place == nullptr) fail("nothing was asked for ahead");
+  }
 
  private:
   // Sixteen neighbours of one row of an operand: rows of 128 bytes, the address' bits 4-6 exchanged with its bits 7-9.

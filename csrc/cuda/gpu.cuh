@@ -228,9 +228,24 @@ struct Gpu {
     return __shfl_xor_sync(0xFFFFFFFFu, value, static_cast<int>(mask));
   }
 
-  SECONDGRAM_DEVICE static float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+  // Two at a time: one reciprocal of the product of both denominators serves both, special functions being what limits.
+  // An exponent of 2^57 is as good as infinite, and two of them still have a product.
+  SECONDGRAM_DEVICE static void silu(float& a, float& b) {
+    const float c = 1.0f + power_of_two(fminf(a * -1.442695041f, 57.0f));
+    const float d = 1.0f + power_of_two(fminf(b * -1.442695041f, 57.0f));
+    float both;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(both) : "f"(c * d));
+    a *= both * d;
+    b *= both * c;
+  }
+  SECONDGRAM_DEVICE static void prefetch(const void* place) { asm volatile("prefetch.global.L2 [%0];" ::"l"(place)); }
 
  private:
+  SECONDGRAM_DEVICE static float power_of_two(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+  }
   // What the compiler does with sums stays before or after.
   template <int kWide>
   SECONDGRAM_DEVICE static void hold(float (&sums)[kWide][4]) {

@@ -236,6 +236,8 @@ class Walker {
         const std::uint32_t end = w_.split ? pass_ + 1 : op.passes;
 #pragma unroll 1
         for (std::uint32_t pass = pass_; pass < end; ++pass) {
+          const std::uint32_t first_panel = begin_of_pass(op, pass);
+          ask_ahead(op, s, first_panel, begin_of_pass(op, pass + 1) - first_panel);
           Sums sums;
           multiply(op, pass, pass == pass_, sums);
           finish(op, s, pass, sums);
@@ -269,6 +271,23 @@ class Walker {
         multiply_panels<1>(op, panels, first_pass, sums);
     } else {
       multiply_panels<kColumns>(op, panels, first_pass, sums);
+    }
+  }
+
+  // What the finish of a pass will read is asked for before its products, so that it waits in L2 by then.
+  SECONDGRAM_DEVICE void ask_ahead(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels) const {
+    if (op.finish == Finish::context) {
+      for (std::uint32_t i = thread_; i < kRows * kSide * panels; i += kConsumers) {
+        const std::uint32_t row = s * w_.chunk->people_squares * kSide + person_of(i / panels);
+        const std::size_t square = std::size_t{row / kSide} * op.context_stride + begin + i % panels;
+        Machine::prefetch(op.context + square * kSquareBytes + in_square(row % kSide, 0) / 128 * 128);
+      }
+    } else if (op.finish == Finish::solver) {
+      // A row of a square is two lines of 128 bytes of the state.
+      for (std::uint32_t i = thread_; i < kRows * kSide * panels * 2; i += kConsumers) {
+        const std::size_t row = first_ * kSide + i / (2 * panels);
+        Machine::prefetch(w_.x + row * w_.stride + begin * kSide + i % (2 * panels) * 32);
+      }
     }
   }
 
@@ -481,7 +500,7 @@ class Walker {
             }
             const float scale = context ? 1.0f : float_of(brought[i][h]);
             float v0 = scale * sums[i][j][2 * h] + add0, v1 = scale * sums[i][j][2 * h + 1] + add1;
-            if (active) v0 = Machine::silu(v0), v1 = Machine::silu(v1);
+            if (active) Machine::silu(v0, v1);
             if (residual) {
               const std::uint32_t pair = get(op.target, row, begin + panel, column);
               v0 += float_of(pair << 16), v1 += float_of(pair & 0xFFFF0000u);
