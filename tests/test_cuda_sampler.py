@@ -375,7 +375,7 @@ GUARDS = {
         "    if (w_.split) {\n      Machine::consumers_sync();\n      for",
         "    if (w_.split) {\n      for",
     ),
-    "tensor cores' view of what was written": ("          Machine::proxy_fence();", ""),
+    "tensor cores' view of what was written": ("          Machine::proxy_fence(op.target.shared == kNowhere);", ""),
     "a stage that is full": ("        Machine::wait(kFull + 8 * slot_, phase_);", ""),
     "a stage that is empty": ("        Machine::wait(kEmpty + 8 * slot_, phase_ ^ 1);", ""),
     "activations that are complete": ("if (writer < o || s > 0)", "if (false)"),

@@ -335,7 +335,7 @@ struct Emulated {
       return now >= value;
     });
   }
-  static void proxy_fence() {
+  static void proxy_fence(bool) {
     for (const std::uint32_t place : fiber().unfenced)
       if (block().unfenced[place] == thread() + 1) block().unfenced[place] = 0;
     fiber().unfenced.clear();

@@ -113,19 +113,21 @@ struct Gpu {
   // A warp has read a stage: said to every block that brings it something.
   SECONDGRAM_DEVICE static void release(std::uint32_t barrier, std::uint32_t blocks) {
     __syncwarp();
-    if (threadIdx.x % 32 != 0) return;
-    if constexpr (kBulk) {
+    const std::uint32_t lane = threadIdx.x % 32;
+    if constexpr (kGroupProducts) {
       if (blocks > 1) {
-        for (std::uint32_t b = 0; b < blocks; ++b)
+        // Nothing written is handed over, only leave to overwrite what was read: no fence of the cluster's memory.
+        if (lane < blocks)
           asm volatile(
               "{\n.reg .b32 there;\n"
               "mapa.shared::cluster.u32 there, %0, %1;\n"
-              "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(address(barrier)),
-              "r"(b)
+              "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(address(barrier)),
+              "r"(lane)
               : "memory");
         return;
       }
     }
+    if (lane != 0) return;
     asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(address(barrier)) : "memory");
   }
   SECONDGRAM_DEVICE static void consumers_sync() { asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory"); }
@@ -140,11 +142,17 @@ struct Gpu {
     do {
       asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(now) : "r"(address(offset)) : "memory");
     } while (now < value);
-    proxy_fence();
+    proxy_fence(true);
   }
-  // Orders this thread's writes before what tensor cores and bulk copies read.
-  SECONDGRAM_DEVICE static void proxy_fence() {
-    if constexpr (kBulk) asm volatile("fence.proxy.async;" ::: "memory");
+  // Orders this thread's writes before what tensor cores and bulk copies read: of shared memory, or of global memory too,
+  // which takes longer.
+  SECONDGRAM_DEVICE static void proxy_fence(bool global) {
+    if constexpr (kBulk) {
+      if (global)
+        asm volatile("fence.proxy.async;" ::: "memory");
+      else
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
   }
 
   SECONDGRAM_DEVICE static void load_matrices(std::uint32_t (&m)[4], std::uint32_t offset) {

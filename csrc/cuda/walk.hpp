@@ -244,7 +244,7 @@ class Walker {
         }
         if (!w_.split) {
           // What was written is read next by other threads, by the tensor cores and by asynchronous copies.
-          Machine::proxy_fence();
+          Machine::proxy_fence(op.target.shared == kNowhere);
           sync_rows();
           if (thread_ % (kGroups ? 128 : kConsumers) == 0)
             Machine::publish(kCompleted + (kGroups ? 4 * (thread_ / 128) : 0), s * w_.n_ops + o + 1);
