@@ -87,8 +87,7 @@ def _gate(mode: str, cluster: int) -> float:
 
     with torch.inference_mode():
         exact = _chain(_net(), _conditions()[:few], noise(Purpose.START, 0), lambda step: noise(Purpose.STEP, step))
-    options = {"cluster": cluster} if mode == "persistent" else {}
-    got = _draw(_conditions().numpy(), few, mode=mode, **options)[0]
+    got = _draw(_conditions().numpy(), few, mode=mode, cluster=cluster)[0]
     return float(np.linalg.norm(got - exact.numpy()) / np.linalg.norm(exact.numpy()))
 
 
@@ -115,16 +114,16 @@ def _note(benchmark: Any, people: int, seconds: float, **facts: object) -> None:
 
 
 @pytest.mark.parametrize("where", ["device", "host"])
-@pytest.mark.parametrize(("mode", "cluster"), [("graph", 1), *(("persistent", size) for size in (1, 2, 4))])
+@pytest.mark.parametrize("cluster", [1, 2, 4])
+@pytest.mark.parametrize("mode", cuda.MODES)
 def test_cohort(benchmark: Any, mode: str, cluster: int, where: str) -> None:
     """From conditions to draws, both on the device or both in the memory of the host."""
-    options = {"cluster": cluster} if mode == "persistent" else {}
     if cluster > 1 and not cuda._opened(0).facts["groups"]:
         pytest.skip("this device has no clusters of blocks")
     distance = _gate(mode, cluster)
     assert distance <= GATE
     conditions = _conditions().cuda() if where == "device" else _conditions().numpy()
-    run = lambda: _draw(conditions, mode=mode, **options)  # noqa: E731
+    run = lambda: _draw(conditions, mode=mode, cluster=cluster)  # noqa: E731
     run()
     benchmark.pedantic(run, rounds=5)
     seconds = benchmark.stats.stats.min
@@ -141,6 +140,7 @@ def test_streaming(benchmark: Any) -> None:
     benchmark.extra_info.update(
         device=torch.cuda.get_device_name(),
         rates=[{"columns": r.columns, "cluster": r.cluster, "bytes_per_clock": r.bytes_per_clock} for r in rates],
+        chosen=cuda.best_tile(_packed().folded, rates),
     )
 
 

@@ -169,3 +169,16 @@ def test_what_cannot_be_is_refused(paper: FoldedDenoiser) -> None:
         cuda.plan(paper, 100, 1, 99, mode="persistent", cluster=3)
     with pytest.raises(InputError, match="no option speed"):
         cuda.plan(paper, 100, 1, 99, speed=3)
+
+
+def test_measured_rates_choose_tile_and_cluster(paper: FoldedDenoiser) -> None:
+    def rates(columns: int, *pairs: tuple[int, float]) -> list[cuda.StreamRate]:
+        return [cuda.StreamRate(columns, 3, cluster, rate, 1.0) for cluster, rate in pairs]
+
+    # What a tile of 128 rows receives needs about 50 bytes a clock to keep up with its products.
+    slow_alone = rates(4, (1, 25.0), (2, 48.0), (4, 52.0))
+    assert cuda.best_tile(paper, slow_alone) == {"rows": 2, "columns": 4, "cluster": 4}
+    fast_alone = rates(4, (1, 64.0), (2, 64.0))
+    assert cuda.best_tile(paper, fast_alone) == {"rows": 2, "columns": 4, "cluster": 1}
+    with pytest.raises(InputError, match="no rate was measured"):
+        cuda.best_tile(paper, [])

@@ -280,7 +280,7 @@ inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::si
 // For launches of one product each, where nothing stays in shared memory: the largest tile with all the stages that fit.
 // Large tiles would leave processors idle where there are few rows; but where tiles of two squares of rows have
 // instructions of their own, whose sums may round otherwise, values must not depend on how many rows there are.
-inline Tile choose_product_tile(const Options& options, const Limits& limits, std::size_t rows) {
+inline Tile choose_product_tile(const Options& options, const Limits& limits, std::size_t rows, std::uint32_t cluster) {
   Tile best{};
   for (const TileSize& size : kTileSizes) {
     const std::uint32_t fit = (limits.shared_bytes - kStages) / stage_bytes(size.rows, size.columns);
@@ -288,7 +288,7 @@ inline Tile choose_product_tile(const Options& options, const Limits& limits, st
     const bool idle =
         !limits.groups && options.rows == 0 && size.rows > 1 && rows < std::size_t{kSide} * limits.processors;
     if (!compiled(size, options, limits) || stages < 2 || (idle && best.rows != 0)) continue;
-    best = {size.rows, size.columns, stages, 1, {}};
+    best = {size.rows, size.columns, stages, cluster, {}};
   }
   if (best.rows == 0) refuse_tile();
   std::fill_n(best.shared, static_cast<int>(kBuffers), kNowhere);
@@ -344,10 +344,10 @@ class Plan {
     // The narrow middle of the network, or all of it.
     const std::size_t begin = persistent ? 0 : kMiddleBegin, end = persistent ? lines.size() : kMiddleEnd;
     // Two blocks share what they bring until a measurement says otherwise (Device::stream).
-    const std::uint32_t cluster = !persistent || !limits.groups ? 1 : options.cluster != 0 ? options.cluster : 2;
+    const std::uint32_t cluster = !limits.groups ? 1 : options.cluster != 0 ? options.cluster : 2;
     if (cluster > 8 || (cluster & (cluster - 1)) != 0) throw std::invalid_argument("a cluster has 1, 2, 4 or 8 blocks");
     middle = choose_tile(network, lines, begin, end, options, limits, cluster);
-    tile = choose_product_tile(options, limits, request.people * request.n_draws);
+    tile = choose_product_tile(options, limits, request.people * request.n_draws, cluster);
     cut(options, limits);
   }
 

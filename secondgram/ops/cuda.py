@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -16,12 +16,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.folding import BLOCKS, FoldedDenoiser
+from ..diffusion.folding import BLOCKS, FoldedDenoiser, flops
 from ..diffusion.noise import Purpose
 from ..errors import InputError
 from . import native
 
-__all__ = ["MODES", "CudaSampler", "Limits", "StreamRate", "plan", "reason_unavailable", "release", "stream_rates"]
+__all__ = [
+    "MODES",
+    "CudaSampler",
+    "Limits",
+    "StreamRate",
+    "best_tile",
+    "plan",
+    "reason_unavailable",
+    "release",
+    "stream_rates",
+]
 
 INTERFACE = 1
 # A recorded list of launches a step, or one launch that carries rows through all steps.
@@ -250,6 +260,39 @@ def stream_rates(device: int = 0, squares: int = 840, rounds: int = 4000) -> lis
             clocks = seconds * facts["clock_khz"] * 1e3
             rates.append(StreamRate(columns, stages, cluster, rounds * columns * SQUARE_BYTES / clocks, seconds))
     return rates
+
+
+def best_tile(
+    folded: FoldedDenoiser,
+    rates: Sequence[StreamRate],
+    limits: Limits | None = None,
+    operations_per_clock: float = 4096.0,
+) -> dict[str, int]:
+    """Options of `CudaSampler.sample` for the persistent kernel: rows, columns and cluster that measured rates favour.
+
+    A tile takes as long as its products, or as what it receives where that is longer; of equals the smallest cluster.
+    operations_per_clock : of a multiprocessor's matrix products; an H100's in bfloat16.
+    """
+    limits, network = limits or Limits(), _packed(folded)
+    conditions, embedding = folded.conditions[0].weight.shape
+    wide, middle, narrow = (len(folded.blocks[name].bias) for name in BLOCKS[:3])
+    # What the embedding adds is not the tile's to compute: many draws share it.
+    operations = flops(folded.features, conditions, embedding, (wide, middle, narrow), draws=1 << 30)
+    found = []
+    for rate in rates:
+        for rows in (1, 2):
+            options = {"rows": rows, "columns": rate.columns, "cluster": rate.cluster}
+            try:
+                tile = _plan_of(network, 1, 1, 1, "persistent", limits, options)["tile"]
+            except InputError:
+                continue
+            clocks = max(
+                operations / operations_per_clock, tile["received_bytes"] / tile["rows"] / rate.bytes_per_clock
+            )
+            found.append((clocks, rate.cluster, options))
+    if not found:
+        raise InputError("no rate was measured for a tile that was compiled", mend="Measure with stream_rates()")
+    return min(found, key=lambda one: one[:2])[2]
 
 
 def _packed(folded: FoldedDenoiser) -> Any:
