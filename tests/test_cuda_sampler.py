@@ -300,6 +300,23 @@ def test_draws_of_a_trained_network(emulate: Emulate) -> None:
     assert np.sqrt(np.mean((got - exact) ** 2)) < 0.03 * exact.std(axis=0).mean()
 
 
+@pytest.mark.slow
+def test_a_trained_network_keeps_its_distribution(emulate: Emulate) -> None:
+    """Over the published number of steps: close in the norm, and moments within their Monte-Carlo error."""
+    case = Case(24, 2, 320, 99, "ddpm", net=_trained(24, 1500))
+    exact, got = case.exact(), emulate(*case.arguments(), persistent=1, bulk=1)
+    assert _distance(got, exact) < TOLERANCE
+    draws = len(exact)
+    assert np.sqrt(np.mean((got - exact) ** 2)) < 0.03 * exact.std(axis=0).mean()
+    for person in range(2):
+        one, other = got[:, person], exact[:, person]
+        spread = other.std(axis=0)
+        assert np.all(np.abs(one.mean(axis=0) - other.mean(axis=0)) < spread / draws**0.5)
+        assert np.all(np.abs(one.std(axis=0) / spread - 1.0) < 1.0 / (2 * draws) ** 0.5)
+        difference = np.corrcoef(one, rowvar=False) - np.corrcoef(other, rowvar=False)
+        assert np.abs(difference).max() < 1.0 / draws**0.5
+
+
 # -- cut as you like --------------------------------------------------------------------------------------------------
 
 
