@@ -46,12 +46,12 @@ if ((dry)); then
   step "kernel tests, interpreted" 150 "$python" -m pytest "${test_options[@]}" tests/test_noise_kernel.py
   step "CUDA extension" 60 "$python" -m pytest "${test_options[@]}" tests/test_cuda_build.py
 else
-  step "GPU tests" 120 "$python" -m pytest "${test_options[@]}" -m gpu tests
+  step "GPU tests" 110 "$python" -m pytest "${test_options[@]}" -m gpu tests
   if command -v compute-sanitizer >/dev/null; then
     step "memory check" 60 compute-sanitizer --tool memcheck --error-exitcode 1 \
       "$python" -m pytest "${test_options[@]}" -m gpu tests/test_noise_kernel.py -k "device and (5 or 769)"
     for tool in memcheck synccheck; do
-      step "sampler, $tool" 40 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      step "sampler, $tool" 55 compute-sanitizer --tool "$tool" --error-exitcode 1 \
         "$python" -m pytest "${test_options[@]}" -m gpu tests/test_cuda_sampler.py -k "float64_chain and (17 or 70)"
     done
   else
@@ -65,7 +65,7 @@ timed=(benchmarks --ignore=benchmarks/test_sampler.py)
 if ((dry)); then
   step "benchmarks, once each" 100 "$python" -m pytest "${test_options[@]}" --benchmark-disable "${timed[@]}"
 else
-  step "benchmarks" 170 "$python" -m pytest "${test_options[@]}" --benchmark-max-time=1 \
+  step "benchmarks" 160 "$python" -m pytest "${test_options[@]}" --benchmark-max-time=1 \
     --benchmark-json="$out/gpu.json" "${timed[@]}"
 fi
 exit $status

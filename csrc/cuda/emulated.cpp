@@ -43,7 +43,8 @@ struct EmulatedDevice {
     if (const auto* pieces = std::get_if<PieceLaunch>(&one)) {
       std::visit(
           [](const auto& work) {
-            for (std::uint64_t i = 0; i < work.pieces(); ++i) work.piece(i);
+            for (std::uint32_t unit = 0; unit < work.units(); ++unit)
+              for (std::uint32_t i = 0; i < work.pieces(); ++i) work.piece(unit, i);
           },
           pieces->work);
       return;

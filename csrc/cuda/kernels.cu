@@ -26,8 +26,9 @@ constexpr unsigned kPieceThreads = 256;
 
 template <class Work>
 __global__ void __launch_bounds__(kPieceThreads) pieces(const __grid_constant__ Work work) {
-  const std::uint64_t count = work.pieces(), step = std::uint64_t{gridDim.x} * blockDim.x;
-  for (std::uint64_t i = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) work.piece(i);
+  const std::uint32_t units = work.units(), count = work.pieces();
+  for (std::uint32_t unit = blockIdx.x; unit < units; unit += gridDim.x)
+    for (std::uint32_t i = threadIdx.x; i < count; i += blockDim.x) work.piece(unit, i);
 }
 
 namespace {
@@ -233,8 +234,7 @@ void Device::launch(const Launch& one) {
     return;
   }
   const PieceLaunch& some = std::get<PieceLaunch>(one);
-  const std::uint64_t blocks = (some.most + kPieceThreads - 1) / kPieceThreads;
-  const unsigned grid = static_cast<unsigned>(std::min<std::uint64_t>(std::max<std::uint64_t>(blocks, 1), 1u << 16));
+  const unsigned grid = static_cast<unsigned>(std::min<std::uint64_t>(std::max<std::uint64_t>(some.most, 1), 1u << 16));
   std::visit(
       [&](const auto& work) {
         start<std::decay_t<decltype(work)>>(pieces<std::decay_t<decltype(work)>>, dim3(grid), kPieceThreads, 0, 1, stream,

@@ -303,7 +303,7 @@ struct WalkLaunch {
 };
 struct PieceLaunch {
   std::variant<Begin, Pack, Embed, End> work;
-  std::uint64_t most;  // pieces, at most
+  std::uint64_t most;  // units, at most
 };
 using Launch = std::variant<WalkLaunch, PieceLaunch>;
 
@@ -361,11 +361,11 @@ class Plan {
                                     numbers(base), floats(base, at.x), before(base), base + at.activations[kState],
                                     request_.seed, request_.start_noise, request_.start_purpose, features(), stride(),
                                     state},
-                              std::uint64_t{row_squares()} * state * (kSquareBytes / 16)});
+                              std::uint64_t{row_squares()} * state});
     const std::uint32_t c = squares_of(net_.shape.conditions);
     all.push_back(PieceLaunch{Pack{chunk(base), floats(base, at.conditions), base + at.condition,
                                    static_cast<std::uint32_t>(net_.shape.conditions), c},
-                              std::uint64_t{people_squares()} * c * (kSquareBytes / 16)});
+                              std::uint64_t{people_squares()} * c});
     Walk one = walk(base, Domain::people, true);
     one.ops[one.n_ops++] = person_op(base, net_.condition[0], at.condition, c, 0, at.hidden, e, 0, Finish::silu);
     all.push_back(launch(one, tile, people_squares()));
@@ -386,7 +386,7 @@ class Plan {
     std::vector<Launch> all;
     all.push_back(PieceLaunch{
         Embed{chunk(base), base + at.people, floats(base, at.times), base + at.embedded, first, steps, 6 * e},
-        std::uint64_t{people_squares()} * steps * 6 * e * (kSquareBytes / 16)});
+        std::uint64_t{people_squares()} * steps * 6 * e});
     Walk all_blocks = walk(base, Domain::people_and_steps, true);
     all_blocks.n_steps = steps;
     std::uint32_t column = 0;
@@ -422,7 +422,7 @@ class Plan {
 
   std::vector<Launch> end(unsigned char* base) const {
     return {PieceLaunch{End{chunk(base), floats(base, at.x), floats(base, at.out), features(), stride()},
-                        std::uint64_t{draws} * people * features()}};
+                        std::uint64_t{draws} * people}};
   }
 
   Chunk chunk_of(std::size_t some_people, std::size_t some_draws) const {
