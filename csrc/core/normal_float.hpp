@@ -13,8 +13,9 @@ struct FloatPair {
   float first, second;
 };
 
-// -ln((x + 1/2) 2^-32) = -k ln 2 - 2 artanh(s) with (x + 1/2) 2^-32 = 2^k m in the lower half of (0, 1), s = (m - 1) / (m + 1);
-// in the upper half 2 artanh(s) of the distance v to 1, s = v / (2 - v), which float32 holds where it cannot hold 1 - v.
+// -ln((x + 1/2) 2^-32) = -k ln 2 - 2 artanh(s) with (x + 1/2) 2^-32 = 2^k m in the lower half of (0, 1), s = (m - 1) /
+// (m + 1); in the upper half 2 artanh(s) of the distance v to 1, s = v / (2 - v), which float32 holds where it cannot
+// hold 1 - v.
 SECONDGRAM_HD inline float minus_log_unit(std::uint32_t x) {
   const bool upper = x >= 0x80000000u;
   const float near = (static_cast<float>(upper ? ~x : x) + 0.5f) * (1.0f / 4294967296.0f);

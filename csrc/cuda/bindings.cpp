@@ -1,5 +1,5 @@
-// Python's door to the CUDA sampler. Addresses, sizes and plain numbers only: secondgram/ops/cuda.py is the one caller, and
-// it owns, checks and keeps alive every array.
+// Python's door to the CUDA sampler. Addresses, sizes and plain numbers only: secondgram/ops/cuda.py is the one caller,
+// and it owns, checks and keeps alive every array.
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -103,9 +103,20 @@ void sample_on(Device& device, const Packed& net, std::uintptr_t out, std::uintp
                std::uintptr_t steps, std::size_t n_steps, std::uintptr_t start, float start_noise,
                std::uint32_t start_purpose, std::uint32_t step_purpose, std::uintptr_t stream,
                const std::map<std::string, std::size_t>& options, const py::object& progress) {
-  const Request request{at<const float>(conditions), at<const std::uint64_t>(keys), at<const std::uint32_t>(draws), people,
-                        n_draws, seed, at<const float>(times), at<const Coefficients>(steps), n_steps,
-                        at<const float>(start), start_noise, start_purpose, step_purpose, at<float>(out)};
+  const Request request{at<const float>(conditions),
+                        at<const std::uint64_t>(keys),
+                        at<const std::uint32_t>(draws),
+                        people,
+                        n_draws,
+                        seed,
+                        at<const float>(times),
+                        at<const Coefficients>(steps),
+                        n_steps,
+                        at<const float>(start),
+                        start_noise,
+                        start_purpose,
+                        step_purpose,
+                        at<float>(out)};
   const Options chosen = options_of(options);
   std::unique_ptr<py::error_already_set> interrupted;
   const auto report = [&](double share) {
@@ -160,14 +171,15 @@ PYBIND11_MODULE(_cuda, m) {
                                facts["groups"] = limits.groups;
                                return facts;
                              })
-      .def("stream",
-           [](Device& device, std::uint32_t squares, std::uint32_t of_a_stage, std::uint32_t stages, std::uint32_t cluster,
-              std::uint32_t rounds) {
-             const py::gil_scoped_release release;
-             const std::lock_guard<std::mutex> alone(device.busy());
-             return device.stream(squares, of_a_stage, stages, cluster, rounds);
-           },
-           py::arg("squares"), py::arg("of_a_stage"), py::arg("stages"), py::arg("cluster"), py::arg("rounds"))
+      .def(
+          "stream",
+          [](Device& device, std::uint32_t squares, std::uint32_t of_a_stage, std::uint32_t stages,
+             std::uint32_t cluster, std::uint32_t rounds) {
+            const py::gil_scoped_release release;
+            const std::lock_guard<std::mutex> alone(device.busy());
+            return device.stream(squares, of_a_stage, stages, cluster, rounds);
+          },
+          py::arg("squares"), py::arg("of_a_stage"), py::arg("stages"), py::arg("cluster"), py::arg("rounds"))
       .def("release",
            [](Device& device) {
              const py::gil_scoped_release release;

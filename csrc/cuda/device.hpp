@@ -43,8 +43,8 @@ class Device {
   void launch(const Launch& one);
   Recording record(const std::vector<Launch>& launches);
   void replay(const Recording& recording);
-  // Returns when at most one replay or launch before this call is still under way; asks `report` now and then whether to
-  // go on, and throws Cancelled where it says no.
+  // Returns when at most one replay or launch before this call is still under way; asks `report` now and then whether
+  // to go on, and throws Cancelled where it says no.
   void wait(const std::function<bool()>& report);
   void finish();
 

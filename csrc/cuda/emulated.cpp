@@ -93,8 +93,8 @@ struct EmulatedOptions {
 const char* secondgram_failure() { return failure.c_str(); }
 
 // sizes: features, conditions, embedding, three widths. 0 where it went well.
-int secondgram_emulate(const std::size_t* sizes, const EmulatedArray* arrays, std::size_t n_arrays, const Request* request,
-                       const EmulatedOptions* o) {
+int secondgram_emulate(const std::size_t* sizes, const EmulatedArray* arrays, std::size_t n_arrays,
+                       const Request* request, const EmulatedOptions* o) {
   try {
     const Shape shape{sizes[0], sizes[1], sizes[2], {sizes[3], sizes[4], sizes[5]}};
     std::vector<Array> listed;

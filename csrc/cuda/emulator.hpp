@@ -1,5 +1,5 @@
-// A GPU's block on a CPU, for tests: every thread of a cluster is a fiber, and the instructions that walk.hpp takes from its
-// `Machine` are carried out as their documentation has them.
+// A GPU's block on a CPU, for tests: every thread of a cluster is a fiber, and the instructions that walk.hpp takes
+// from its `Machine` are carried out as their documentation has them.
 //
 // What could go wrong on a device goes wrong here: asynchronous copies land late, in any order, and leave nonsense in
 // between; products of a group of warps read their operands only at the end, and not what was written without a fence;
@@ -68,7 +68,7 @@ struct Fiber {
   std::unique_ptr<unsigned char[]> stack;
   jmp_buf place;
   bool started = false, done = false;
-  std::function<bool()> ready;  // empty where it can run
+  std::function<bool()> ready;                 // empty where it can run
   std::deque<std::function<void()>> landings;  // copies of its own, in order; cp.async
   std::vector<std::uint32_t> unfenced;         // 16 bytes each that it wrote since its last fence
 };
@@ -107,7 +107,8 @@ inline void wait_until(std::function<bool()> ready) {
 }
 
 template <class Last>
-void meet(Meeting& meeting, std::uint32_t size, const char* what, std::uint32_t place, void* brought, const Last& last) {
+void meet(Meeting& meeting, std::uint32_t size, const char* what, std::uint32_t place, void* brought,
+          const Last& last) {
   if (meeting.arrived == 0)
     meeting.what = what;
   else if (meeting.what != what)
@@ -218,7 +219,8 @@ inline void run_cluster(std::uint32_t blocks, std::uint32_t first_x, std::uint32
       if (!all.failure.empty()) break;
     }
     if (!moved && waited) still.assign(still.size(), false);
-    if (!land(!moved && !waited) && !moved && !waited && all.failure.empty()) all.failure = "threads wait for one another for ever";
+    if (!land(!moved && !waited) && !moved && !waited && all.failure.empty())
+      all.failure = "threads wait for one another for ever";
   }
   if (all.failure.empty() && !all.landings.empty()) all.failure = "a block ended before its copies had landed";
   for (auto& f : all.fibers) {
@@ -370,8 +372,7 @@ struct Emulated {
           for (int e = 0; e < 2; ++e)
             rows[g + 8 * (part & 1)][2 * t + 8 * (part >> 1) + e] = float_of_bf16(one.a[part] >> 16 * e & 0xFFFFu);
         for (int part = 0; part < 2; ++part)
-          for (int e = 0; e < 2; ++e)
-            weights[2 * t + 8 * part + e][g] = float_of_bf16(one.b[part] >> 16 * e & 0xFFFFu);
+          for (int e = 0; e < 2; ++e) weights[2 * t + 8 * part + e][g] = float_of_bf16(one.b[part] >> 16 * e & 0xFFFFu);
       }
       float out[16][8] = {};
       for (int r = 0; r < 16; ++r)

@@ -144,8 +144,8 @@ struct Gpu {
     } while (now < value);
     proxy_fence(true);
   }
-  // Orders this thread's writes before what tensor cores and bulk copies read: of shared memory, or of global memory too,
-  // which takes longer.
+  // Orders this thread's writes before what tensor cores and bulk copies read: of shared memory, or of global memory
+  // too, which takes longer.
   SECONDGRAM_DEVICE static void proxy_fence(bool global) {
     if constexpr (kBulk) {
       if (global)
@@ -197,10 +197,10 @@ struct Gpu {
   }
 
 #define SECONDGRAM_SUMS4(j) "+f"(sums[j][0]), "+f"(sums[j][1]), "+f"(sums[j][2]), "+f"(sums[j][3])
-#define SECONDGRAM_SUMS32 \
+#define SECONDGRAM_SUMS32                                                                                  \
   SECONDGRAM_SUMS4(0), SECONDGRAM_SUMS4(1), SECONDGRAM_SUMS4(2), SECONDGRAM_SUMS4(3), SECONDGRAM_SUMS4(4), \
       SECONDGRAM_SUMS4(5), SECONDGRAM_SUMS4(6), SECONDGRAM_SUMS4(7)
-#define SECONDGRAM_SUMS64 \
+#define SECONDGRAM_SUMS64                                                                                  \
   SECONDGRAM_SUMS32, SECONDGRAM_SUMS4(8), SECONDGRAM_SUMS4(9), SECONDGRAM_SUMS4(10), SECONDGRAM_SUMS4(11), \
       SECONDGRAM_SUMS4(12), SECONDGRAM_SUMS4(13), SECONDGRAM_SUMS4(14), SECONDGRAM_SUMS4(15)
   SECONDGRAM_DEVICE static void group_multiply_64(float (*sums)[4], std::uint32_t rows, std::uint32_t weights) {

@@ -1,4 +1,5 @@
-// The kernels, and the device that launches them. Linked with the static runtime, which loads the driver at its first use.
+// The kernels, and the device that launches them. Linked with the static runtime, which loads the driver at its first
+// use.
 #include <cuda_runtime.h>
 
 #include <chrono>
@@ -193,7 +194,8 @@ void Device::download(float* to, std::size_t pitch, const unsigned char* from, s
   const Selected selected(number_);
   State& s = *state_;
   cudaPointerAttributes attributes{};
-  const bool there = cudaPointerGetAttributes(&attributes, to) == cudaSuccess && attributes.type == cudaMemoryTypeDevice;
+  const bool there =
+      cudaPointerGetAttributes(&attributes, to) == cudaSuccess && attributes.type == cudaMemoryTypeDevice;
   if (there) {
     check(cudaMemcpy2DAsync(to, pitch, from, bytes, bytes, count, cudaMemcpyDeviceToDevice, s.stream),
           "copying on the CUDA device failed");
@@ -229,16 +231,16 @@ void Device::launch(const Launch& one) {
   const Selected selected(number_);
   const cudaStream_t stream = state_->stream;
   if (const auto* list = std::get_if<WalkLaunch>(&one)) {
-    start<Walk>(kernel_of(list->rows, list->columns), dim3(list->blocks_x, list->blocks_y), kThreads, list->shared_bytes,
-                list->walk.cluster, stream, list->walk);
+    start<Walk>(kernel_of(list->rows, list->columns), dim3(list->blocks_x, list->blocks_y), kThreads,
+                list->shared_bytes, list->walk.cluster, stream, list->walk);
     return;
   }
   const PieceLaunch& some = std::get<PieceLaunch>(one);
   const unsigned grid = static_cast<unsigned>(std::min<std::uint64_t>(std::max<std::uint64_t>(some.most, 1), 1u << 16));
   std::visit(
       [&](const auto& work) {
-        start<std::decay_t<decltype(work)>>(pieces<std::decay_t<decltype(work)>>, dim3(grid), kPieceThreads, 0, 1, stream,
-                                            work);
+        start<std::decay_t<decltype(work)>>(pieces<std::decay_t<decltype(work)>>, dim3(grid), kPieceThreads, 0, 1,
+                                            stream, work);
       },
       some.work);
 }
@@ -264,7 +266,8 @@ Device::Recording Device::record(const std::vector<Launch>& launches) {
 
 void Device::replay(const Recording& recording) {
   const Selected selected(number_);
-  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recording.get()), state_->stream), "a CUDA graph could not be launched");
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recording.get()), state_->stream),
+        "a CUDA graph could not be launched");
 }
 
 void Device::wait(const std::function<bool()>& report) {

@@ -78,7 +78,8 @@ struct Pack {
     float v[8];
 #pragma unroll
     for (std::uint32_t e = 0; e < 8; ++e)
-      v[e] = row < chunk->people && column + e < width ? rows[static_cast<std::size_t>(row) * width + column + e] : 0.0f;
+      v[e] =
+          row < chunk->people && column + e < width ? rows[static_cast<std::size_t>(row) * width + column + e] : 0.0f;
     put_piece(squares, square, inside, v);
   }
 };
@@ -122,8 +123,7 @@ struct End {
   SECONDGRAM_HD std::uint32_t pieces() const { return features; }
   SECONDGRAM_HD void piece(std::uint32_t place, std::uint32_t column) const {
     const std::uint32_t person = place % chunk->people, draw = place / chunk->people;
-    out[std::size_t{place} * features + column] =
-        x[(std::size_t{person} * chunk->draws + draw) * stride + column];
+    out[std::size_t{place} * features + column] = x[(std::size_t{person} * chunk->draws + draw) * stride + column];
   }
 };
 

@@ -1,5 +1,5 @@
-// What a GPU is told to do: weights as squares, where activations lie, which products a launch works off, and the chain of
-// launches for one chunk of people after another. No CUDA here: the emulation carries out the same plan.
+// What a GPU is told to do: weights as squares, where activations lie, which products a launch works off, and the chain
+// of launches for one chunk of people after another. No CUDA here: the emulation carries out the same plan.
 #pragma once
 
 #include <algorithm>
@@ -166,17 +166,17 @@ inline std::uint32_t panels_of(const Packed& n, int buffer) {
 // How a block of some lines is laid out: which activations stay in shared memory, and what it moves.
 struct Tile {
   std::uint32_t rows, columns, stages, cluster;
-  std::uint32_t shared[kBuffers];        // offset, or kNowhere
-  std::uint32_t shared_bytes = 0;        // of a block
-  std::size_t weight_bytes = 0;          // a block and step, from L2, each block of a cluster bringing its part
-  std::size_t activation_bytes = 0;      // a block and step, streamed in
-  std::size_t received_bytes = 0;        // a block and step, arriving in shared memory
+  std::uint32_t shared[kBuffers];    // offset, or kNowhere
+  std::uint32_t shared_bytes = 0;    // of a block
+  std::size_t weight_bytes = 0;      // a block and step, from L2, each block of a cluster bringing its part
+  std::size_t activation_bytes = 0;  // a block and step, streamed in
+  std::size_t received_bytes = 0;    // a block and step, arriving in shared memory
 };
 
 inline std::uint32_t passes_of(std::uint32_t panels, std::uint32_t columns) { return (panels + columns - 1) / columns; }
 
-// Lines [begin, end) for blocks of this size. Activations that only these lines read and write may stay in shared memory:
-// the ones that are read soon after first, each where nothing lies that is wanted at the same time.
+// Lines [begin, end) for blocks of this size. Activations that only these lines read and write may stay in shared
+// memory: the ones that are read soon after first, each where nothing lies that is wanted at the same time.
 inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end, Tile tile,
                     std::uint32_t limit) {
   std::uint32_t wanted[kBuffers] = {};  // a bit for each line between whose beginning and end it holds something
@@ -248,8 +248,8 @@ struct TileSize {
 constexpr TileSize kTileSizes[] = {{1, 2}, {2, 2}, {2, 4}};
 
 inline bool compiled(const TileSize& size, const Options& options, const Limits& limits) {
-  return (options.rows == 0 || options.rows == size.rows) && (options.columns == 0 || options.columns == size.columns) &&
-         (size.columns < 4 || limits.groups);
+  return (options.rows == 0 || options.rows == size.rows) &&
+         (options.columns == 0 || options.columns == size.columns) && (size.columns < 4 || limits.groups);
 }
 
 [[noreturn]] inline void refuse_tile() {
@@ -269,7 +269,8 @@ inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::si
         if (options.stages != 0) break;
         continue;
       }
-      const Tile tile = lay_out(n, lines, begin, end, {size.rows, size.columns, stages, cluster, {}}, limits.shared_bytes);
+      const Tile tile =
+          lay_out(n, lines, begin, end, {size.rows, size.columns, stages, cluster, {}}, limits.shared_bytes);
       if (best.rows == 0 || tile.received_bytes * best.rows < best.received_bytes * tile.rows) best = tile;
       break;
     }
@@ -277,14 +278,15 @@ inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::si
   return best;
 }
 
-// For launches of one product each, where nothing stays in shared memory: the largest tile with all the stages that fit.
-// Large tiles would leave processors idle where there are few rows; but where tiles of two squares of rows have
+// For launches of one product each, where nothing stays in shared memory: the largest tile with all the stages that
+// fit. Large tiles would leave processors idle where there are few rows; but where tiles of two squares of rows have
 // instructions of their own, whose sums may round otherwise, values must not depend on how many rows there are.
 inline Tile choose_product_tile(const Options& options, const Limits& limits, std::size_t rows, std::uint32_t cluster) {
   Tile best{};
   for (const TileSize& size : kTileSizes) {
     const std::uint32_t fit = (limits.shared_bytes - kStages) / stage_bytes(size.rows, size.columns);
-    const std::uint32_t stages = std::min(options.stages != 0 ? options.stages : kMostStages, std::min(fit, kMostStages));
+    const std::uint32_t stages =
+        std::min(options.stages != 0 ? options.stages : kMostStages, std::min(fit, kMostStages));
     const bool idle =
         !limits.groups && options.rows == 0 && size.rows > 1 && rows < std::size_t{kSide} * limits.processors;
     if (!compiled(size, options, limits) || stages < 2 || (idle && best.rows != 0)) continue;
@@ -327,15 +329,15 @@ class Plan {
  public:
   // Byte offsets into one piece of device memory.
   struct Memory {
-    std::size_t network, times, coefficients, chunk, keys, draws, conditions, mean, condition, hidden, embedding, people,
-        embedded, context, x, before, out, activations[kBuffers], total;
+    std::size_t network, times, coefficients, chunk, keys, draws, conditions, mean, condition, hidden, embedding,
+        people, embedded, context, x, before, out, activations[kBuffers], total;
   };
 
-  std::size_t people, draws;            // of a chunk
-  std::uint32_t step_block;             // steps of one persistent launch, or of one context
+  std::size_t people, draws;  // of a chunk
+  std::uint32_t step_block;   // steps of one persistent launch, or of one context
   Memory at{};
   std::vector<Line> lines;
-  Tile tile, middle;                    // of the products, and of the narrow middle or the whole network
+  Tile tile, middle;  // of the products, and of the narrow middle or the whole network
   bool persistent;
 
   Plan(const Packed& network, const Request& request, const Options& options, const Limits& limits)
@@ -357,11 +359,11 @@ class Plan {
   std::vector<Launch> begin(unsigned char* base) const {
     std::vector<Launch> all;
     const std::uint32_t state = panels_of(net_, kState), e = net_.embedding_panels();
-    all.push_back(PieceLaunch{Begin{chunk(base), request_.start == nullptr ? nullptr : floats(base, at.mean), keys(base),
-                                    numbers(base), floats(base, at.x), before(base), base + at.activations[kState],
-                                    request_.seed, request_.start_noise, request_.start_purpose, features(), stride(),
-                                    state},
-                              std::uint64_t{row_squares()} * state});
+    all.push_back(
+        PieceLaunch{Begin{chunk(base), request_.start == nullptr ? nullptr : floats(base, at.mean), keys(base),
+                          numbers(base), floats(base, at.x), before(base), base + at.activations[kState], request_.seed,
+                          request_.start_noise, request_.start_purpose, features(), stride(), state},
+                    std::uint64_t{row_squares()} * state});
     const std::uint32_t c = squares_of(net_.shape.conditions);
     all.push_back(PieceLaunch{Pack{chunk(base), floats(base, at.conditions), base + at.condition,
                                    static_cast<std::uint32_t>(net_.shape.conditions), c},
@@ -430,7 +432,8 @@ class Plan {
             squares_of(some_people * some_draws), squares_of(some_people)};
   }
   bool wants_before() const {
-    return std::any_of(request_.steps, request_.steps + request_.n_steps, [](const Coefficients& k) { return k.last != 0; });
+    return std::any_of(request_.steps, request_.steps + request_.n_steps,
+                       [](const Coefficients& k) { return k.last != 0; });
   }
 
  private:
@@ -494,7 +497,8 @@ class Plan {
     at.x = take(rows * kSide * stride() * sizeof(float));
     at.before = take(wants_before() ? rows * kSide * stride() * sizeof(float) : 0);
     for (int b = 0; b < kBuffers; ++b)
-      at.activations[b] = take(persistent && middle.shared[b] != kNowhere ? 0 : rows * panels_of(net_, b) * kSquareBytes);
+      at.activations[b] =
+          take(persistent && middle.shared[b] != kNowhere ? 0 : rows * panels_of(net_, b) * kSquareBytes);
     at.total = top;
   }
 
@@ -506,7 +510,9 @@ class Plan {
   const Chunk* chunk(unsigned char* base) const { return reinterpret_cast<const Chunk*>(base + at.chunk); }
   float* floats(unsigned char* base, std::size_t offset) const { return reinterpret_cast<float*>(base + offset); }
   float* before(unsigned char* base) const { return wants_before() ? floats(base, at.before) : nullptr; }
-  const std::uint64_t* keys(unsigned char* base) const { return reinterpret_cast<const std::uint64_t*>(base + at.keys); }
+  const std::uint64_t* keys(unsigned char* base) const {
+    return reinterpret_cast<const std::uint64_t*>(base + at.keys);
+  }
   const std::uint32_t* numbers(unsigned char* base) const {
     return reinterpret_cast<const std::uint32_t*>(base + at.draws);
   }
@@ -529,7 +535,11 @@ class Plan {
       passes += w.ops[o].passes;
     }
     const std::uint32_t tall = t.rows * t.cluster, blocks = (squares + tall - 1) / tall * t.cluster;
-    return {w, t.rows, t.columns, blocks, w.split ? passes : 1,
+    return {w,
+            t.rows,
+            t.columns,
+            blocks,
+            w.split ? passes : 1,
             w.split ? kStages + t.stages * stage_bytes(t.rows, t.columns) : t.shared_bytes};
   }
 
@@ -590,7 +600,8 @@ void sample(Device& device, const Packed& network, const Request& request, const
   device.upload(base + plan.at.network, network.bytes.data(), network.bytes.size());
   const std::size_t e = network.shape.embedding, filled = std::size_t{network.embedding_panels()} * kSide;
   std::vector<float> times(request.n_steps * 6 * filled, 0.0f);
-  for (std::size_t i = 0; i < request.n_steps * 6; ++i) std::copy_n(request.times + i * e, e, times.data() + i * filled);
+  for (std::size_t i = 0; i < request.n_steps * 6; ++i)
+    std::copy_n(request.times + i * e, e, times.data() + i * filled);
   device.upload(base + plan.at.times, times.data(), times.size() * sizeof(float));
   device.upload(base + plan.at.coefficients, request.steps, request.n_steps * sizeof(Coefficients));
 
@@ -605,12 +616,13 @@ void sample(Device& device, const Packed& network, const Request& request, const
       recordings.push_back(device.record(launches));
     }
   const std::size_t width = network.shape.features, blocks = (request.n_steps + block - 1) / block;
-  const std::size_t chunks = (request.people + plan.people - 1) / plan.people *
-                             ((request.n_draws + plan.draws - 1) / plan.draws);
+  const std::size_t chunks =
+      (request.people + plan.people - 1) / plan.people * ((request.n_draws + plan.draws - 1) / plan.draws);
   std::size_t done = 0;
   for (std::size_t p = 0; p < request.people; p += plan.people)
     for (std::size_t d = 0; d < request.n_draws; d += plan.draws) {
-      const std::size_t people = std::min(plan.people, request.people - p), draws = std::min(plan.draws, request.n_draws - d);
+      const std::size_t people = std::min(plan.people, request.people - p),
+                        draws = std::min(plan.draws, request.n_draws - d);
       const Chunk chunk = plan.chunk_of(people, draws);
       device.upload(base + plan.at.chunk, &chunk, sizeof chunk);
       device.upload(base + plan.at.keys, request.keys + p, people * sizeof(std::uint64_t));
@@ -622,7 +634,8 @@ void sample(Device& device, const Packed& network, const Request& request, const
       for (const Launch& one : plan.begin(base)) device.launch(one);
       for (std::size_t s = 0; s < request.n_steps; s += block) {
         if (plan.persistent) {
-          const auto first = static_cast<std::uint32_t>(s), count = static_cast<std::uint32_t>(std::min(block, request.n_steps - s));
+          const auto first = static_cast<std::uint32_t>(s),
+                     count = static_cast<std::uint32_t>(std::min(block, request.n_steps - s));
           for (const Launch& one : plan.context(base, first, count)) device.launch(one);
           for (const Launch& one : plan.steps(base, first, count)) device.launch(one);
         } else {

@@ -1,5 +1,5 @@
-// How fast weights reach the blocks of a GPU: the ring of stages of walk.hpp with nothing multiplied, so that the size of
-// a tile and of a cluster can be chosen by measurement.
+// How fast weights reach the blocks of a GPU: the ring of stages of walk.hpp with nothing multiplied, so that the size
+// of a tile and of a cluster can be chosen by measurement.
 #pragma once
 
 #include "walk.hpp"

@@ -1,9 +1,10 @@
 // The folded denoiser on a GPU: one block takes some squares of rows (core/squares.hpp) through a list of products.
 //
-// Eight warps multiply and finish; a ninth brings weights, and those activations that are not in shared memory, through a
-// ring of stages (three more have nothing to do: registers are dealt out to groups of four). The list may be one product cut into columns (the graphed chain: a launch a product) or the whole network
-// for many steps (the persistent kernel). A row never meets another row and its sums run over its inputs in one order, so
-// how rows and columns are cut changes no value.
+// Eight warps multiply and finish; a ninth brings weights, and those activations that are not in shared memory, through
+// a ring of stages (three more have nothing to do: registers are dealt out to groups of four). The list may be one
+// product cut into columns (the graphed chain: a launch a product) or the whole network for many steps (the persistent
+// kernel). A row never meets another row and its sums run over its inputs in one order, so how rows and columns are cut
+// changes no value.
 //
 // Everything here is the same on every GPU and in the emulation (emulator.hpp); `Machine` supplies the instructions:
 // copies, barriers, matrix products of a warp. Offsets count bytes from the beginning of a block's shared memory.
@@ -82,7 +83,8 @@ struct Walk {
   Domain domain;
   const Chunk* chunk;
   std::uint32_t first_step, n_steps;
-  // The solver's: state and estimate [rows, stride], coefficients of all steps, keys [people], numbers of draws [draws].
+  // The solver's: state and estimate [rows, stride], coefficients of all steps, keys [people], numbers of draws
+  // [draws].
   float* x;
   float* before;  // null where no step reads it
   const Coefficients* coefficients;
@@ -477,8 +479,8 @@ class Walker {
         if (context)
           brought[i][h] = s * w_.chunk->people_squares * kSide + person_of(row);
         else
-          brought[i][h] = op.finish == Finish::normed ? Machine::template load<std::uint32_t>(kRowScale + 4 * row)
-                                                      : bits_of(1.0f);
+          brought[i][h] =
+              op.finish == Finish::normed ? Machine::template load<std::uint32_t>(kRowScale + 4 * row) : bits_of(1.0f);
       }
 #pragma unroll
     for (int j = 0; j < Mine::kWide; ++j) {
@@ -533,8 +535,8 @@ class Walker {
     }
   }
 
-  SECONDGRAM_DEVICE void step_of_piece(const Op& op, const Coefficients& k, std::uint32_t step, std::uint32_t begin, int i,
-                                       int j, const Target& target, const float (&sums)[4]) {
+  SECONDGRAM_DEVICE void step_of_piece(const Op& op, const Coefficients& k, std::uint32_t step, std::uint32_t begin,
+                                       int i, int j, const Target& target, const float (&sums)[4]) {
     const std::uint32_t panel = begin + Mine::panel(j), within = Mine::column(warp_, lane_, j);
     const std::uint32_t column = panel * kSide + within, row = Mine::row(warp_, lane_, i);
     float z[4] = {};
@@ -557,8 +559,8 @@ class Walker {
     }
   }
 
-  // Normals of rows row and row + 8, columns column and column + 1. Two neighbouring lanes hold the four features of one
-  // counter: each makes the words of one of the rows and hands half of them over.
+  // Normals of rows row and row + 8, columns column and column + 1. Two neighbouring lanes hold the four features of
+  // one counter: each makes the words of one of the rows and hands half of them over.
   SECONDGRAM_DEVICE void noise(std::uint32_t row, std::uint32_t column, std::uint32_t step, float (&z)[4]) const {
     const bool odd = (lane_ & 1) != 0;
     const std::uint32_t mine = first_ * kSide + row + (odd ? 8 : 0), draws = w_.chunk->draws;
