@@ -133,7 +133,7 @@ def ablations() -> list[str]:
     if not found:
         return []
     lines = [ABLATIONS]
-    for name in ("mean", "shape"):
+    for name in ("mean", "shape", "paper"):
         if name in found:
             lines += _ablation(found[name])
     if "pairs" in found:

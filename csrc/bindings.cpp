@@ -20,6 +20,8 @@
 #include "core/philox.hpp"
 #include "cpu/noise.hpp"
 #ifdef SECONDGRAM_SAMPLER
+#include "cpu/architectures.hpp"
+#include "cpu/finish.hpp"
 #include "cpu/sampler.hpp"
 #endif
 
@@ -59,9 +61,9 @@ using Array = std::tuple<std::uintptr_t, std::size_t, std::size_t>;  // address 
 // Hands out the arrays of a folded denoiser in the order in which secondgram/ops/native.py lists them.
 class Reader {
  public:
-  explicit Reader(const std::vector<Array>& arrays) : arrays_(arrays) {}
+  Reader(const std::vector<Array>& arrays, secondgram::Precision precision) : arrays_(arrays), precision_(precision) {}
   secondgram::Packed matrix(std::size_t inputs, std::size_t outputs) {
-    return secondgram::Packed(next(inputs, outputs), inputs, outputs);
+    return secondgram::Packed(next(inputs, outputs), inputs, outputs, precision_);
   }
   std::vector<float> vector(std::size_t count) {
     const float* from = next(1, count);
@@ -86,15 +88,25 @@ class Reader {
     return at<const float>(address);
   }
   const std::vector<Array>& arrays_;
+  secondgram::Precision precision_;
   std::size_t place_ = 0;
 };
 
+secondgram::Precision precision_of(const std::string& name) {
+  if (name == "fp32") return secondgram::Precision::fp32;
+  if (name == "fp16") return secondgram::Precision::fp16;
+  if (name == "bf16") return secondgram::Precision::bf16;
+  throw std::invalid_argument("no precision is called " + name);
+}
+
 std::unique_ptr<secondgram::Network> network(std::size_t features, std::size_t conditions, std::size_t embedding,
-                                             const std::vector<std::size_t>& widths, const std::vector<Array>& arrays) {
+                                             const std::vector<std::size_t>& widths, const std::string& precision,
+                                             const std::vector<Array>& arrays) {
   if (widths.size() != 3) throw std::invalid_argument("a denoiser has three widths");
   auto net = std::make_unique<secondgram::Network>();
   net->sizes = {features, conditions, embedding, {widths[0], widths[1], widths[2]}};
-  Reader read(arrays);
+  net->precision = precision_of(precision);
+  Reader read(arrays, net->precision);
   net->condition[0] = read.dense(conditions, embedding);
   net->condition[1] = read.dense(embedding, embedding);
   for (int b = 0; b < 6; ++b) {
@@ -127,8 +139,8 @@ void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t c
                                                at<const float>(times), at<const secondgram::Coefficients>(steps),
                                                n_steps, at<const float>(start), start_noise, start_purpose,
                                                step_purpose};
-  if (!secondgram::cpu::supported(architecture.c_str()))
-    throw std::invalid_argument("this processor has no " + architecture);
+  if (secondgram::cpu::find_architecture(architecture, net.precision) == nullptr)
+    throw std::invalid_argument("this processor has no " + architecture + " for a network packed like this one");
   if (people == 0 || n_draws == 0) return;
   std::atomic<std::size_t> done{0};
   std::atomic<bool> cancel{false};
@@ -146,7 +158,7 @@ void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t c
     over = true;
     ended.notify_one();
   });
-  const double total = static_cast<double>(secondgram::cpu::tiles(request));
+  const double total = static_cast<double>(secondgram::cpu::tiles(request, threads));
   try {
     for (bool finished = false; !finished;) {
       {
@@ -169,13 +181,50 @@ void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t c
   if (failure) std::rethrow_exception(failure);
 }
 
-std::vector<std::string> architectures() {
-  std::size_t count = 0;
-  const char* const* names = secondgram::cpu::architectures(&count);
-  std::vector<std::string> usable;
-  for (std::size_t i = 0; i < count; ++i)
-    if (secondgram::cpu::supported(names[i])) usable.emplace_back(names[i]);
-  return usable;
+// loading [width, width] or 0; maps as (starts, ends, knots), both [knots, width], or 0, 0, 0.
+using MapArrays = std::tuple<std::uintptr_t, std::uintptr_t, std::size_t>;
+
+std::unique_ptr<secondgram::cpu::Finish> finisher(std::size_t width, const std::string& precision, std::uintptr_t loading,
+                                                  const MapArrays& components, const MapArrays& margins, float clip) {
+  auto made = std::make_unique<secondgram::cpu::Finish>();
+  made->width = width;
+  made->precision = precision_of(precision);
+  made->clip = clip;
+  if (loading != 0) made->loading = secondgram::Packed(at<const float>(loading), width, width, made->precision);
+  const auto maps = [&](const MapArrays& arrays) {
+    const auto& [start, end, knots] = arrays;
+    return knots == 0 ? secondgram::cpu::Maps()
+                      : secondgram::cpu::Maps(at<const double>(start), at<const double>(end), knots, width);
+  };
+  made->components = maps(components);
+  made->margins = maps(margins);
+  return made;
+}
+
+void finish(const secondgram::cpu::Finish& by, std::uintptr_t out, bool doubles, std::uintptr_t keys, std::size_t people,
+            std::uintptr_t draws, std::size_t n_draws, std::uint64_t seed, std::uint32_t purpose, std::uintptr_t source,
+            std::size_t n_source, std::uintptr_t places, std::uintptr_t centre, std::uintptr_t scale, std::uintptr_t moved,
+            std::size_t n_moved, std::uintptr_t moved_of, unsigned threads, const std::string& architecture) {
+  const secondgram::cpu::FinishRequest request{people, n_draws, at<const std::uint64_t>(keys),
+                                               at<const std::uint32_t>(draws), seed, purpose, at<const float>(source),
+                                               n_source, at<const std::uint32_t>(places), at<const double>(centre),
+                                               at<const double>(scale), at<const float>(moved), n_moved,
+                                               at<const std::int64_t>(moved_of)};
+  if (people == 0 || n_draws == 0) return;
+  const py::gil_scoped_release release;
+  if (doubles)
+    secondgram::cpu::finish(by, request, at<double>(out), threads, architecture);
+  else
+    secondgram::cpu::finish(by, request, at<float>(out), threads, architecture);
+}
+
+std::vector<std::string> architectures(const std::string& precision) {
+  return secondgram::cpu::architectures(precision_of(precision));
+}
+
+double peak(const std::string& architecture, const std::string& precision, unsigned threads, std::size_t rounds) {
+  const py::gil_scoped_release release;
+  return secondgram::cpu::peak(architecture, precision_of(precision), threads, rounds);
 }
 
 #endif  // SECONDGRAM_SAMPLER
@@ -185,7 +234,7 @@ std::vector<std::string> architectures() {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
-  m.attr("interface") = 2;
+  m.attr("interface") = 4;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
@@ -193,11 +242,20 @@ PYBIND11_MODULE(_native, m) {
 #ifdef SECONDGRAM_SAMPLER
   py::class_<secondgram::Network>(m, "Network");
   m.def("network", &network, py::arg("features"), py::arg("conditions"), py::arg("embedding"), py::arg("widths"),
-        py::arg("arrays"));
-  m.def("architectures", &architectures, "Instruction sets of the sampler that this processor has, best first.");
+        py::arg("precision"), py::arg("arrays"));
+  m.def("architectures", &architectures, py::arg("precision"),
+        "Instruction sets of the sampler that this processor has for a precision, best first.");
   m.def("sample", &sample, py::arg("network"), py::arg("out"), py::arg("conditions"), py::arg("keys"),
         py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
         py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),
         py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
+  m.def("peak", &peak, py::arg("architecture"), py::arg("precision"), py::arg("threads"), py::arg("rounds"));
+  py::class_<secondgram::cpu::Finish>(m, "Finish");
+  m.def("finisher", &finisher, py::arg("width"), py::arg("precision"), py::arg("loading"), py::arg("components"),
+        py::arg("margins"), py::arg("clip"));
+  m.def("finish", &finish, py::arg("by"), py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("people"),
+        py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("purpose"), py::arg("source"),
+        py::arg("n_source"), py::arg("places"), py::arg("centre"), py::arg("scale"), py::arg("moved"),
+        py::arg("n_moved"), py::arg("moved_of"), py::arg("threads"), py::arg("architecture"));
 #endif
 }

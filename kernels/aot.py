@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import noise
+from . import gradients, noise
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -28,8 +29,9 @@ class Case:
     """A kernel with the types of its arguments and its compile-time constants."""
 
     kernel: Any
-    signature: dict[str, str]
-    constants: dict[str, int]
+    signature: dict[str, Any]
+    constants: dict[str, Any]
+    warps: int = 4
 
     @property
     def name(self) -> str:
@@ -58,9 +60,50 @@ def _noise_case(width: int) -> Case:
     return Case(noise.normals_kernel, {**pointers, **numbers, **dict.fromkeys(constants, "constexpr")}, constants)
 
 
+def _gradient_cases() -> list[Case]:
+    words = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+    found = []
+    for dtype, word in words.items():
+        pointer, group = f"*{word}", gradients.GROUP
+        rows = {"dY": pointer, "X": pointer, "offsets": "*i64"}
+        strides = dict.fromkeys(("task_stride", "dY_stride", "X_stride", "outputs", "inputs"), "i64")
+        layers = {"J": "*fp32", "dYs": ("i64",) * group, "Xs": ("i64",) * group, "layers": "*i64"}
+        more = {"strides": ("i64",) * 2 * group, "offsets": "*i64", "task_stride": "i64"}
+        for exact in (True, False) if dtype == torch.float32 else (True,):
+            constants = {"EXACT": exact, "TILE": gradients.TILE}
+            one = {**constants, "ROWS": gradients.ROWS[dtype]}
+            several = {
+                "DTYPE": gradients.POINTERS[dtype],
+                **constants,
+                "ROWS": gradients.GROUP_ROWS[dtype],
+                "GROUP": group,
+            }
+            out = {"out": "*fp32"}
+            found.append(_case(gradients.weight_gradient_kernel, {**out, **rows, **strides}, one))
+            found.append(_case(gradients.layer_gradients_kernel, {**layers, **more}, several))
+        for tasks in (1, 2, 3, 8) if dtype == torch.float32 else (3,):
+            constants = {"TASKS": tasks, "COLUMNS": gradients.FEW_COLUMNS[triton.next_power_of_2(tasks)]}
+            slab = {"partial": "*fp64", "J": pointer, "columns": "i32", "task_stride": "i64"}
+            found.append(_case(gradients.gram_few_kernel, slab, constants))
+        for tasks in (16, 64) if dtype == torch.float32 else (64,):
+            slab = {"partial": "*fp64", "J": pointer, "tasks": "i32", "columns": "i32", "task_stride": "i64"}
+            constants = {"TASKS": tasks, "COLUMNS": gradients.MANY_COLUMNS}
+            found.append(_case(gradients.gram_many_kernel, slab, constants, warps=8))
+        slab = {"g": pointer, "squares": "*fp64", "J": pointer, "w": "*fp64", "tasks": "i32", "columns": "i32"}
+        found.append(_case(gradients.combine_kernel, {**slab, "task_stride": "i64"}, {"COLUMNS": gradients.COMBINED}))
+    sums = {"out": "*fp64", "partial": "*fp64", "programs": "i32", "entries": "i32"}
+    for wide, tall in gradients.SUMMED:
+        found.append(_case(gradients.sum_partials_kernel, sums, {"ENTRIES": wide, "PARTIALS": tall}))
+    return found
+
+
+def _case(kernel: Any, signature: dict[str, Any], constants: dict[str, Any], warps: int = 4) -> Case:
+    return Case(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants, warps)
+
+
 def cases() -> list[Case]:
     """Every kernel in every configuration that is used."""
-    return [_noise_case(width) for width in (8, 769)]
+    return [*(_noise_case(width) for width in (8, 769)), *_gradient_cases()]
 
 
 def compile_case(case: Case, architecture: int) -> Usage:
@@ -69,7 +112,8 @@ def compile_case(case: Case, architecture: int) -> Usage:
     Raises whatever Triton or its assembler raises where a kernel does not compile.
     """
     source = ASTSource(fn=case.kernel, signature=case.signature, constexprs=case.constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+    target = GPUTarget("cuda", architecture, 32)
+    compiled = triton.compile(source, target=target, options={"num_warps": case.warps})
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"

@@ -16,7 +16,7 @@ from .ops.registry import ENVIRONMENT, Candidate, choose
 __all__ = ["Row", "print_report", "report"]
 
 _PACKAGES = ("secondgram", "numpy", "torch", "pyarrow", "triton")
-_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+_CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_fp16", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ def _cpu() -> list[Row]:
         Row("processor", model.group(1) if model else platform.machine()),
         processors,
         Row("vector instructions", ", ".join(found) if found else "none of " + ", ".join(_CPU_FLAGS)),
-        Row("bfloat16 on the processor", "yes" if any("bf16" in flag for flag in found) else "no"),
+        Row(
+            "half precision of the sampler", native.half_precision() or "none: the processor has no instructions for it"
+        ),
     ]
 
 

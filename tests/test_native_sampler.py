@@ -54,7 +54,7 @@ def _numbers(draws: int) -> np.ndarray:
 
 def _sample(features: int, people: int = 5, draws: Any = 3, **options: Any) -> np.ndarray:
     arguments: dict[str, Any] = {"seed": 2, "solver": "sde-dpm++2m", "steps": 4, "backend": "cpu"} | options
-    sampler = Sampler(_net(features), ZERO, backend=arguments.pop("backend"), prediction="v")
+    sampler = Sampler(_net(features), ZERO, arguments.pop("backend"), "fp32", prediction="v")
     return sampler.sample(_conditions(features, people), _keys(people), draws, keys=_keys(people), **arguments)
 
 
@@ -102,7 +102,7 @@ def _exact(features: int, c: np.ndarray, keys: np.ndarray, draws: int, seed: int
 def test_the_published_chain_stays_within_a_hundred_thousandth() -> None:
     c, keys = _conditions(769, 2), _keys(2)
     table = solver_table(Schedule.make("linear"), "ddpm", None, "noise").rows
-    got = Sampler(_net(769), backend="cpu").sample(c, keys, 1, 5, keys=keys)
+    got = Sampler(_net(769), backend="cpu", precision="fp32").sample(c, keys, 1, 5, keys=keys)
     assert len(table) == 99
     assert _distance(got, _exact(769, c, keys, 1, 5, table)) < 1e-5
 
@@ -115,7 +115,7 @@ def test_the_reference_backend_agrees(features: int) -> None:
 def test_a_start_from_the_baseline_agrees_with_the_reference() -> None:
     c = _conditions(17, 6)
     both = [
-        Sampler(_net(17), "linear", backend=backend).sample(c, _keys(6), 4, start="baseline", keys=_keys(6), steps=9)
+        Sampler(_net(17), "linear", backend, "fp32").sample(c, _keys(6), 4, start="baseline", keys=_keys(6), steps=9)
         for backend in ("cpu", "reference")
     ]
     assert _distance(*both) < 1e-5
@@ -203,7 +203,7 @@ def test_the_imputer_runs_on_the_backend_it_is_told(imputers: dict[str, Any], co
     means = {}
     for backend in ("cpu", "reference"):
         imputer = imputers["paper"]
-        with preferring(backend):
+        with preferring(backend, "fp32"):
             means[backend] = imputer.impute(people, draws=2, who="all").draws
     # `auto` leaves the choice to what is preferred around it.
     assert not np.array_equal(means["cpu"], means["reference"])
@@ -221,3 +221,54 @@ def test_a_backend_that_cannot_run_is_refused_and_auto_says_why(monkeypatch: pyt
         _sample(17)
     with pytest.warns(RuntimeWarning, match="it was not built"):
         _sample(17, backend="auto")
+
+
+WITHOUT_TORCH = """
+import sys
+import numpy as np
+from secondgram.diffusion.folding import fold
+from secondgram.diffusion.schedule import Schedule
+from secondgram.diffusion.solvers import solver_table
+from secondgram.ops.native import NativeSampler
+with np.load(sys.argv[1]) as stored:
+    net = NativeSampler(fold(dict(stored)))
+table = solver_table(Schedule.make("linear"), "ddpm", 3, "noise").rows
+keys = np.arange(2, dtype=np.uint64)
+draws = net.sample(np.zeros((2, 20), np.float32), keys, np.arange(3, dtype=np.uint32), 0, table)
+assert "torch" not in sys.modules
+np.save(sys.argv[2], draws)
+"""
+
+
+def test_the_chain_runs_from_numpy_alone(tmp_path: Any) -> None:
+    stored, made = tmp_path / "net.npz", tmp_path / "draws.npy"
+    np.savez(stored, **{name: value.numpy() for name, value in _net(17).state_dict().items()})
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(stored), str(made)], check=True)
+    keys = np.arange(2, dtype=np.uint64)
+    same = Sampler(_net(17), backend="cpu", precision="fp32").sample(
+        np.zeros((2, 20), np.float32), keys, 3, steps=3, keys=keys
+    )
+    np.testing.assert_array_equal(np.load(made), same)
+
+
+TOO_LITTLE = """
+import resource, sys
+import numpy as np
+from secondgram import Denoiser, Sampler
+net = Denoiser(17, 20, embedding=24, widths=(40, 33, 16))
+c, keys = np.zeros((1000, 20), np.float32), np.arange(1000, dtype=np.uint64)
+sampler = Sampler(net, backend="cpu", precision="fp32")
+sampler.sample(c[:2], keys[:2], 1, keys=keys[:2])
+with open("/proc/self/statm") as told:
+    now = int(told.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 2**28, now + 2**28))
+try:
+    sampler.sample(c, keys, 100_000, keys=keys)
+except MemoryError:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's account of memory")
+def test_too_little_memory_is_an_error_and_no_crash() -> None:
+    assert subprocess.run([sys.executable, "-c", TOO_LITTLE]).returncode == 7

@@ -131,7 +131,7 @@ def progress(folder: Path) -> int:
         state = json.loads((folder / ".model.training" / "model.json").read_text())
         return len(state["content"]["history"]["epochs"])
     except (OSError, ValueError):
-        return len(list(folder.glob(".draws.parquet.parts/part-*.parquet")))
+        return len(list(folder.glob(".draws.parquet.parts/part-*.arrow")))
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_no_rows_are_refused() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"gradients": "mgda"},
+        {"gradients": "graddrop"},
         {"epochs": 0},
         {"batch": 0},
         {"patience": 0},

@@ -1,12 +1,13 @@
 // The folded denoiser, walked layer by layer for one tile of rows. The statement is secondgram/diffusion/folding.py.
 //
 // Everything here is the same for every instruction set; `Arch` supplies the matrix product and the elementwise loops:
-//   Arch::product(segments, n_segments, rows, columns, finish)   rows of sums, given to `finish` a strip at a time
+//   Arch::product(segments, n_segments, rows, columns, scratch, finish)   rows of sums, given to `finish` in pieces
 // A row never meets another row, so what a tile holds beside it cannot change it.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "packed.hpp"
@@ -38,6 +39,7 @@ struct Block {
 
 struct Network {
   Sizes sizes;
+  Precision precision = Precision::fp32;
   DenseLayer condition[2];
   Block blocks[6];
   DenseLayer bottleneck[2][2];
@@ -53,8 +55,9 @@ struct Workspace {
   Matrix person[6];                             // [people, embedding]  W2 cond(c) + b2, once a tile
   Matrix embed, context[6];                     // [people, ...]  once a step
   std::vector<float> rstd;                      // [rows]
+  Scratch scratch;
 
-  Workspace(const Sizes& s, std::size_t rows_) : rows(padded_rows(rows_)), rstd(rows) {
+  Workspace(const Sizes& s, std::size_t rows_) : rows(padded_rows(rows_)), rstd(rows), scratch(rows) {
     for (Matrix* m : {&x, &before, &output, &noise, &up3}) *m = Matrix(rows, s.features);
     inner = Matrix(rows, s.embedding);
     embed = Matrix(rows, s.embedding);
@@ -80,7 +83,7 @@ struct Walk {
     for (int b = 0; b < 6; ++b) {
       const Block& block = net.blocks[b];
       const Segment segments[] = {{&w.embed, &block.embed}};
-      Arch::product(segments, 1, people, net.sizes.embedding, Biased{block.embed_bias.data(), &w.person[b]});
+      Arch::product(segments, 1, people, net.sizes.embedding, w.scratch, Biased{block.embed_bias.data(), &w.person[b]});
     }
   }
 
@@ -92,7 +95,7 @@ struct Walk {
       for (std::size_t r = 0; r < people; ++r)
         Arch::silu_of_sum(time + b * width, w.person[b].row(r), w.embed.row(r), width);
       const Segment segments[] = {{&w.embed, &block.context}};
-      Arch::product(segments, 1, people, net.sizes.block_out(b), Biased{block.bias.data(), &w.context[b]});
+      Arch::product(segments, 1, people, net.sizes.block_out(b), w.scratch, Biased{block.bias.data(), &w.context[b]});
     }
   }
 
@@ -104,7 +107,7 @@ struct Walk {
     for (const auto& layers : net.bottleneck) {
       dense_silu(layers[0], w.third, w.fourth, rows);
       const Segment segments[] = {{&w.fourth, &layers[1].weight}};
-      Arch::product(segments, 1, rows, net.sizes.widths[2], Residual<Arch>{layers[1].bias.data(), &w.third});
+      Arch::product(segments, 1, rows, net.sizes.widths[2], w.scratch, Residual<Arch>{layers[1].bias.data(), &w.third});
     }
     block(3, w.third, &w.second, w.up1, rows, people);
     block(4, w.up1, &w.first, w.up2, rows, people);
@@ -153,7 +156,7 @@ struct Walk {
     const float* bias;
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
-      float added[kWidestSpan];
+      float added[kWidestPiece];
       A::silu_of_sum(sums, bias + column, added, count);
       float* out = to->row(r) + column;
       for (std::size_t j = 0; j < count; ++j) out[j] += added[j];
@@ -162,22 +165,22 @@ struct Walk {
 
   void plain(const DenseLayer& layer, const Matrix& from, Matrix& to, std::size_t rows) {
     const Segment segments[] = {{&from, &layer.weight}};
-    Arch::product(segments, 1, rows, layer.bias.size(), Biased{layer.bias.data(), &to});
+    Arch::product(segments, 1, rows, layer.bias.size(), w.scratch, Biased{layer.bias.data(), &to});
   }
 
   void dense_silu(const DenseLayer& layer, const Matrix& from, Matrix& to, std::size_t rows) {
     const Segment segments[] = {{&from, &layer.weight}};
-    Arch::product(segments, 1, rows, layer.bias.size(), BiasedSilu<Arch>{layer.bias.data(), &to});
+    Arch::product(segments, 1, rows, layer.bias.size(), w.scratch, BiasedSilu<Arch>{layer.bias.data(), &to});
   }
 
   void block(int b, const Matrix& from, const Matrix* skip, Matrix& to, std::size_t rows, std::size_t people) {
     const Block& block = net.blocks[b];
     for (std::size_t r = 0; r < rows; ++r) w.rstd[r] = Arch::reciprocal_deviation(from.row(r), net.sizes.block_in(b));
     const Segment first[] = {{&from, &block.inner}};
-    Arch::product(first, 1, rows, net.sizes.embedding,
+    Arch::product(first, 1, rows, net.sizes.embedding, w.scratch,
                   Normed<Arch>{w.rstd.data(), block.inner_bias.data(), &w.inner});
     const Segment both[] = {{&w.inner, &block.image}, {skip, &block.join}};
-    Arch::product(both, skip == nullptr ? 1 : 2, rows, net.sizes.block_out(b),
+    Arch::product(both, skip == nullptr ? 1 : 2, rows, net.sizes.block_out(b), w.scratch,
                   WithContext<Arch>{&w.context[b], people, &to});
   }
 };

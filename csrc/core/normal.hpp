@@ -95,4 +95,55 @@ SECONDGRAM_HD inline Pair box_muller(std::uint32_t x0, std::uint32_t x1) {
   return {radius * turn.first, radius * turn.second};
 }
 
+// -- The same in float: within 1e-6 of the statement relative to its radius, at a fraction of the time, for where products
+// are of fewer bits anyway.
+
+struct RoundedPair {
+  float first, second;
+};
+
+SECONDGRAM_HD inline float float_of(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// -2 ln((x + 1/2) 2^-32).
+SECONDGRAM_HD inline float twice_minus_log(std::uint32_t x) {
+  // Near 1, u is 1 less what its complement says, which a float holds to all its digits.
+  const bool near_one = x >= 0xB504F334u;  // 2^32 / sqrt(2)
+  const float u = static_cast<float>(x) + 0.5f;  // times 2^32
+  const float v = (static_cast<float>(~x) + 0.5f) * 2.3283064e-10f;
+  std::uint32_t bits;
+  std::memcpy(&bits, &u, sizeof bits);
+  const std::uint32_t shifted = bits + (0x3F800000u - 0x3F3504F3u);
+  const float exponent = static_cast<float>(static_cast<std::int32_t>(shifted >> 23) - 127 - 32);
+  const float mantissa = float_of((shifted & 0x007FFFFFu) + 0x3F3504F3u) - 1.0f;
+  const float m = near_one ? -v : mantissa;  // u = 2^k (1 + m)
+  const float k = near_one ? 0.0f : exponent;
+  const float s = m / (2.0f + m);
+  const float w = s * s;
+  const float series = ((0.1111111f * w + 0.1428571f) * w + 0.2f) * w + 0.3333333f;
+  return -2.0f * (k * 0.69314718f + (2.0f * s + 2.0f * s * w * series));
+}
+
+// (cos, sin) of 2 pi (x + 1/2) 2^-32.
+SECONDGRAM_HD inline RoundedPair rounded_cos_sin_turn(std::uint32_t x) {
+  const std::uint32_t quarter = (x + 0x20000000u) >> 30;
+  const std::int32_t rest = static_cast<std::int32_t>((x + 0x20000000u) & 0x3FFFFFFFu) - 0x20000000;
+  const float a = static_cast<float>(rest) * 1.46291808e-9f + 7.3145904e-10f;  // 2 pi 2^-32, and half of it
+  const float w = a * a;
+  const float s = a + a * w * (((2.7557319e-6f * w - 1.9841270e-4f) * w + 8.3333333e-3f) * w - 1.6666667e-1f);
+  const float c = 1.0f - 0.5f * w + w * w * ((2.4801587e-5f * w - 1.3888889e-3f) * w + 4.1666667e-2f);
+  const bool odd = (quarter & 1u) != 0;
+  const float along = odd ? s : c, across = odd ? c : s;
+  return {((quarter + 1u) & 2u) != 0 ? -along : along, (quarter & 2u) != 0 ? -across : across};
+}
+
+SECONDGRAM_HD inline RoundedPair rounded_box_muller(std::uint32_t x0, std::uint32_t x1) {
+  const float radius = std::sqrt(twice_minus_log(x0));
+  const RoundedPair turn = rounded_cos_sin_turn(x1);
+  return {radius * turn.first, radius * turn.second};
+}
+
 }  // namespace secondgram

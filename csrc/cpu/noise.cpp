@@ -25,7 +25,14 @@ struct Group {
   std::uint32_t w0[kGroup], w1[kGroup], w2[kGroup], w3[kGroup];
 };
 
-template <typename T>
+struct Exact {
+  static Pair pair(std::uint32_t x0, std::uint32_t x1) { return box_muller(x0, x1); }
+};
+struct Rounded {
+  static RoundedPair pair(std::uint32_t x0, std::uint32_t x1) { return rounded_box_muller(x0, x1); }
+};
+
+template <typename Method, typename T>
 #if defined(__GNUC__)
 __attribute__((always_inline))
 #endif
@@ -35,8 +42,8 @@ inline void normals_of_group(Group& g, Key2 key, T* out) {
     g.w0[i] = x.w0, g.w1[i] = x.w1, g.w2[i] = x.w2, g.w3[i] = x.w3;
   }
   for (std::size_t i = 0; i < kGroup; ++i) {
-    const Pair a = box_muller(g.w0[i], g.w1[i]);
-    const Pair b = box_muller(g.w2[i], g.w3[i]);
+    const auto a = Method::pair(g.w0[i], g.w1[i]);
+    const auto b = Method::pair(g.w2[i], g.w3[i]);
     out[4 * i + 0] = static_cast<T>(a.first);
     out[4 * i + 1] = static_cast<T>(a.second);
     out[4 * i + 2] = static_cast<T>(b.first);
@@ -44,14 +51,13 @@ inline void normals_of_group(Group& g, Key2 key, T* out) {
   }
 }
 
-SECONDGRAM_CLONES void group_float(Group& g, Key2 key, float* out) { normals_of_group(g, key, out); }
-SECONDGRAM_CLONES void group_double(Group& g, Key2 key, double* out) { normals_of_group(g, key, out); }
-void normals_group(Group& g, Key2 key, float* out) { group_float(g, key, out); }
-void normals_group(Group& g, Key2 key, double* out) { group_double(g, key, out); }
+SECONDGRAM_CLONES void group_float(Group& g, Key2 key, float* out) { normals_of_group<Exact>(g, key, out); }
+SECONDGRAM_CLONES void group_double(Group& g, Key2 key, double* out) { normals_of_group<Exact>(g, key, out); }
+SECONDGRAM_CLONES void group_rounded(Group& g, Key2 key, float* out) { normals_of_group<Rounded>(g, key, out); }
 
 // Counters [begin, end) of the flat list (draw, key, block of four features), blocks fastest.
 template <typename T>
-void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* out) {
+void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* out, void (*make)(Group&, Key2, T*)) {
   const std::size_t blocks = (r.width + 3) / 4;
   const Key2 key = key_of_seed(r.seed);
   Group g{};
@@ -75,7 +81,7 @@ void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* ou
       block += run;
       if (block == blocks) block = 0, ++row;
     }
-    normals_group(g, key, values);
+    make(g, key, values);
     std::size_t to_row = first_row, to_block = first_block;
     for (std::size_t i = 0; i < count;) {
       const std::size_t run = std::min(count - i, blocks - to_block);
@@ -89,12 +95,12 @@ void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* ou
 }
 
 template <typename T>
-void fill(const NoiseRequest& r, T* out, unsigned threads) {
+void fill(const NoiseRequest& r, T* out, unsigned threads, void (*make)(Group&, Key2, T*)) {
   const std::size_t total = r.n_draws * r.n_keys * ((r.width + 3) / 4);
   if (total == 0) return;
   const std::size_t useful = std::max<std::size_t>(1, total / kCountersPerThread);
   const std::size_t parts = std::min<std::size_t>(std::max(threads, 1u), useful);
-  const auto part = [&](std::size_t p) { fill_range(r, total * p / parts, total * (p + 1) / parts, out); };
+  const auto part = [&](std::size_t p) { fill_range(r, total * p / parts, total * (p + 1) / parts, out, make); };
   std::vector<std::thread> workers;
   workers.reserve(parts);
   for (std::size_t p = 1; p < parts; ++p) {
@@ -110,7 +116,12 @@ void fill(const NoiseRequest& r, T* out, unsigned threads) {
 
 }  // namespace
 
-void fill_normals(const NoiseRequest& request, float* out, unsigned threads) { fill(request, out, threads); }
-void fill_normals(const NoiseRequest& request, double* out, unsigned threads) { fill(request, out, threads); }
+void fill_normals(const NoiseRequest& request, float* out, unsigned threads) { fill(request, out, threads, &group_float); }
+void fill_normals(const NoiseRequest& request, double* out, unsigned threads) {
+  fill(request, out, threads, &group_double);
+}
+void fill_rounded_normals(const NoiseRequest& request, float* out, unsigned threads) {
+  fill(request, out, threads, &group_rounded);
+}
 
 }  // namespace secondgram::cpu

@@ -4,7 +4,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <string>
+#include <vector>
 
 #include "../core/network.hpp"
 #include "../core/step.hpp"
@@ -25,16 +26,9 @@ struct SampleRequest {
   std::uint32_t start_purpose, step_purpose;
 };
 
-// Rows that a worker carries through all steps at a time. Their number changes memory and speed, never a value.
-constexpr std::size_t kTileRows = 96;
-
-// Instruction sets compiled in, best first, and whether this processor has them.
-const char* const* architectures(std::size_t* count);
-bool supported(const char* architecture);
-
 // Fill out [draws, people, features]. Tiles done are counted in `done`; `cancel` ends the work early.
-void sample(const Network& net, const SampleRequest& request, float* out, unsigned threads, const char* architecture,
+void sample(const Network& net, const SampleRequest& request, float* out, unsigned threads, const std::string& architecture,
             std::atomic<std::size_t>& done, const std::atomic<bool>& cancel);
-std::size_t tiles(const SampleRequest& request);
+std::size_t tiles(const SampleRequest& request, unsigned threads);
 
 }  // namespace secondgram::cpu

@@ -2,5 +2,8 @@
 #define SECONDGRAM_ARCH portable
 #define SECONDGRAM_LANES 4
 #define SECONDGRAM_VECTORS 2
+#define SECONDGRAM_PRODUCT "product_fp32.hpp"
+#define SECONDGRAM_SILU "silu.hpp"
+#define SECONDGRAM_NORMALS fill_normals
 #define SECONDGRAM_TARGET
 #include "sampler_tile.hpp"

@@ -53,10 +53,15 @@ class SharedScaling:
         rows = self._rows(len(values), site)
         return (values - self.location[rows]) / self.spread[rows]
 
+    def units(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(N, D) what 0 is in original units, and how many of them 1 is."""
+        rows = self._rows(people, site)
+        return self.location[rows], self.spread[rows]
+
     def invert(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
         """values (..., N, D) scaled -> original units."""
-        rows = self._rows(values.shape[-2], site)
-        return values * self.spread[rows] + self.location[rows]
+        location, spread = self.units(values.shape[-2], site)
+        return values * spread + location
 
     def state(self) -> dict[str, Any]:
         return {"location": self.location, "spread": self.spread, "sites": list(self.sites)}
@@ -135,10 +140,18 @@ class RangeScaling:
         values = values if self.within is None else self.within.apply(values, site)
         return 2.0 * (values - self.low) / (self.high - self.low) - 1.0
 
+    def units(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(N, D) what 0 is in original units, and how many of them 1 is."""
+        centre, half = (self.high + self.low) / 2.0, (self.high - self.low) / 2.0
+        if self.within is None:
+            return tuple(np.broadcast_to(each, (people, len(each))) for each in (centre, half))  # type: ignore[return-value]
+        location, spread = self.within.units(people, site)
+        return location + spread * centre, spread * half
+
     def invert(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
         """values (..., N, D) scaled -> original units."""
-        values = (values + 1.0) / 2.0 * (self.high - self.low) + self.low
-        return values if self.within is None else self.within.invert(values, site)
+        centre, half = self.units(values.shape[-2], site)
+        return values * half + centre
 
     def state(self) -> dict[str, Any]:
         within = None if self.within is None else self.within.state()

@@ -15,7 +15,7 @@ from ..denoiser import Denoiser
 from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
 from ..ops.registry import preferring
-from ..ops.sampling import BACKENDS
+from ..ops.sampling import BACKENDS, PRECISIONS
 from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
@@ -77,11 +77,9 @@ class SecondgramImputer:
             raise InputError(f"unknown preset {preset!r}", mend=f"Use one of {', '.join(PRESETS)}")
         if device not in DEVICES:
             raise InputError(f"device={device!r}: this release trains and samples on the CPU", mend="Use device='auto'")
-        if backend not in BACKENDS or precision not in ("auto", "fp32"):
-            raise InputError(
-                f"backend={backend!r}, precision={precision!r} are not in this release",
-                mend=f"Use backend={', '.join(BACKENDS)} and precision='auto' or 'fp32'",
-            )
+        for name, value, names in (("backend", backend, BACKENDS), ("precision", precision, PRECISIONS)):
+            if value not in names:
+                raise InputError(f"{name}={value!r} is not in this release", mend=f"Use one of {', '.join(names)}")
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise InputError(f"seed={seed!r}", mend="Use a whole number, 0 or more")
         options = PRESETS[preset][0]
@@ -133,8 +131,9 @@ class SecondgramImputer:
         check_trainable(train)
         model = PRESETS[self.preset][1]
         run = Run(None if state is None else Path(state), state_every, resume, show)
-        # On one thread, because sums over several come out differently with their number: a seed decides a model.
-        with one_thread(), one_blas_thread(), preferring(self.backend):
+        # On one thread, because sums over several come out differently with their number: a seed decides a model. In
+        # fp32, because a model is chosen by small differences between scores.
+        with one_thread(), one_blas_thread(), preferring(self.backend, "fp32"):
             self.model_ = model.fit(train, self.options, seed=self.seed, run=run)  # type: ignore[attr-defined]
         self._remember(train)
         return self
@@ -201,10 +200,11 @@ class SecondgramImputer:
             steps,
             notes=notes,
             backend=self.backend,
+            precision=self.precision,
         )
         # Both refuse before the work what it would stumble over.
         self.model_.encoder.transform(people.table, people.source, people.ids)
-        with preferring(self.backend):
+        with preferring(self.backend, self.precision):
             self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)
         result.fingerprint = imputation_digest(result, tree_digest(self.model_.state()))
         if out is not None:

@@ -60,11 +60,19 @@ class Joint:
         c = normals(keys, self.components.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         if self.component_margins is not None:
             c = self.component_margins.forward(c)
+        shaped = self.shaped(X, keys, draws, seed, solver, steps)
         if self.shape is not None:
-            kept = self.shape.kept
-            c[:, :, kept] = self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps)
+            c[:, :, self.shape.kept] = shaped
         loading = self.components.loading.astype(np.float32)
         return matmul(c.reshape(-1, c.shape[2]), loading).reshape(c.shape)
+
+    def shaped(
+        self, X: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int
+    ) -> np.ndarray | None:
+        """(M, N, k) float32, those components that come from the denoiser; None where none does."""
+        if self.shape is None:
+            return None
+        return self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps)
 
     def condition(self, z: np.ndarray, known: np.ndarray) -> np.ndarray:
         """z (M, N, D) given standardised residuals known (N, D), NaN where unknown: Gaussian conditioning."""

@@ -9,6 +9,7 @@ it was not fitted on, and kept where they gain by it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 
 from ..cohort.scaling import CovariateEncoder
 from ..cohort.table import Cohort
-from ..diffusion.noise import Purpose
+from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
 from ..ops.noise import normals
@@ -24,6 +25,7 @@ from ..ops.tiles import matmul
 from ..training.trainer import Run, TrainingOptions
 from .base import MeanPredictor, fit_mean
 from .context import Context
+from .finishing import Finisher, Moved
 from .folds import unit_folds
 from .joint import Joint, Residuals, fit_joint
 from .people import People, TrainingPairs
@@ -187,22 +189,59 @@ class Ladder:
         """Draws (M, N, D), M the numbers of the draws."""
         X = self.context.inputs(people)
         mean, scale = self._scaled_mean(X), self.spread.scale(X)
-        z = self.joint.draw(X, people.keys, draws, seed, *self._sampling(solver, steps))
+        how = self._sampling(solver, steps)
+        location, unit = self.context.scaling.units(len(people), people.site)
+        noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         moved = self._moved_by_missing(X, people, draws, seed)
+        if moved is not None:
+            moved = Moved(moved.rows, moved.by * unit[moved.rows])
+        values = self._finisher.draws(
+            location + unit * mean,
+            unit * scale,
+            noise,
+            self.joint.shaped(X, people.keys, draws, seed, *how),
+            None if self.joint.shape is None else self.joint.shape.kept,
+            moved,
+            people.baseline.dtype,
+        )
+        rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
+        if len(rows):
+            values[:, rows] = self._given_known(people.take(rows), X[rows], mean[rows], scale[rows], draws, seed, how)
+        return values
+
+    def _given_known(
+        self,
+        people: People,
+        X: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        draws: np.ndarray,
+        seed: int,
+        how: tuple[str, int],
+    ) -> np.ndarray:
+        """Draws (M, n, D) of people of whose follow-up some cells are known."""
         known = (self.context.scaling.apply(people.known, people.site) - mean) / scale
-        if np.isfinite(known).any():
-            z = self.joint.condition(z, known)
-        return self._finish(mean + moved + scale * self.joint.finish(z), people)
+        z = self.joint.condition(self.joint.draw(X, people.keys, draws, seed, *how), known)
+        scaled = mean + scale * self.joint.finish(z)
+        moved = self._moved_by_missing(X, people, draws, seed)
+        if moved is not None:
+            scaled[:, moved.rows] += moved.by
+        return self._finish(scaled, people)
+
+    @cached_property
+    def _finisher(self) -> Finisher:
+        joint = self.joint
+        return Finisher(joint.components.width, joint.components.loading, joint.component_margins, joint.margins)
 
     def _scaled_mean(self, X: np.ndarray) -> np.ndarray:
         return X[:, : self.joint.components.width] + self.mean_change.change(X)
 
-    def _moved_by_missing(self, X: np.ndarray, people: People, draws: np.ndarray, seed: int) -> np.ndarray | float:
-        """How the mean moves with draws (M, N, D) of the missing baseline cells; 0 where none is missing."""
+    def _moved_by_missing(self, X: np.ndarray, people: People, draws: np.ndarray, seed: int) -> Moved | None:
+        """How the scaled mean moves with draws of the missing baseline cells, of those who have any."""
         baseline = self.context.scaling.apply(people.baseline, people.site)
         rows = np.flatnonzero(np.isnan(baseline).any(axis=1))
         if not len(rows):
-            return 0.0
+            return None
         width = baseline.shape[1]
         z = normals(people.keys[rows], width, seed=seed, purpose=Purpose.BASELINE, draws=draws)
         cells = self.context.missing.scatter(baseline[rows], z)
@@ -212,9 +251,7 @@ class Ladder:
         if linear.by_gap is not None:
             gap = np.tile(X[rows, -1:].astype(np.float32), (len(draws), 1))
             change += gap * matmul(flat, linear.by_gap[:width].astype(np.float32))
-        moved = np.zeros((len(draws), *baseline.shape), dtype=np.float32)
-        moved[:, rows] = (flat + change).reshape(cells.shape)
-        return moved
+        return Moved(rows, (flat + change).reshape(cells.shape))
 
     def _finish(self, scaled: np.ndarray, people: People) -> np.ndarray:
         values = self.context.scaling.invert(scaled, people.site)

@@ -60,6 +60,14 @@ class People:
             known=self.known[rows],
         )
 
+    def with_known(self, values: np.ndarray) -> np.ndarray:
+        """values (M, N, D), in which cells that were measured are put back as they are."""
+        rows = np.flatnonzero(np.isfinite(self.known).any(axis=1))
+        if len(rows):
+            known = self.known[rows]
+            values[:, rows] = np.where(np.isfinite(known), known, values[:, rows])
+        return values
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingPairs:

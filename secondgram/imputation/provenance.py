@@ -50,7 +50,8 @@ def tree_digest(tree: Any) -> str:
 def imputation_digest(result: Imputation, model: str) -> str:
     """SHA-256 of all that decides the draws of an imputation; `model` is the digest of its model."""
     people = result.people
-    told = [model, result.seed, len(result.draw_numbers), result.solver, result.steps, result.visit, result.backend]
+    told = [model, result.seed, len(result.draw_numbers), result.solver, result.steps, result.visit]
+    told += [result.backend, result.precision]
     digest = hashlib.sha256(json.dumps(told).encode())
     digest.update("\0".join(people.ids).encode())
     digest.update("\0".join([] if people.site is None else people.site).encode())

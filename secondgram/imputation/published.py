@@ -12,10 +12,12 @@ import torch
 from ..cohort.scaling import CovariateEncoder, RangeScaling, SharedScaling
 from ..cohort.table import Cohort
 from ..denoiser import Denoiser
+from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
 from ..training.tasks import SELF_NOISE_STEP, TaskRows
 from ..training.trainer import Run, Trainer, TrainingOptions
+from .finishing import Finisher
 from .people import People, TrainingPairs
 from .sampler import STARTS, Sampler
 
@@ -200,8 +202,10 @@ class Published:
             start=self.options.start,
             keys=people.keys,
         )
-        values = self.after.invert(np.clip(drawn, -1.0, 1.0).astype(float), people.site)
-        return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
+        noise = NoiseRequest.of(people.keys, self.net.features, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
+        units = self.after.units(len(people), people.site)
+        finisher = Finisher(self.net.features, clip=1.0)
+        return people.with_known(finisher.draws(*units, noise, drawn, dtype=people.baseline.dtype))
 
     def summary(self) -> list[str]:
         """How training went, one sentence each."""

@@ -42,6 +42,7 @@ class Imputation:
     notes: list[str] = field(default_factory=list)
     path: str | None = None
     backend: str = AUTO
+    precision: str = AUTO
 
     @property
     def ids(self) -> np.ndarray:
@@ -128,9 +129,9 @@ class Imputation:
         ]
 
     def _draw(self, people: People) -> np.ndarray:
-        with one_blas_thread(), preferring(self.backend):
+        with one_blas_thread(), preferring(self.backend, self.precision):
             return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
 
     def _mean(self, people: People) -> np.ndarray:
-        with one_blas_thread(), preferring(self.backend):
+        with one_blas_thread(), preferring(self.backend, self.precision):
             return self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)

@@ -10,19 +10,17 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..diffusion.folding import fold
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.reference import solver_step
 from ..diffusion.schedule import Schedule
 from ..diffusion.solvers import SolverTable, solver_table
 from ..errors import InputError
-from ..ops import native
 from ..ops.noise import normals, person_keys
-from ..ops.registry import resolve
-from ..ops.sampling import BACKENDS, CANDIDATES
+from ..ops.registry import AUTO, resolve
+from ..ops.sampling import BACKENDS, CANDIDATES, PRECISIONS
 from ..ops.tiles import in_chunks, in_tiles
+from .packing import native_sampler
 
-PRECISIONS = ("auto", "fp32")
 STARTS = ("normal", "baseline")
 Conditions = TypeVar("Conditions", np.ndarray, Tensor)
 # Rows that one worker carries through all steps at a time.
@@ -37,7 +35,10 @@ class Sampler:
     net : the denoiser.
     schedule : a name of `Schedule.make` (100 steps) or a `Schedule`.
     backend : `cpu` (C++, the whole chain in one call on folded weights), `reference` (torch, a step at a time, weights
-        as they are) or `auto`;  precision : `auto` or `fp32`.
+        as they are) or `auto`.
+    precision : `fp32`, or `fp16` or `bf16`, to which the factors of matrix products are rounded (backend `cpu`, where
+        the processor has instructions for it). `auto` takes `fp16` or `bf16` where draws hardly change by it, by a
+        check of the network against `fp32`.
     prediction : what the network was trained to give, `noise` or `v`.
     """
 
@@ -53,9 +54,11 @@ class Sampler:
             raise InputError(f"the sampler has no backend {backend!r} here", mend=f"Use one of {', '.join(BACKENDS)}")
         if precision not in PRECISIONS:
             raise InputError(f"the sampler has no precision {precision!r}", mend=f"Use one of {', '.join(PRECISIONS)}")
+        if backend == "reference" and precision not in (AUTO, "fp32"):
+            raise InputError(f"backend='reference' with precision={precision!r}", mend="Use backend='cpu' or 'fp32'")
         self.net = net.eval()
         self.schedule = Schedule.make(schedule) if isinstance(schedule, str) else schedule
-        self.prediction, self.backend = prediction, backend
+        self.prediction, self.backend, self.precision = prediction, backend, precision
 
     def sample(
         self,
@@ -140,9 +143,7 @@ class Sampler:
         if start == "baseline":
             level = float(self.schedule.noise_at(self.schedule.last))
             baseline = np.float32(self.schedule.signal[-1]) * conditions[:, -self.net.features :]
-        # Folded anew each time: a network that is being trained has other weights at the next call.
-        folded = fold({name: value.detach().cpu().numpy() for name, value in self.net.state_dict().items()})
-        return native.NativeSampler(folded).sample(
+        return native_sampler(self.net, table.rows, self.precision).sample(
             conditions, request.keys, request.draws, request.seed, table.rows, start=baseline, start_noise=level
         )
 

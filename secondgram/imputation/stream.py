@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,24 +25,47 @@ MANIFEST = "parts.json"
 def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: bool, show: bool) -> None:
     """Write every draw: columns subject_id, visit, draw, then the features; rows ordered by person, then draw.
 
-    The parts live in a hidden folder beside the file until all are there; then they become the file, in one step.
+    The next people are drawn while those before are written. Each part is also kept in a hidden folder beside the file,
+    so that an interrupted run goes on; the file itself takes its name in one step, when it is whole.
     Raises `InputError` for a folder that cannot be written, a full disk, or parts of another imputation.
     """
     path = Path(path)
     parts = path.with_name(f".{path.name}.parts")
-    slices = result._slices()
     with explained(path):
         _open_parts(parts, result, resume)
-        with progress("imputing", len(result.people), show) as advance:
-            for number, rows in enumerate(slices):
-                part = parts / f"part-{number:06d}.parquet"
-                if not part.exists():
+        with (
+            replacing(path) as temporary,
+            pq.ParquetWriter(temporary, _schema(result), **_settings()) as writer,
+            # Left last: what is being written ends before the file is closed.
+            ThreadPoolExecutor(1) as other,
+            progress("imputing", len(result.people), show) as advance,
+        ):
+            before: Future[None] | None = None
+            for number, rows in enumerate(result._slices()):
+                part = parts / f"part-{number:06d}.arrow"
+                if part.exists():
+                    table = pa.ipc.open_file(pa.memory_map(os.fspath(part))).read_all()
+                else:
                     people = result.people.take(rows)
-                    with replacing(part) as temporary:
-                        pq.write_table(_table(result, people.ids, result._draw(people)), temporary, **_settings())
+                    table = _table(result, people.ids, result._draw(people))
+                if before is not None:
+                    before.result()
+                before = other.submit(_keep, table, part, writer)
                 advance(rows.stop - rows.start)
-        _join(parts, len(slices), path, result)
+            if before is not None:
+                before.result()
     remove(parts)
+
+
+def _keep(table: pa.Table, part: Path, writer: pq.ParquetWriter) -> None:
+    if not part.exists():
+        with (
+            replacing(part) as temporary,
+            pa.OSFile(os.fspath(temporary), "wb") as file,
+            pa.ipc.new_file(file, table.schema) as uncoded,
+        ):
+            uncoded.write_table(table)
+    writer.write_table(table)
 
 
 def _open_parts(parts: Path, result: Imputation, resume: bool) -> None:
@@ -82,12 +106,3 @@ def _table(result: Imputation, ids: np.ndarray, draws: np.ndarray) -> pa.Table:
         pa.array(np.tile(result.draw_numbers, people), pa.int32()),
     ]
     return pa.Table.from_arrays(columns + [pa.array(row) for row in rows], schema=_schema(result))
-
-
-def _join(parts: Path, count: int, path: Path, result: Imputation) -> None:
-    with (
-        replacing(path) as temporary,
-        pq.ParquetWriter(temporary, _schema(result), **_settings()) as writer,
-    ):
-        for number in range(count):
-            writer.write_table(pq.read_table(parts / f"part-{number:06d}.parquet", memory_map=True))

@@ -19,6 +19,7 @@ from ..diffusion.folding import BLOCKS, FoldedDenoiser
 from ..diffusion.noise import NoiseRequest, Purpose
 
 __all__ = [
+    "NativeFinish",
     "NativeSampler",
     "architectures",
     "default_threads",
@@ -28,7 +29,7 @@ __all__ = [
     "sampler_reason_unavailable",
 ]
 
-INTERFACE = 2
+INTERFACE = 4
 _REBUILD = "build it again with pip install -e ."
 
 
@@ -108,19 +109,42 @@ def sampler_reason_unavailable() -> str | None:
 
 
 @functools.cache
-def architectures() -> tuple[str, ...]:
-    """Instruction sets of the native sampler that this processor has, best first; empty where it cannot run."""
-    return () if sampler_reason_unavailable() else tuple(_extension().architectures())
+def architectures(precision: str = "fp32") -> tuple[str, ...]:
+    """Instruction sets of the native sampler that this processor has for a precision, best first.
+
+    precision : `fp32`, or `fp16` or `bf16`: what the factors of products are rounded to. Empty where it cannot run.
+    """
+    return () if sampler_reason_unavailable() else tuple(_extension().architectures(precision))
+
+
+def peak(precision: str, threads: int, architecture: str | None = None) -> float:
+    """Operations a second of multiply-adds in registers (a product and a sum count two), the best of five loops."""
+    name = architecture or architectures(precision)[0]
+    return float(max(_extension().peak(name, precision, threads, rounds=2_000_000) for _ in range(5)))
+
+
+def half_precision() -> str | None:
+    """The faster of `fp16` and `bf16` that this processor has instructions for, None where it has neither.
+
+    fp16 where both are there: it is more accurate, and those processors multiply it at twice the speed of fp32 and bf16
+    at half.
+    """
+    return next((name for name in ("fp16", "bf16") if architectures(name)), None)
 
 
 class NativeSampler:
-    """A folded denoiser, packed once, and its whole reverse chain in one call, in float32.
+    """A folded denoiser, packed once, and its whole reverse chain in one call.
 
-    Raises `RuntimeError` where the extension is absent.
+    precision : `fp32`, or `fp16` or `bf16`: what the factors of matrix products are rounded to. State, sums across
+        products and elementwise functions are float32 in any case.
+
+    Raises `RuntimeError` where the extension is absent or the processor has no instructions for the precision.
     """
 
-    def __init__(self, folded: FoldedDenoiser) -> None:
-        self.folded = folded
+    def __init__(self, folded: FoldedDenoiser, precision: str = "fp32") -> None:
+        if not architectures(precision):
+            raise RuntimeError(sampler_reason_unavailable() or f"this processor has no instructions for {precision}")
+        self.folded, self.precision = folded, precision
         arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in _arrays(folded)]
         # The extension copies what it is shown.
         listed = [(array.ctypes.data, *np.atleast_2d(array).shape) for array in arrays]
@@ -130,6 +154,7 @@ class NativeSampler:
             conditions=folded.conditions[0].weight.shape[0],
             embedding=len(folded.conditions[0].bias),
             widths=widths,
+            precision=precision,
             arrays=listed,
         )
 
@@ -150,8 +175,8 @@ class NativeSampler:
         """Draws (M, N, D): conditions (N, C), keys (N,), draws (M,) numbers, table (S, 7) as `SolverTable.rows`.
 
         start : (N, D), mean of the first state, None for zero;  start_noise : its deviation.
-        architecture : one of `architectures()`, None for the best. threads : None takes the processors available; it
-        never changes a value.
+        architecture : one of `architectures(precision)`, None for the best. threads : None takes the processors
+        available; it never changes a value.
         progress : called with the share done, now and then. Ctrl-C ends the work.
         """
         conditions = np.ascontiguousarray(conditions, dtype=np.float32)
@@ -177,10 +202,107 @@ class NativeSampler:
             start_purpose=int(Purpose.START),
             step_purpose=int(Purpose.STEP),
             threads=default_threads() if threads is None else max(1, threads),
-            architecture=architecture or architectures()[0],
+            architecture=architecture or architectures(self.precision)[0],
             progress=progress,
         )
         return out
+
+
+class NativeFinish:
+    """What turns components into draws, packed once; the statement is `secondgram.imputation.finishing.Finisher`.
+
+    width : D;  loading : (D, D) or None;  components, margins : (start, end), both (knots, D), or None;  clip : 0 for
+    none;  precision : what factors of the product with the loading are rounded to.
+
+    Raises `RuntimeError` where the extension is absent or the processor has no instructions for the precision.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        loading: npt.NDArray[Any] | None,
+        components: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        margins: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        clip: float = 0.0,
+        precision: str = "fp32",
+    ) -> None:
+        if not architectures(precision):
+            raise RuntimeError(sampler_reason_unavailable() or f"this processor has no instructions for {precision}")
+        self.width, self.precision = width, precision
+        rotation = None if loading is None else np.ascontiguousarray(loading, dtype=np.float32)
+        maps = [
+            None if each is None else [np.ascontiguousarray(points, dtype=np.float64) for points in each]
+            for each in (components, margins)
+        ]
+        # The extension copies what it is shown.
+        self.packed = _extension().finisher(
+            width=width,
+            precision=precision,
+            loading=0 if rotation is None else rotation.ctypes.data,
+            components=_addresses(maps[0]),
+            margins=_addresses(maps[1]),
+            clip=clip,
+        )
+
+    def finish(
+        self,
+        centre: npt.NDArray[Any],
+        scale: npt.NDArray[Any],
+        noise: NoiseRequest,
+        source: npt.NDArray[Any] | None,
+        places: npt.NDArray[Any] | None,
+        moved: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        dtype: np.dtype[Any],
+        *,
+        threads: int | None = None,
+        architecture: str | None = None,
+    ) -> npt.NDArray[Any]:
+        """Draws (M, N, D), the last axis the slowest in memory; arguments as those of `Finisher.draws`."""
+        people, count = len(noise.keys), len(noise.draws)
+        centre, scale = (np.ascontiguousarray(values, dtype=np.float64) for values in (centre, scale))
+        if centre.shape != (people, self.width) or scale.shape != centre.shape:
+            raise ValueError(f"centre {centre.shape} and scale {scale.shape} for {people} people of width {self.width}")
+        shown = None if source is None else np.ascontiguousarray(source, dtype=np.float32)
+        which = np.ascontiguousarray(np.arange(0) if places is None else places, dtype=np.uint32)
+        if shown is not None and shown.shape != (count, people, len(which)):
+            raise ValueError(f"a source {shown.shape} for {count} draws, {people} people and {len(which)} places")
+        if len(which) and which.max() >= self.width:
+            raise ValueError(f"place {which.max()} of {self.width}")
+        by, moved_of = None, np.full(people, -1, dtype=np.int64)
+        if moved is not None:
+            by = np.ascontiguousarray(moved[1], dtype=np.float32)
+            moved_of[moved[0]] = np.arange(len(moved[0]))
+            if by.shape != (count, len(moved[0]), self.width):
+                raise ValueError(f"moved {by.shape} for {count} draws of {len(moved[0])} people")
+        out = np.empty((self.width, people, count), dtype=dtype)
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(f"draws of {dtype}")
+        _extension().finish(
+            by=self.packed,
+            out=out.ctypes.data,
+            doubles=dtype == np.float64,
+            keys=noise.keys.ctypes.data,
+            people=people,
+            draws=noise.draws.ctypes.data,
+            n_draws=count,
+            seed=noise.seed,
+            purpose=int(Purpose.COMPONENTS),
+            source=0 if shown is None else shown.ctypes.data,
+            n_source=len(which),
+            places=which.ctypes.data,
+            centre=centre.ctypes.data,
+            scale=scale.ctypes.data,
+            moved=0 if by is None else by.ctypes.data,
+            n_moved=0 if moved is None else len(moved[0]),
+            moved_of=moved_of.ctypes.data,
+            threads=default_threads() if threads is None else max(1, threads),
+            architecture=architecture or architectures(self.precision)[0],
+        )
+        return out.transpose(2, 1, 0)
+
+
+def _addresses(points: list[npt.NDArray[np.float64]] | None) -> tuple[int, int, int]:
+    return (0, 0, 0) if points is None else (points[0].ctypes.data, points[1].ctypes.data, len(points[0]))
 
 
 def _arrays(folded: FoldedDenoiser) -> list[npt.NDArray[np.float64]]:

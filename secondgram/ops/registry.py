@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 
 from ..errors import InputError
 
-__all__ = ["AUTO", "ENVIRONMENT", "BackendUnavailableError", "Candidate", "Choice", "choose", "preferring", "resolve"]
+__all__ = [
+    "AUTO",
+    "ENVIRONMENT",
+    "BackendUnavailableError",
+    "Candidate",
+    "Choice",
+    "choose",
+    "preferred_precision",
+    "preferring",
+    "resolve",
+]
 
 AUTO = "auto"
 ENVIRONMENT = "SECONDGRAM_BACKEND"
@@ -49,23 +59,28 @@ class Choice:
 
 _warned: set[tuple[str, str]] = set()
 _preferred: ContextVar[str] = ContextVar("_preferred", default=AUTO)
+_precision: ContextVar[str] = ContextVar("_precision", default=AUTO)
 
 
 @contextmanager
-def preferring(backend: str) -> Iterator[None]:
+def preferring(backend: str, precision: str = AUTO) -> Iterator[None]:
     """Inside, operations that have this backend run on it unless another is asked for; the others choose as ever.
 
-    `auto` changes nothing.
+    precision : the same for operations that have several. `auto` changes nothing: what is preferred outside holds.
     """
-    if backend == AUTO:
-        # What is preferred outside holds here too.
-        yield
-        return
-    token = _preferred.set(backend)
+    tokens = [
+        (here, here.set(value)) for here, value in ((_preferred, backend), (_precision, precision)) if value != AUTO
+    ]
     try:
         yield
     finally:
-        _preferred.reset(token)
+        for here, token in tokens:
+            here.reset(token)
+
+
+def preferred_precision() -> str:
+    """The precision that callers around prefer, or `auto`."""
+    return _precision.get()
 
 
 def _from_environment(operation: str, names: Sequence[str]) -> str:

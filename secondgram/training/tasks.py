@@ -21,6 +21,16 @@ class Batch:
     mask: Tensor
     task: Tensor
 
+    @property
+    def offsets(self) -> Tensor:
+        """(T + 1,): the rows of task t are offsets[t] .. offsets[t + 1]."""
+        return torch.searchsorted(self.task, torch.arange(len(TASKS) + 1, device=self.task.device))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same there; sent without waiting."""
+        moved = (each.to(device, non_blocking=True) for each in (self.target, self.condition, self.mask, self.task))
+        return Batch(*moved)
+
 
 @dataclass(eq=False)
 class TaskRows:
@@ -76,4 +86,5 @@ def pairs_only(target: Tensor, mask: Tensor, condition: Tensor) -> TaskRows:
 def task_losses(error: Tensor, batch: Batch) -> list[Tensor]:
     """L_t = squared error over the rows of task t / (B D), B the whole batch: their sum is the plain mean."""
     per_row = (error.square() * batch.mask).sum(dim=1) / error.numel()
-    return [per_row[batch.task == task].sum() for task in range(len(TASKS))]
+    # Of one shape whatever the tasks' sizes, so that a step can be recorded once and repeated.
+    return [torch.where(batch.task == task, per_row, 0.0).sum() for task in range(len(TASKS))]

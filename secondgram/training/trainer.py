@@ -25,8 +25,9 @@ from .checkpoint import read_folder, write_folder
 from .tasks import TASKS, Batch, TaskRows, task_losses
 
 STATE_KIND = "training state"
-GRADIENTS = ("none", "gate", "pcgrad")
-# Cosines between task gradients cost a backward pass a task; a look at them every few epochs is enough.
+GRADIENTS = ("none", "gate", *gradients.METHODS)
+# Where no method needs the gradients of the tasks, they cost a backward pass each; a look at them every few epochs is
+# enough.
 COSINES_EVERY = 5
 
 
@@ -34,8 +35,8 @@ COSINES_EVERY = 5
 class TrainingOptions:
     """How to train; the defaults are those of the paper.
 
-    gradients : `none` (plain sum of the task gradients), `gate` (skip above `gate`, else clip to `clip`), or `pcgrad`
-        (projection of conflicting task gradients, then gate and clip).
+    gradients : `none` (plain sum of the task gradients), `gate` (skip above `gate`, else clip to `clip`: the paper), or
+        a method of `secondgram.training.gradients`, `pcgrad` say, followed by gate and clip.
     patience : epochs without a better validation score before training stops.
     validate_every : epochs between validation scores.
     average : decay of the moving average of the weights, 0 for none; the average is what is validated and kept.
@@ -95,13 +96,15 @@ class Run:
 
 @dataclass
 class Epoch:
-    """One epoch's record: mean losses, cosines between task gradients (now and then), and skipped steps."""
+    """One epoch's record: mean losses, skipped steps, validation score, and cosines between task gradients and their
+    norms: means over the steps where a method needs them, else of one step now and then."""
 
     loss: float
     task_losses: list[float]
     cosines: list[float]
     skipped: int
     score: float | None = None
+    norms: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -152,7 +155,16 @@ class Trainer:
         self.average = _copy(net) if options.average else {}
         self.best: dict[str, Tensor] = {}
         self.history = History()
-        self.updates = 0
+        self.updates: Any = 0
+        self.device = next(net.parameters()).device
+        self.parameters = list(net.parameters())
+        self.engine: gradients.TaskGradients | None = None
+        self.targets: Tensor | None = None
+        if options.gradients in gradients.METHODS:
+            self.engine = gradients.TaskGradients(net, len(TASKS))
+            self.flat = torch.empty(self.engine.size, device=self.device)
+        if options.gradients == "gradvac":
+            self.targets = torch.zeros(len(TASKS), len(TASKS), dtype=torch.float64, device=self.device)
 
     def fit(self) -> History:
         """Train to the end and leave the kept weights in the network."""
@@ -182,21 +194,26 @@ class Trainer:
         return done >= self.options.epochs or stale
 
     def _epoch(self, number: int) -> Epoch:
-        generator = torch.Generator().manual_seed(_epoch_seed(self.seed, number))
+        seed = _epoch_seed(self.seed, number)
+        generator = torch.Generator().manual_seed(seed)
+        # A generator of its own: which rows and which noise a step sees does not depend on the method.
+        self.orders = torch.Generator().manual_seed(seed ^ 1)
         order, clean = self.rows.plan(generator)
-        losses = torch.zeros(len(TASKS), dtype=torch.float64)
-        skipped, cosines, batches = 0, [], 0
+        losses = torch.zeros(len(TASKS), dtype=torch.float64, device=self.device)
+        look = _Look(self.device)
+        skipped, batches = torch.zeros((), dtype=torch.int64, device=self.device), 0
         for start in range(0, len(order), self.options.batch):
             batch = self.rows.batch(order[start : start + self.options.batch], clean, generator)
-            parts = self._losses(batch, generator)
-            if start == 0 and number % COSINES_EVERY == 0:
-                J = gradients.task_gradients(_alive(parts), list(self.net.parameters()), retain_graph=True)
-                cosines = _named_cosines(gradients.gram(J), parts)
-            skipped += not self._step(parts, generator)
+            if self.engine is not None:
+                parts, skip = self._task_step(self.engine, batch, generator, look)
+            else:
+                parts, skip = self._plain_step(batch, generator, look if _looks(start, number) else None)
+            skipped += skip
             losses += torch.stack([part.detach().double() for part in parts])
             batches += 1
         mean = (losses / batches).tolist()
-        return Epoch(sum(mean), mean, cosines, skipped)
+        cosines, norms = look.means()
+        return Epoch(sum(mean), mean, cosines, int(skipped), norms=norms)
 
     def _losses(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
         rows = len(batch.target)
@@ -210,42 +227,81 @@ class Trainer:
         noise = torch.from_numpy(self.schedule.noise_at(t.numpy())).to(dtype)
         z = torch.randn(batch.target.shape, generator=generator, dtype=dtype)
         dropout = Dropout(self.options.dropout, generator) if self.options.dropout else None
-        output = self.net(add_noise(batch.target, z, signal, noise), t.to(dtype), batch.condition, dropout)
+        # Drawn on the processor, so that a seed gives the same numbers wherever the network is.
+        batch = batch.to(self.device)
+        z, signal, noise, t = (each.to(self.device, non_blocking=True) for each in (z, signal, noise, t.to(dtype)))
+        output = self.net(add_noise(batch.target, z, signal, noise), t, batch.condition, dropout)
         wanted = training_target(batch.target, z, signal, noise, self.options.prediction)
         return task_losses(output - wanted, batch)
 
-    def _step(self, parts: list[Tensor], generator: torch.Generator) -> bool:
-        """One update from the task losses; False where it was skipped."""
-        parameters = list(self.net.parameters())
-        if self.options.gradients == "pcgrad":
-            J = gradients.task_gradients(_alive(parts), parameters)
-            K = gradients.gram(J)
-            finite = bool(torch.isfinite(K).all())
-            w = gradients.aggregate(K, "pcgrad", generator=generator) if finite else torch.ones(len(K)).double()
-            flat = gradients.combine(J, w)
-        else:
-            made = torch.autograd.grad(torch.stack(parts).sum(), parameters)
-            flat = torch.cat([part.reshape(-1) for part in made])
-        norm = float(torch.linalg.vector_norm(flat))
-        if self.options.gradients == "none":
-            factor = 1.0 if math.isfinite(norm) else 0.0
-        else:
-            factor = gradients.gate_and_clip(norm, self.options.gate, self.options.clip)
-        if factor == 0.0:
-            return False
-        _write_gradients(parameters, flat * factor)
-        self.optimiser.step()
-        self.updates += 1
-        self._update_average()
-        return True
+    def _task_step(
+        self, engine: gradients.TaskGradients, batch: Batch, generator: torch.Generator, look: _Look
+    ) -> tuple[list[Tensor], Tensor]:
+        """One update from the gradients of the tasks, combined by a method; the losses, and 1 where it was skipped."""
+        engine.clear()
+        with engine.rows(batch.offsets):
+            parts = self._losses(batch, generator)
+            torch.stack(parts).sum().backward()
+        K = engine.gram()
+        look.add(K)
+        if not K.is_cuda and not bool(K.isfinite().all()):
+            return parts, torch.ones((), dtype=torch.int64)
+        w = gradients.aggregate(K, self.options.gradients, generator=self.orders, targets=self.targets)
+        norm = (w @ K @ w).clamp_min(0.0).sqrt()
+        if K.is_cuda:
+            gradients.write_gradients(self.parameters, engine.combine(w, out=self.flat))
+            return parts, self._step_on_device(norm)
+        # The factor goes into the weights, so that g is written once and never read for its norm.
+        factor = gradients.gate_and_clip(float(norm), self.options.gate, self.options.clip)
+        if factor:
+            gradients.write_gradients(self.parameters, engine.combine(factor * w, out=self.flat))
+        return parts, self._step(factor)
+
+    def _plain_step(self, batch: Batch, generator: torch.Generator, look: _Look | None) -> tuple[list[Tensor], Tensor]:
+        """The same without a method."""
+        parts = self._losses(batch, generator)
+        if look is not None:
+            look.add(gradients.gram(gradients.task_gradients(parts, self.parameters, retain_graph=True)))
+        made = torch.autograd.grad(torch.stack(parts).sum(), self.parameters)
+        g = torch.cat([part.reshape(-1) for part in made])
+        norm = torch.linalg.vector_norm(g)
+        gradients.write_gradients(self.parameters, g)
+        if g.is_cuda:
+            return parts, self._step_on_device(norm)
+        factor = gradients.gate_and_clip(float(norm), *self._bounds())
+        g *= factor
+        return parts, self._step(factor)
+
+    def _bounds(self) -> tuple[float, float]:
+        """Gate and clip; none at all for plain training."""
+        return (math.inf, math.inf) if self.options.gradients == "none" else (self.options.gate, self.options.clip)
+
+    def _step(self, factor: float) -> Tensor:
+        """One step of the optimiser, left out where the factor of the gradients is zero."""
+        if factor:
+            self.optimiser.step()
+            self._update_average(torch.zeros((), dtype=torch.bool))
+        return torch.tensor(int(not factor))
+
+    def _step_on_device(self, norm: Tensor) -> Tensor:
+        skip = gradients.step_on_device(self.optimiser, norm, *self._bounds())
+        self._update_average(skip)
+        return skip.to(torch.int64)
 
     @torch.no_grad()
-    def _update_average(self) -> None:
+    def _update_average(self, skip: Tensor) -> None:
+        """Count an update and let the average follow it, unless it was skipped."""
+        # Python's whole number on the processor, a number that nobody waits for on a device.
+        self.updates = self.updates + ((~skip).to(torch.int64) if skip.is_cuda else int(not skip))
         if self.options.average:
             # The average starts at untrained weights; a shorter memory in the beginning lets them go.
-            decay = min(self.options.average, (1.0 + self.updates) / (10.0 + self.updates))
+            early = (1.0 + self.updates) / (10.0 + self.updates)
+            if isinstance(early, Tensor):
+                share = (1.0 - early.clamp_max(self.options.average)) * ~skip
+            else:
+                share = 1.0 - min(self.options.average, early)
             for name, value in self.net.named_parameters():
-                self.average[name].lerp_(value, 1.0 - decay)
+                self.average[name].lerp_(value, share)
 
     def _score(self, epoch: Epoch) -> None:
         assert self.validate is not None
@@ -279,12 +335,13 @@ class Trainer:
             STATE_KIND,
             {
                 "fingerprint": self._fingerprint(),
-                "updates": self.updates,
+                "updates": int(self.updates),
                 "history": self.history.as_json(),
                 "weights": _numbers(_copy(self.net)),
                 "average": _numbers(self.average),
                 "best": _numbers(self.best),
                 "optimiser": {str(number): _numbers(state) for number, state in moments.items()},
+                "targets": None if self.targets is None else self.targets.cpu().numpy(),
             },
         )
 
@@ -303,42 +360,50 @@ class Trainer:
         whole = self.optimiser.state_dict()
         whole["state"] = {int(number): _tensors(moments) for number, moments in state["optimiser"].items()}
         self.optimiser.load_state_dict(whole)
+        if self.targets is not None:
+            self.targets.copy_(torch.from_numpy(state["targets"]))
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _alive(parts: list[Tensor]) -> list[Tensor]:
-    """The losses of the tasks that have rows; the others have no graph to go back through."""
-    return [part for part in parts if part.requires_grad and float(part.detach()) != 0.0] or [torch.stack(parts).sum()]
+def _looks(start: int, number: int) -> bool:
+    return start == 0 and number % COSINES_EVERY == 0
 
 
 def _task_pairs() -> list[tuple[int, int]]:
     return [(a, b) for a in range(len(TASKS)) for b in range(a + 1, len(TASKS))]
 
 
-def _named_cosines(K: Tensor, parts: list[Tensor]) -> list[float]:
-    alive = [number for number, part in enumerate(parts) if float(part.detach()) != 0.0]
-    cosines = gradients.cosine_matrix(K)
-    place = {task: row for row, task in enumerate(alive)}
-    return [
-        float(cosines[place[a], place[b]]) if a in place and b in place and len(K) == len(alive) else 0.0
-        for a, b in _task_pairs()
-    ]
+class _Look:
+    """Sums over steps of the cosines between task gradients, where both are there, and of their norms."""
+
+    def __init__(self, device: torch.device) -> None:
+        tasks = len(TASKS)
+        self.cosines, self.together = torch.zeros(2, tasks, tasks, device=device, dtype=torch.float64).unbind()
+        self.norms, self.steps = torch.zeros(tasks, device=device, dtype=torch.float64), 0
+
+    def add(self, K: Tensor) -> None:
+        alive = (K.diagonal() > 0).double()
+        sound = K.isfinite().all()
+        self.cosines += torch.where(sound, gradients.cosine_matrix(K), 0.0)
+        self.together += torch.where(sound, alive[:, None] * alive, 0.0)
+        self.norms += torch.where(sound, K.diagonal().clamp_min(0.0).sqrt(), 0.0)
+        self.steps += 1
+
+    def means(self) -> tuple[list[float], list[float]]:
+        """Of each pair of tasks and of each task; nothing where no step was looked at."""
+        if self.steps == 0:
+            return [], []
+        mean = (self.cosines / self.together.clamp_min(1.0)).tolist()
+        return [mean[a][b] for a, b in _task_pairs()], (self.norms / self.steps).tolist()
 
 
 def _note(epoch: Epoch) -> str:
     score = "" if epoch.score is None else f"  score {epoch.score:.4f}"
     cosines = "  cosines " + " ".join(f"{value:+.2f}" for value in epoch.cosines) if epoch.cosines else ""
     return f"loss {epoch.loss:.4f}{score}{cosines}  skipped {epoch.skipped}"
-
-
-def _write_gradients(parameters: list[torch.nn.Parameter], flat: Tensor) -> None:
-    place = 0
-    for parameter in parameters:
-        parameter.grad = flat[place : place + parameter.numel()].view_as(parameter)
-        place += parameter.numel()
 
 
 def _copy(net: Denoiser) -> dict[str, Tensor]:

@@ -1,0 +1,359 @@
+"""Gradients of tasks on the CPU, as ratios to a plain forward and backward pass of the same rows, and on a GPU against
+its copy bandwidth. Everything is checked before it is timed; repeats of ours and of the plain pass are interleaved.
+
+Two threads: OMP_NUM_THREADS=2 pytest benchmarks/test_gradients.py. The ratios and their bounds are in `extra_info`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from secondgram.denoiser import Denoiser
+from secondgram.diffusion.schedule import Schedule
+from secondgram.training.gradients import TaskGradients, aggregate, task_gradients
+from secondgram.training.tasks import TaskRows
+from secondgram.training.trainer import Trainer, TrainingOptions
+
+FEATURES, CONDITIONS = 769, 783
+# tasks, rows, largest ratio to a plain pass
+CASES = {"3 tasks, 256 rows": (3, 256, 1.45), "8 tasks, 256 rows": (8, 256, 2.0), "3 tasks, 2048 rows": (3, 2048, 1.15)}
+GATE = 1e-5
+ROUNDS = int(os.environ.get("GRADIENT_ROUNDS", "31"))
+
+
+class Case:
+    """A denoiser of the paper's size with a batch sorted by task."""
+
+    def __init__(self, tasks: int, rows: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.net = Denoiser(FEATURES, CONDITIONS, generator=generator)
+        self.parameters = list(self.net.parameters())
+        self.x, self.z = (torch.randn(rows, FEATURES, generator=generator) for _ in range(2))
+        self.c = torch.randn(rows, CONDITIONS, generator=generator)
+        self.t = torch.randint(1, 100, (rows,), generator=generator).float()
+        # Unequal tasks: the first has half of what the last has.
+        share = torch.linspace(1, 2, tasks).cumsum(0)
+        ends = (share / share[-1] * rows).round().long()
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+        self.tasks, self.rows = tasks, rows
+        self.order = torch.arange(tasks)
+
+    def row_losses(self) -> Tensor:
+        return (self.net(self.x, self.t, self.c) - self.z).square().sum(dim=1) / self.x.numel()
+
+    def plain(self) -> Tensor:
+        """The gradient of the sum of all tasks (P,)."""
+        made = torch.autograd.grad(self.row_losses().sum(), self.parameters)
+        return torch.cat([part.flatten() for part in made])
+
+    def plain_pass(self) -> None:
+        torch.autograd.grad(self.row_losses().sum(), self.parameters)
+
+    def losses(self) -> list[Tensor]:
+        rows = self.row_losses()
+        return [rows[a:b].sum() for a, b in pairwise(self.offsets.tolist())]
+
+
+@pytest.fixture
+def processor(benchmark: Any) -> Iterator[None]:
+    """Two threads; left out on a CUDA machine, whose time is for what needs it, and where nothing is timed."""
+    if benchmark.disabled or (torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1"):
+        pytest.skip("a timing of the processor")
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(os.environ.get("GRADIENT_THREADS", "2")))
+    yield
+    torch.set_num_threads(before)
+
+
+def _interleaved(benchmark: Any, run: Callable[[], object], plain: Callable[[], object], rounds: int = ROUNDS) -> None:
+    """Time both in turn; quantiles of the ratio of neighbours go into `extra_info`."""
+    beside: list[float] = []
+    ours: list[float] = []
+
+    def before() -> None:
+        start = time.perf_counter()
+        plain()
+        beside.append(time.perf_counter() - start)
+
+    def timed() -> None:
+        start = time.perf_counter()
+        run()
+        ours.append(time.perf_counter() - start)
+
+    for _ in range(2):
+        plain()
+        run()
+    benchmark.pedantic(timed, setup=before, rounds=rounds, iterations=1)
+    ratios = np.array(ours) / np.array(beside)
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    benchmark.extra_info.update(
+        ratio=float(np.median(ratios)),
+        ratio_quantiles={str(level): float(np.quantile(ratios, level)) for level in levels},
+        plain_seconds=float(np.median(beside)),
+        threads=torch.get_num_threads(),
+    )
+
+
+@pytest.mark.parametrize("mode", ["auto", "jac", "layer", "ghost"])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("processor")
+def test_one_pass(benchmark: Any, name: str, mode: str) -> None:
+    tasks, rows, bound = CASES[name]
+    if mode == "ghost" and rows > 1000:
+        pytest.skip("for small batches only")
+    case = Case(tasks, rows)
+    found = TaskGradients(case.net, tasks, mode)
+    g = torch.empty(found.size)
+
+    def run() -> Tensor:
+        found.clear()
+        with found.rows(case.offsets):
+            case.row_losses().sum().backward()
+        w = aggregate(found.gram(), "pcgrad", order=case.order)
+        return found.combine(w, out=g)
+
+    run()
+    ones, plain = torch.ones(tasks, dtype=torch.float64), case.plain()
+    assert float((found.combine(ones) - plain).norm()) <= GATE * float(plain.norm())
+    benchmark.group = name
+    benchmark.extra_info.update(tasks=tasks, rows=rows, mode=mode, bound=bound if mode == "auto" else None)
+    _interleaved(benchmark, run, case.plain_pass)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("processor")
+def test_one_backward_pass_a_task(benchmark: Any, name: str) -> None:
+    tasks, rows, _ = CASES[name]
+    case = Case(tasks, rows)
+
+    def run() -> Tensor:
+        J = task_gradients(case.losses(), case.parameters)
+        wide = J.double()
+        return aggregate(wide @ wide.T, "pcgrad", order=case.order).float() @ J
+
+    benchmark.group = name
+    benchmark.extra_info.update(tasks=tasks, rows=rows, mode="one backward pass a task")
+    _interleaved(benchmark, run, case.plain_pass, rounds=max(3, ROUNDS // 3))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("processor")
+def test_torchjd(benchmark: Any, name: str) -> None:
+    autojac = pytest.importorskip("torchjd.autojac", reason="torchjd is not installed")
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    tasks, rows, _ = CASES[name]
+    case = Case(tasks, rows)
+    method = aggregation.PCGrad()
+
+    def run() -> None:
+        autojac.backward(case.losses())
+        autojac.jac_to_grad(case.parameters, method)
+        for parameter in case.parameters:
+            parameter.grad = None
+
+    benchmark.group = name
+    benchmark.extra_info.update(tasks=tasks, rows=rows, mode="torchjd")
+    _interleaved(benchmark, run, case.plain_pass, rounds=max(3, ROUNDS // 3))
+
+
+EPOCH_ROWS, EPOCH_BATCH, EPOCH_BOUND = 36_600, 256, 1.5
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "gate"])
+@pytest.mark.usefixtures("processor")
+def test_epoch(benchmark: Any, method: str) -> None:
+    """A whole epoch at the paper's scale, optimiser and data included, against as many plain passes of 256 rows."""
+    rows = int(os.environ.get("GRADIENT_EPOCH_ROWS", EPOCH_ROWS))
+    pairs, generator = rows // 10, torch.Generator().manual_seed(0)
+    people = rows - pairs
+
+    def made(count: int, width: int) -> Tensor:
+        return torch.randn(count, width, generator=generator)
+
+    target, visit = made(pairs, FEATURES), made(people, FEATURES)
+    data = TaskRows(
+        *(target, torch.ones_like(target), made(pairs, CONDITIONS)),
+        *(visit, torch.ones_like(visit), made(people, CONDITIONS - FEATURES)),
+        (0.99, 0.12),
+    )
+    case = Case(3, EPOCH_BATCH)
+    trainer = Trainer(case.net, Schedule.make("linear"), data, TrainingOptions(gradients=method), seed=0)
+    trainer._epoch(0)
+    batches = -(-rows // EPOCH_BATCH)
+
+    def passes() -> None:
+        for _ in range(batches):
+            case.plain_pass()
+
+    benchmark.group = "epoch"
+    benchmark.extra_info.update(rows=rows, batches=batches, method=method, bound=EPOCH_BOUND)
+    _interleaved(benchmark, lambda: trainer._epoch(1), passes, rounds=3)
+
+
+PEAK = """
+import resource, sys
+from test_gradients import Case, TaskGradients, aggregate
+import torch
+mode, tasks, rows = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(2)
+case = Case(tasks, rows)
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if mode == "plain":
+    case.plain_pass()
+else:
+    found = TaskGradients(case.net, tasks, mode)
+    with found.rows(case.offsets):
+        case.row_losses().sum().backward()
+    found.combine(aggregate(found.gram(), "pcgrad", order=case.order))
+end = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(1024 * (end - start), 4 * sum(value.numel() for value in case.parameters))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's count of the peak")
+@pytest.mark.parametrize(("tasks", "rows"), [(3, 256), (64, 256), (3, 2048)])
+@pytest.mark.usefixtures("processor")
+def test_memory_of_layer_mode(benchmark: Any, tasks: int, rows: int) -> None:
+    """Peak of a pass above what stood before it, with the parameters added to both."""
+
+    def peak(mode: str) -> int:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+        command = [sys.executable, "-c", PEAK, mode, str(tasks), str(rows)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return sum(map(int, done.stdout.split()))
+
+    plain, layer = peak("plain"), peak("layer")
+    benchmark.group = "memory"
+    allowed = 1.25 * plain + (64 << 20)
+    benchmark.extra_info.update(tasks=tasks, rows=rows, plain_bytes=plain, layer_bytes=layer, allowed_bytes=allowed)
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+# -- on a GPU ---------------------------------------------------------------------------------------------------------
+
+PARAMETERS = 4_727_688
+
+
+def _device() -> None:
+    if os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device and TRITON_INTERPRET=0")
+
+
+def _seconds(run: Callable[[], object], rounds: int = 50) -> float:
+    """Median of device times."""
+    for _ in range(5):
+        run()
+    times = []
+    for _ in range(rounds):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop) / 1000)
+    return float(np.median(times))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("tasks", "bound"), [(3, 0.8), (8, 0.8), (64, 0.5)])
+def test_gram_and_combine(benchmark: Any, tasks: int, bound: float) -> None:
+    _device()
+    kernel = pytest.importorskip("secondgram.kernels.gradients", reason="triton is not installed")
+    J = torch.randn(tasks, PARAMETERS, device="cuda")
+    w, g = torch.ones(tasks, dtype=torch.float64, device="cuda"), torch.empty(PARAMETERS, device="cuda")
+    exact = J.double() @ J.double().T
+    assert float((kernel.gram(J) - exact).abs().max()) <= 1e-12 * float(exact.max())
+
+    def run() -> None:
+        kernel.gram(J)
+        kernel.combine(J, w, g)
+
+    source = torch.empty(64 << 20, device="cuda")
+    target = torch.empty_like(source)
+    copied = 2 * source.numel() * 4 / _seconds(lambda: target.copy_(source))
+    moved = (2 * tasks + 1) * PARAMETERS * 4 / _seconds(run)
+    benchmark.group = "Gram and combine"
+    benchmark.extra_info.update(
+        tasks=tasks, bytes_per_second=moved, copy_bytes_per_second=copied, share_of_copy=moved / copied, bound=bound
+    )
+
+    def waited() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    benchmark(waited)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "way", ["one pass", "one pass, recorded", "one backward pass a task", "torch.compile", "torchjd"]
+)
+@pytest.mark.parametrize("tasks", [3, 8])
+def test_step_on_a_device(benchmark: Any, tasks: int, way: str) -> None:
+    """Forward, backward, projection and combination of 256 rows; `torch.compile` is the plain pass, compiled."""
+    _device()
+    case = Case(tasks, 256)
+    case.net.cuda()
+    case.x, case.z, case.c, case.t = (each.cuda() for each in (case.x, case.z, case.c, case.t))
+    offsets, order = case.offsets.cuda(), case.order.cuda()
+    found = TaskGradients(case.net, tasks, "jac")
+    g = torch.empty(found.size, device="cuda")
+
+    def one_pass() -> None:
+        found.clear()
+        with found.rows(offsets):
+            case.row_losses().sum().backward()
+        found.combine(aggregate(found.gram(), "pcgrad", order=order), out=g)
+
+    def separate() -> None:
+        J = task_gradients(case.losses(), case.parameters)
+        wide = J.double()
+        aggregate(wide @ wide.T, "pcgrad", order=order).float() @ J
+
+    run: Callable[[], object] = one_pass
+    if way == "one pass, recorded":
+        for _ in range(3):
+            one_pass()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            one_pass()
+        run = graph.replay
+    elif way == "one backward pass a task":
+        run = separate
+    elif way == "torch.compile":
+        compiled = torch.compile(case.net)
+
+        def run() -> None:
+            error = compiled(case.x, case.t, case.c) - case.z
+            torch.autograd.grad(error.square().mean(), case.parameters)
+    elif way == "torchjd":
+        autojac = pytest.importorskip("torchjd.autojac", reason="torchjd is not installed")
+        method = pytest.importorskip("torchjd.aggregation").PCGrad()
+
+        def run() -> None:
+            autojac.backward(case.losses())
+            autojac.jac_to_grad(case.parameters, method)
+            for parameter in case.parameters:
+                parameter.grad = None
+
+    plain = _seconds(case.plain_pass)
+    seconds = _seconds(run)
+    benchmark.group = f"step on a device, {tasks} tasks"
+    benchmark.extra_info.update(tasks=tasks, way=way, seconds=seconds, plain_seconds=plain, ratio=seconds / plain)
+
+    def waited() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    benchmark(waited)

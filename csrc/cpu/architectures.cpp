@@ -1,0 +1,91 @@
+#include "architectures.hpp"
+
+#include <chrono>
+#include <stdexcept>
+
+#include "workers.hpp"
+
+#ifdef SECONDGRAM_X86
+#include <cpuid.h>
+#endif
+
+namespace secondgram::cpu {
+
+#define SECONDGRAM_DECLARE(arch)                                                                                     \
+  namespace arch {                                                                                                   \
+  void run_tile(const Network&, const SampleRequest&, Workspace&, Matrix&, std::size_t, std::size_t, std::size_t,    \
+                std::size_t, float*, const std::atomic<bool>&);                                                      \
+  void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,       \
+                   std::size_t);                                                                                     \
+  double flop_of_round();                                                                                            \
+  float rounds_of_products(std::size_t);                                                                             \
+  }
+SECONDGRAM_DECLARE(portable)
+#ifdef SECONDGRAM_X86
+SECONDGRAM_DECLARE(avx2)
+SECONDGRAM_DECLARE(avx512)
+#ifdef SECONDGRAM_AVX512_BF16
+SECONDGRAM_DECLARE(avx512_bf16)
+#endif
+#ifdef SECONDGRAM_AVX512_FP16
+SECONDGRAM_DECLARE(avx512_fp16)
+#endif
+#endif
+
+namespace {
+
+#ifdef SECONDGRAM_X86
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+// Bits of cpuid leaf 7 that not every compiler has a name for. What the system saves is told by has_avx512.
+bool leaf7(unsigned subleaf, bool in_edx, unsigned bit) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, subleaf, &a, &b, &c, &d) != 0 && ((in_edx ? d : a) >> bit & 1u) != 0;
+}
+#endif
+
+#define SECONDGRAM_TILES(arch) arch::run_tile, arch::finish_tile, arch::flop_of_round, arch::rounds_of_products
+
+const Architecture kArchitectures[] = {
+#ifdef SECONDGRAM_X86
+#ifdef SECONDGRAM_AVX512_FP16
+    {"avx512", Precision::fp16, [] { return has_avx512() && leaf7(0, true, 23); }, SECONDGRAM_TILES(avx512_fp16)},
+#endif
+#ifdef SECONDGRAM_AVX512_BF16
+    {"avx512", Precision::bf16, [] { return has_avx512() && leaf7(1, false, 5); }, SECONDGRAM_TILES(avx512_bf16)},
+#endif
+    {"avx512", Precision::fp32, has_avx512, SECONDGRAM_TILES(avx512)},
+    {"avx2", Precision::fp32, has_avx2, SECONDGRAM_TILES(avx2)},
+#endif
+    {"portable", Precision::fp32, [] { return true; }, SECONDGRAM_TILES(portable)},
+};
+
+}  // namespace
+
+const Architecture* find_architecture(const std::string& name, Precision precision) {
+  for (const Architecture& entry : kArchitectures)
+    if (entry.name == name && entry.precision == precision && entry.present()) return &entry;
+  return nullptr;
+}
+
+double peak(const std::string& name, Precision precision, unsigned threads, std::size_t rounds) {
+  const Architecture* entry = find_architecture(name, precision);
+  if (entry == nullptr) throw std::invalid_argument("no instruction set " + name);
+  std::atomic<float> keep{0.0f};  // what nobody reads a compiler may leave out
+  const auto began = std::chrono::steady_clock::now();
+  share_tiles(threads, threads, [&] { return [&](std::size_t) { keep = entry->rounds_of_products(rounds); }; });
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
+  return entry->flop_of_round() * static_cast<double>(rounds) * threads / taken.count();
+}
+
+std::vector<std::string> architectures(Precision precision) {
+  std::vector<std::string> names;
+  for (const Architecture& entry : kArchitectures)
+    if (entry.precision == precision && entry.present()) names.emplace_back(entry.name);
+  return names;
+}
+
+}  // namespace secondgram::cpu

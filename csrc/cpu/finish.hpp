@@ -1,0 +1,53 @@
+// From residual components to draws in their own units. The statement is secondgram/imputation/finishing.py.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../core/packed.hpp"
+
+namespace secondgram::cpu {
+
+// Monotone maps of columns, each piecewise linear through `knots` points and of slope 1 beyond them; by column:
+//   x -> value + slope * (x - start)  of the last knot that x is not below.
+struct Maps {
+  std::size_t columns = 0, knots = 0;
+  std::vector<float> start, value, slope;  // [columns, knots + 1], the first for what is below all knots
+  std::vector<unsigned char> identity;     // [columns]
+  std::vector<float> per_unit;             // [columns] knots a unit of x where they are even, 0 where they are not
+
+  Maps() = default;
+  Maps(const double* x, const double* y, std::size_t knots_, std::size_t columns_);  // x, y [knots, columns]
+};
+
+struct Finish {
+  std::size_t width = 0;
+  Precision precision = Precision::fp32;
+  Packed loading;         // [width, width], or empty where the source is the residual
+  Maps components, margins;  // without columns where there are none
+  float clip = 0.0f;      // residuals are clipped to +-clip, 0 for not at all
+};
+
+struct FinishRequest {
+  std::size_t people, n_draws;
+  const std::uint64_t* keys;   // [people]
+  const std::uint32_t* draws;  // [draws] numbers
+  std::uint64_t seed;
+  std::uint32_t purpose;       // of the components' noise
+  const float* source;         // [draws, people, n_source] components, or null
+  std::size_t n_source;
+  const std::uint32_t* places; // [n_source] which components these are; the others are noise
+  const double* centre;        // [people, width]
+  const double* scale;         // [people, width]
+  const float* moved;          // [draws, n_moved, width] added to the centre, or null
+  std::size_t n_moved;
+  const std::int64_t* moved_of;  // [people] its place in `moved`, -1 for none
+};
+
+// out [width, people, draws] = centre + moved + scale * residual, float or double. `threads` never changes a value.
+template <typename T>
+void finish(const Finish& by, const FinishRequest& request, T* out, unsigned threads, const std::string& architecture);
+
+}  // namespace secondgram::cpu

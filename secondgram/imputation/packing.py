@@ -1,0 +1,99 @@
+"""A denoiser folded and packed for the native sampler, once for as long as its weights stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ..denoiser import Denoiser
+from ..diffusion.folding import FoldedDenoiser, fold
+from ..ops import native
+from ..ops.registry import BackendUnavailableError, preferred_precision
+
+# Half precision is taken where its draws differ from those of fp32 by at most this share of the spread of the draws.
+TOLERANCE = 0.03
+# The batch on which that is found out: a fixed one, so that what is being sampled cannot change the answer.
+CHECKED_PEOPLE, CHECKED_DRAWS = 12, 8
+
+
+class PackedDenoiser:
+    """The native samplers of one state of a network.
+
+    chosen : what `auto` takes, by solver table.
+    """
+
+    def __init__(self, net: Denoiser, state: bytes) -> None:
+        self.state = state
+        self.folded: FoldedDenoiser = fold({name: v.detach().cpu().numpy() for name, v in net.state_dict().items()})
+        self.packed: dict[str, native.NativeSampler] = {}
+        self.chosen: dict[bytes, str] = {}
+
+    def sampler(self, precision: str) -> native.NativeSampler:
+        """The native sampler of a precision, `fp32`, `fp16` or `bf16`.
+
+        Raises `BackendUnavailableError` where this processor has no instructions for it.
+        """
+        if not native.architectures(precision):
+            raise BackendUnavailableError(
+                f"precision={precision!r} was asked for, and this processor has no instructions for it"
+            )
+        if precision not in self.packed:
+            self.packed[precision] = native.NativeSampler(self.folded, precision)
+        return self.packed[precision]
+
+    def choose(self, table: np.ndarray) -> str:
+        """`fp16` or `bf16` where the processor has it and draws hardly change (see `TOLERANCE`), else `fp32`."""
+        half = native.half_precision()
+        if half is None:
+            return "fp32"
+        key = table.tobytes()
+        if key not in self.chosen:
+            self.chosen[key] = half if self.disagreement(half, table) <= TOLERANCE else "fp32"
+        return self.chosen[key]
+
+    def disagreement(self, precision: str, table: np.ndarray) -> float:
+        """How far draws differ from those of fp32 (see the function), for people of standard normal conditions."""
+        keys, numbers = np.arange(CHECKED_PEOPLE, dtype=np.uint64), np.arange(CHECKED_DRAWS, dtype=np.uint32)
+        width = self.folded.conditions[0].weight.shape[0]
+        shown = np.random.default_rng(0).standard_normal((CHECKED_PEOPLE, width), dtype=np.float32)
+        plain, rounded = (self.sampler(name).sample(shown, keys, numbers, 0, table) for name in ("fp32", precision))
+        return disagreement(rounded, plain)
+
+
+def disagreement(rounded: np.ndarray, plain: np.ndarray) -> float:
+    """Root mean square by which draws (M, N, D) differ from others of the same noise, as a share of their spread.
+
+    Infinite where a draw is no finite number.
+    """
+    difference = np.sqrt(np.mean(np.square(rounded - plain, dtype=float)))
+    spread = np.sqrt(np.mean(plain.var(axis=0, ddof=1, dtype=float)))
+    share = difference / spread if difference else 0.0
+    return float(share) if np.isfinite(share) else np.inf
+
+
+_known: WeakKeyDictionary[Denoiser, PackedDenoiser] = WeakKeyDictionary()
+
+
+def packed(net: Denoiser) -> PackedDenoiser:
+    """The packed form of a network as it is now."""
+    state, known = _state(net), _known.get(net)
+    if known is None or known.state != state:
+        known = _known[net] = PackedDenoiser(net, state)
+    return known
+
+
+def native_sampler(net: Denoiser, table: np.ndarray, precision: str) -> native.NativeSampler:
+    """The native sampler of a network; `auto` takes what callers around prefer, else what `choose` finds."""
+    wanted = preferred_precision() if precision == "auto" else precision
+    here = packed(net)
+    return here.sampler(here.choose(table) if wanted == "auto" else wanted)
+
+
+def _state(net: Denoiser) -> bytes:
+    # By content: torch's own count of changes misses those of its fused optimisers.
+    digest = hashlib.blake2b(digest_size=16)
+    for value in net.parameters():
+        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).data)
+    return digest.digest()

@@ -1,0 +1,412 @@
+"""Gradients of all tasks from one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...ops import gradients as ops
+from ...ops.registry import AUTO
+from .capture import Site, capturing, refuse_mixing_layers
+
+MODES = ("auto", "jac", "layer", "ghost")
+# The cost rule counts multiply-adds; a number moved to or from memory weighs as much as this many.
+NUMBER = 16
+# Beyond this, J is not stored where the choice is free.
+LARGEST_JACOBIAN = 1 << 30
+
+
+@dataclass(eq=False)
+class Record:
+    """One use of a layer: its input, or its normalised input, X (R, in), and the gradient dY (R, out) of its output;
+    task t has the rows offsets[t] .. offsets[t + 1]."""
+
+    site: Site
+    X: Tensor
+    dY: Tensor
+    offsets: Tensor
+    ends: list[int]
+    member: Tensor  # (T, R), one where a row belongs to a task
+
+
+def _is_matrix(name: str, record: Record) -> bool:
+    return record.site.kind == "linear" and name == record.site.weight
+
+
+def cheapest(rows: int, tasks: int, widths: Sequence[tuple[int, int]]) -> str:
+    """The mode of least cost for linear layers of these (outputs, inputs).
+
+    Multiply-adds plus 16 x numbers moved, for a layer of o outputs, i inputs and B rows of T tasks:
+
+    - `jac`: B o i, and three times T o i (J is written, read for K and read for g);
+    - `layer`: twice B o i (slices, then the weighted product), and 1.5 T o i, because a slice is read out of cache;
+    - `ghost`: 2 B^2 (o + i) in float64 and B o i, and 3 B^2.
+
+    `jac` is left out where J would take more than a GiB as float32.
+    """
+    both = [(o * i, o + i) for o, i in widths]
+    cost = {
+        "jac": sum(rows * area + NUMBER * 3 * tasks * area for area, _ in both),
+        "layer": sum(2 * rows * area + NUMBER * 1.5 * tasks * area for area, _ in both),
+        "ghost": sum(2 * rows**2 * edge + rows * area + NUMBER * 3 * rows**2 for area, edge in both),
+    }
+    if 4 * tasks * sum(area for area, _ in both) > LARGEST_JACOBIAN:
+        del cost["jac"]
+    return min(cost, key=lambda mode: cost[mode])
+
+
+class TaskGradients:
+    """The gradients of a network's tasks, rows sorted by task, from one backward pass.
+
+        gradients.clear()
+        with gradients.rows(offsets):
+            loss = ...          # summed over the tasks, from one forward pass of the network
+            loss.backward()
+        K = gradients.gram()
+        g = gradients.combine(aggregate(K, "pcgrad"))
+
+    Parameters
+    ----------
+    net : of Linear and LayerNorm layers and functions that keep rows apart; any other use of a trained parameter is
+        refused when it happens. Its parameters' `.grad` are left alone.
+    tasks : T, 1 or more; a task may be without rows.
+    mode : `jac` keeps J (T, P); `layer` forms the slices of one layer at a time and goes through the layers a second
+        time for g, so J is never stored; `ghost` gets K from products of rows, X X^T and dY dY^T, in float64, for
+        batches small against the widths; `auto` takes the cheapest (`cheapest`) when rows come first.
+    backend : of the products on a CUDA device, "triton" or "reference".
+
+    Several blocks of `rows` before `gram` add up: J is accumulated, not K. In `layer` and `ghost` mode each block's
+    inputs are kept until `clear`.
+    """
+
+    def __init__(self, net: nn.Module, tasks: int, mode: str = "auto", backend: str = AUTO) -> None:
+        if tasks < 1:
+            raise InputError(f"{tasks} tasks", mend="Give one task or more")
+        if mode not in MODES:
+            raise InputError(f"unknown mode {mode!r}", mend=f"Use one of {', '.join(MODES)}")
+        self.net, self.tasks, self.mode, self.backend = net, tasks, mode, backend
+        named = {name: value for name, value in net.named_parameters() if value.requires_grad}
+        if not named:
+            raise InputError("the network has no trained parameter")
+        first = next(iter(named.values()))
+        if any(value.device != first.device or value.dtype != first.dtype for value in named.values()):
+            raise InputError("the parameters have several devices or dtypes", mend="Move them to one")
+        self.dtype, self.device = first.dtype, first.device
+        self.parameters = list(named.values())
+        self._names = {id(value): name for name, value in named.items()}
+        self._triton = ops.backend_for(first, backend) == "triton"
+        self.shapes = {name: value.shape for name, value in named.items()}
+        self.start: dict[str, int] = {}
+        self.size = 0
+        for name, value in named.items():
+            self.start[name] = self.size
+            self.size += value.numel()
+        self._J: Tensor | None = None
+        self._views: dict[str, Tensor] = {}
+        self._written: set[str] = set()
+        self._records: list[Record] = []
+        self._sites: list[Site] = []
+        self._member: Tensor | None = None
+        self._chosen = mode
+        self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
+
+    # -- taking the gradients ---------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Forget the rows there were; buffers are kept for the next ones."""
+        self._written.clear()
+        self._records.clear()
+
+    @contextmanager
+    def rows(self, offsets: Tensor | Sequence[int]) -> Iterator[None]:
+        """Inside, one forward and one backward pass of rows sorted by task are taken in.
+
+        offsets : (T + 1,), from 0 to the number of rows B, never falling; B is the first axis of every layer's input.
+
+        Raises `InputError` for other offsets (on a CUDA device only their length is checked, which costs no waiting),
+        for a layer that is not given B rows, and for a parameter used by anything but Linear and LayerNorm.
+        """
+        place = torch.as_tensor(offsets)
+        if place.ndim != 1 or len(place) != self.tasks + 1 or place.dtype not in (torch.int32, torch.int64):
+            raise InputError(
+                f"offsets are {place.dtype} {tuple(place.shape)}", mend=f"Give {self.tasks + 1} whole numbers"
+            )
+        ends = [] if place.is_cuda else place.tolist()
+        if ends and (ends[0] != 0 or any(a > b for a, b in pairwise(ends))):
+            raise InputError(f"offsets {ends} fall or do not begin at 0")
+        place = place.to(self.device)
+        self._sites = []
+        self._member = None
+
+        def receive(site: Site, X: Tensor, dY: Tensor) -> None:
+            self._receive(site, X, dY, place, ends)
+
+        with capturing(self._names, receive):
+            yield
+        if not self._sites:
+            raise InputError(
+                "no gradient reached a layer inside `rows`", mend="Call the network and loss.backward() inside it"
+            )
+
+    def _receive(self, site: Site, X: Tensor, dY: Tensor, offsets: Tensor, ends: list[int]) -> None:
+        rows = len(X)
+        if X.ndim < 2 or (ends and rows != ends[-1]):
+            raise InputError(f"{site.name} was given {rows if X.ndim > 1 else 'no'} rows, the tasks have {ends[-1:]}")
+        self._sites.append(site)
+        X, dY = X.detach(), dY.detach()
+        if X.ndim > 2:
+            # Positions inside a row belong to its task.
+            inner = X[0, ..., 0].numel()
+            offsets, ends = offsets * inner, [end * inner for end in ends]
+            X, dY = X.reshape(-1, X.shape[-1]), dY.reshape(-1, dY.shape[-1])
+        if self._member is None or self._member.shape[1] != len(X):
+            self._member = self._membership(offsets, len(X))
+        record = Record(site, X, dY, offsets, ends, self._member)
+        if self.mode == "auto" and not self._records and not self._written:
+            widths = [(shape[0], shape[1]) for shape in self.shapes.values() if len(shape) == 2]
+            self._chosen = cheapest(rows, self.tasks, widths)
+        if self._chosen == "jac" and not self.device.type == "cuda":
+            # While input and gradient are still in the cache.
+            self._jacobian()
+            self._write(record, self._views)
+        else:
+            self._records.append(record)
+
+    def _jacobian(self) -> Tensor:
+        if self._J is None:
+            self._J = torch.zeros(self.tasks, self.size, dtype=self.dtype, device=self.device)
+            self._views = self._places(self._J)
+        return self._J
+
+    def _write(self, record: Record, places: dict[str, Tensor]) -> None:
+        """Add a record's slices to these (T, ...); the first of a parameter replaces what stood there."""
+        site = record.site
+        if site.weight is not None:
+            fresh = site.weight not in self._written
+            if site.kind == "linear":
+                self._products(record, places[site.weight], fresh)
+            else:
+                self._sums(record, record.X * record.dY, places[site.weight], fresh)
+            self._written.add(site.weight)
+        if site.bias is not None:
+            self._sums(record, record.dY, places[site.bias], site.bias not in self._written)
+            self._written.add(site.bias)
+
+    def _launched(self) -> list[Record]:
+        """Write the first use of each linear layer, several layers a launch, and return the records that are left."""
+        from ...kernels import gradients
+
+        together, left = [], []
+        for record in self._records:
+            weight, bias = record.site.weight, record.site.bias
+            first = not {weight, bias} & self._written and record.X.dtype in ops.DTYPES
+            if weight is None or record.site.kind != "linear" or not first:
+                left.append(record)
+                continue
+            place = -1 if bias is None else self.start[bias]
+            layer = gradients.LayerRows(record.dY, record.X, self.start[weight], place)
+            together.append((layer, record.offsets))
+            self._written.update(name for name in (weight, bias) if name is not None)
+        for offsets in {id(each): each for _, each in together}.values():
+            gradients.layer_gradients([layer for layer, of in together if of is offsets], offsets, self._jacobian())
+        return left
+
+    def _places(self, J: Tensor) -> dict[str, Tensor]:
+        """Views (rows of J, *shape), by parameter."""
+        return {
+            name: J[:, self.start[name] : self.start[name] + shape.numel()].view(len(J), *shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def _sums(self, record: Record, rows: Tensor, out: Tensor, fresh: bool) -> None:
+        flat = out.view(self.tasks, -1)
+        if fresh:
+            torch.mm(record.member, rows, out=flat)
+        else:
+            flat.addmm_(record.member, rows)
+
+    def _products(self, record: Record, out: Tensor, fresh: bool) -> None:
+        if self._triton:
+            from ...kernels import gradients
+
+            made = gradients.weight_gradients(record.dY, record.X, record.offsets, out if fresh else None)
+            if not fresh:
+                out.add_(made)
+            return
+        ends = record.ends or record.offsets.tolist()
+        sizes = [stop - start for start, stop in pairwise(ends)]
+        parts = zip(record.dY.t().split(sizes, dim=1), record.X.split(sizes), out.unbind(), strict=True)
+        for columns, rows, place in parts:
+            if fresh:
+                torch.mm(columns, rows, out=place)
+            else:
+                place.addmm_(columns, rows)
+
+    def _membership(self, offsets: Tensor, rows: int) -> Tensor:
+        place = torch.arange(rows, device=self.device)
+        return ((place >= offsets[:-1, None]) & (place < offsets[1:, None])).to(self.dtype)
+
+    # -- what becomes of them ---------------------------------------------------------------------------------------
+
+    @property
+    def J(self) -> Tensor:
+        """(T, P), parameters in the order of `net.parameters()`; kept by mode `jac`, made on demand by the others."""
+        if self._chosen == "jac":
+            J = self._jacobian()
+            for record in self._launched() if self._triton else self._records:
+                self._write(record, self._views)
+            self._records.clear()
+            for name, place in self._views.items():
+                if name not in self._written:
+                    # No row reached it, whatever an earlier step left there.
+                    place.zero_()
+            return J
+        J = torch.zeros(self.tasks, self.size, dtype=self.dtype, device=self.device)
+        places = self._places(J)
+        for record in self._records:
+            self._write(record, places)
+        self._written.clear()
+        return J
+
+    def gram(self) -> Tensor:
+        """K (T, T), float64."""
+        if self._chosen == "jac":
+            return ops.gram(self.J, self.backend)
+        K = torch.zeros(self.tasks, self.tasks, dtype=torch.float64, device=self.device)
+        by_rows = self._chosen == "ghost"
+        for name, uses in self._uses().items():
+            if not (by_rows and _is_matrix(name, uses[0])):
+                K += self._layer(name, uses)
+        return K + self._ghost() if by_rows else K
+
+    def _uses(self) -> dict[str, list[Record]]:
+        uses: dict[str, list[Record]] = {}
+        for record in self._records:
+            for name in (record.site.weight, record.site.bias):
+                if name is not None:
+                    uses.setdefault(name, []).append(record)
+        return uses
+
+    def _layer(self, name: str, uses: list[Record]) -> Tensor:
+        """The part of K of one parameter, from its slices."""
+        shape = self.shapes[name]
+        if self._buffer.numel() < self.tasks * shape.numel():
+            self._buffer = torch.empty(self.tasks * shape.numel(), dtype=self.dtype, device=self.device)
+        slices = self._buffer[: self.tasks * shape.numel()].view(self.tasks, *shape)
+        for number, record in enumerate(uses):
+            if _is_matrix(name, record):
+                self._products(record, slices, fresh=number == 0)
+            else:
+                rows = record.dY if name == record.site.bias else record.X * record.dY
+                self._sums(record, rows, slices, fresh=number == 0)
+        return ops.gram(slices.view(self.tasks, -1), self.backend)
+
+    def _ghost(self) -> Tensor:
+        """The part of K of all weights, without slices: <dY_t^T X_t, dY_u^T X_u> is the sum over rows r of t and s of u
+        of (x_r . x_s) (dy_r . dy_s). Products are in the precision of the rows, sums over rows in float64."""
+        products: dict[tuple[int, torch.Size], Tensor] = {}
+
+        def by_rows(matrices: list[Tensor]) -> Tensor:
+            # Layers share inputs and gradients.
+            key = matrices[0].data_ptr(), matrices[0].shape
+            if len(matrices) > 1:
+                whole = torch.cat(matrices)
+                return whole @ whole.t()
+            if key not in products:
+                products[key] = matrices[0] @ matrices[0].t()
+            return products[key]
+
+        K = torch.zeros(self.tasks, self.tasks, dtype=torch.float64, device=self.device)
+        totals: dict[int, tuple[Tensor, Tensor]] = {}
+        for name, uses in self._uses().items():
+            if _is_matrix(name, uses[0]):
+                both = by_rows([record.X for record in uses]) * by_rows([record.dY for record in uses])
+                if len(both) in totals:
+                    totals[len(both)][0].add_(both)
+                else:
+                    member = torch.cat([record.member for record in uses], dim=1).double()
+                    totals[len(both)] = both.double(), member
+        for total, member in totals.values():
+            K += member @ total @ member.t()
+        return K
+
+    def combine(self, w: Tensor, out: Tensor | None = None) -> Tensor:
+        """g = w^T J (P,), in the dtype of the parameters and their order."""
+        if self._chosen == "jac":
+            return ops.combine(self.J, w, out, self.backend)
+        if w.shape != (self.tasks,) or w.device != self.device:
+            raise InputError(f"{tuple(w.shape)} weights on {w.device} for {self.tasks} tasks on {self.device}")
+        g = torch.empty(self.size, dtype=self.dtype, device=self.device) if out is None else out
+        written: set[str] = set()
+        places = {name: view[0] for name, view in self._places(g[None]).items()}
+        for record in self._records:
+            share = w.to(self.dtype) @ record.member  # (R,)
+            weighted = record.dY * share[:, None]
+            site = record.site
+            if site.weight is not None:
+                place = places[site.weight]
+                if site.kind != "linear":
+                    place = place.view(1, -1)
+                rows = (weighted.t(), record.X) if site.kind == "linear" else (share[None], record.X * record.dY)
+                torch.mm(*rows, out=place) if site.weight not in written else place.addmm_(*rows)
+                written.add(site.weight)
+            if site.bias is not None:
+                place = places[site.bias].view(1, -1)
+                rows = share[None], record.dY
+                torch.mm(*rows, out=place) if site.bias not in written else place.addmm_(*rows)
+                written.add(site.bias)
+        for name in self.shapes.keys() - written:
+            places[name].zero_()
+        return g
+
+
+def task_jacobian(
+    net: nn.Module,
+    row_losses: Callable[[Tensor], Tensor],
+    *inputs: Tensor,
+    offsets: Tensor | Sequence[int],
+    mode: str = "auto",
+    check: bool = True,
+) -> Tensor:
+    """J (T, P) of any network of Linear, LayerNorm and functions that keep rows apart.
+
+    row_losses : from the network's output to one loss a row (B,), or to their sum.
+    inputs : what the network is called with, (B, ...) each, rows sorted by task.
+    check : refuse a layer that mixes rows, by its name; a network of unknown layers is called twice more for it.
+
+    Raises `InputError` for such a layer and for a parameter used by anything but Linear and LayerNorm.
+    """
+    if check and len(inputs[0]) > 1:
+        refuse_mixing_layers(net, *inputs)
+    gradients = TaskGradients(net, len(offsets) - 1, mode)
+    with gradients.rows(offsets):
+        row_losses(net(*inputs)).sum().backward()
+    return gradients.J
+
+
+def task_gradients(losses: Sequence[Tensor], parameters: Sequence[Tensor], retain_graph: bool = False) -> Tensor:
+    """J (T, P): the gradient of each task's loss for all parameters, flattened in their order, one backward a task.
+
+    The plain statement of `TaskGradients`, for any network and any losses.
+
+    retain_graph : keep the graph for another backward pass afterwards.
+    """
+    if not losses:
+        raise InputError("there is no task", mend="Give one loss per task")
+    rows = []
+    for number, loss in enumerate(losses):
+        parts = torch.autograd.grad(
+            loss,
+            parameters,
+            retain_graph=retain_graph or number + 1 < len(losses),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        rows.append(torch.cat([part.reshape(-1) for part in parts]))
+    return torch.stack(rows)

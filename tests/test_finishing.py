@@ -1,0 +1,118 @@
+"""From components to draws: the extension does what the statement says, however the work is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secondgram.diffusion.noise import NoiseRequest, Purpose
+from secondgram.imputation.finishing import Finisher, Moved
+from secondgram.imputation.quantiles import QuantileMap
+from secondgram.ops import native
+from secondgram.ops.registry import preferring
+
+needs_extension = pytest.mark.skipif(
+    native.sampler_reason_unavailable() is not None, reason=str(native.sampler_reason_unavailable())
+)
+WAYS = [("fp32", name) for name in native.architectures()] + [
+    (precision, name) for precision in ("fp16", "bf16") for name in native.architectures(precision)
+]
+# Of the spread of the draws: what rounding does to products (sums of 128 in fp16, factors in bf16), and maps to that.
+BOUND = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 5e-3}
+
+
+def _map(width: int, rng: np.random.Generator) -> QuantileMap:
+    made = QuantileMap.fit(rng.gamma(2.0, size=(400, width)) - 2.0, np.ones(400))
+    made.end[:, ::3] = made.start[:, ::3]  # some columns stay normal
+    return made.from_draws(rng.normal(size=(500, width))) if width % 2 else made
+
+
+def _case(width: int, people: int = 9, draws: Any = 7, maps: bool = True, lead: int = 0, moved: bool = False) -> Any:
+    rng = np.random.default_rng(width)
+    loading = np.linalg.qr(rng.normal(size=(width, width)))[0] * rng.uniform(0.3, 2.0, size=(width, 1))
+    finisher = Finisher(width, loading, _map(width, rng) if maps else None, _map(width, rng) if maps else None)
+    centre, scale = rng.normal(3.0, size=(60, width)), rng.uniform(0.5, 2.0, size=(60, width))
+    keys = np.arange(60, dtype=np.uint64)[:people] * 3 + 1
+    noise = NoiseRequest.of(keys, width, seed=5, purpose=Purpose.COMPONENTS, draws=draws)
+    source = places = by = None
+    if lead:
+        places = rng.permutation(width)[:lead]
+        source = rng.normal(size=(200, 60, lead)).astype(np.float32)[noise.draws, :people]
+    if moved:
+        rows = np.flatnonzero(np.arange(people) % 3 == 1)
+        by = Moved(rows, rng.normal(size=(200, 60, width)).astype(np.float32)[noise.draws][:, rows])
+    return finisher, (centre[:people], scale[:people], noise, source, places, by)
+
+
+@needs_extension
+@pytest.mark.parametrize("width", [1, 17, 130])
+@pytest.mark.parametrize("maps", [False, True])
+@pytest.mark.parametrize(("precision", "architecture"), WAYS)
+def test_every_instruction_set_does_what_is_stated(width: int, maps: bool, precision: str, architecture: str) -> None:
+    finisher, (centre, scale, noise, source, places, moved) = _case(width, maps=maps, lead=width // 2, moved=True)
+    stated = finisher.stated(centre, scale, noise, source, places, moved)
+    spread = scale * ((stated - centre) / scale).std()
+    given = None if moved is None else (moved.rows, moved.by)
+    packed = finisher._native(precision)
+    for dtype in (np.float32, np.float64):
+        got = packed.finish(centre, scale, noise, source, places, given, np.dtype(dtype), architecture=architecture)
+        assert got.dtype == dtype
+        assert got.shape == (7, 9, width)
+        assert np.sqrt(np.square((got - stated) / spread).mean()) <= BOUND[precision]
+
+
+@needs_extension
+def test_a_residual_is_clipped_and_put_into_units() -> None:
+    finisher = Finisher(5, clip=1.0)
+    _, (centre, scale, noise, *_) = _case(5)
+    source = np.random.default_rng(0).normal(size=(7, 9, 5)).astype(np.float32)
+    got = finisher.draws(centre, scale, noise, source)
+    np.testing.assert_allclose(got, centre + scale * np.clip(source, -1, 1), rtol=1e-6)
+
+
+def test_the_reference_runs_where_it_is_asked_for() -> None:
+    finisher, given = _case(6, lead=2)
+    with preferring("reference"):
+        np.testing.assert_array_equal(finisher.draws(*given), finisher.stated(*given))
+
+
+@needs_extension
+@pytest.mark.parametrize("precision", ["fp32", *(name for name in ("fp16", "bf16") if native.architectures(name))])
+def test_the_cut_changes_nothing(precision: str) -> None:
+    with preferring("auto", precision):
+        finisher, given = _case(17, people=60, draws=100, lead=3, moved=True)
+        everything = finisher.draws(*given)
+        for people in (1, 2, 31):
+            _, some = _case(17, people=people, draws=100, lead=3, moved=True)
+            np.testing.assert_array_equal(finisher.draws(*some), everything[:, :people])
+        for draws in (1, 96, [99, 3]):
+            _, some = _case(17, people=60, draws=draws, lead=3, moved=True)
+            np.testing.assert_array_equal(finisher.draws(*some), everything[some[2].draws])
+        packed = finisher._native(precision)
+        centre, scale, noise, source, places, moved = given
+        for threads in (1, 3):
+            again = packed.finish(
+                centre, scale, noise, source, places, (moved.rows, moved.by), np.dtype(float), threads=threads
+            )
+            np.testing.assert_array_equal(again, everything)
+
+
+@needs_extension
+def test_columns_lie_together_in_memory() -> None:
+    finisher, given = _case(17)
+    assert finisher.draws(*given).transpose(2, 1, 0).flags.c_contiguous
+
+
+@needs_extension
+def test_nobody_and_wrong_shapes() -> None:
+    finisher, given = _case(5, people=0)
+    assert finisher.draws(*given).shape == (7, 0, 5)
+    finisher, (centre, scale, noise, *_) = _case(5)
+    with pytest.raises(ValueError, match="9 people"):
+        finisher.draws(centre[:4], scale, noise)
+    with pytest.raises(ValueError, match="source"):
+        finisher.draws(centre, scale, noise, np.zeros((7, 9, 2), np.float32), np.arange(3))
+    with pytest.raises(ValueError, match="place 9"):
+        finisher.draws(centre, scale, noise, np.zeros((7, 9, 2), np.float32), np.array([0, 9]))
