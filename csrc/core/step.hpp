@@ -4,18 +4,30 @@
 
 #include <cstddef>
 
+#include "philox.hpp"
+
 namespace secondgram {
 
 struct Coefficients {
   float time, from_state, from_output, keep, now, last, fresh;
 };
 
+// What the network gives for one value, as an estimate of the data.
+SECONDGRAM_HD inline float data_estimate(const Coefficients& k, float x, float output) {
+  return k.from_state * x + k.from_output * output;
+}
+
+// The next state without its fresh noise.
+SECONDGRAM_HD inline float next_state(const Coefficients& k, float x, float x0, float before) {
+  return k.keep * x + k.now * x0 + k.last * before;
+}
+
 // x and before are replaced; z is read where fresh is not zero.
 inline void solver_step(const Coefficients& k, float* x, const float* output, float* before, const float* z,
                         std::size_t width) {
   for (std::size_t j = 0; j < width; ++j) {
-    const float x0 = k.from_state * x[j] + k.from_output * output[j];
-    float following = k.keep * x[j] + k.now * x0 + k.last * before[j];
+    const float x0 = data_estimate(k, x[j], output[j]);
+    float following = next_state(k, x[j], x0, before[j]);
     if (z != nullptr) following += k.fresh * z[j];
     x[j] = following;
     before[j] = x0;

@@ -1,0 +1,143 @@
+// The sampler of csrc/cuda on a CPU, for tests: a C interface to the emulation, built by tests/test_cuda_sampler.py.
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "emulator.hpp"
+#include "plan.hpp"
+#include "stream.hpp"
+
+namespace {
+
+using namespace secondgram;
+using namespace secondgram::cuda;
+
+struct EmulatedDevice {
+  using Recording = std::vector<Launch>;
+  bool bulk;
+  std::uint32_t seed;
+  std::vector<unsigned char> memory;
+  std::vector<std::unique_ptr<unsigned char[]>> stacks;
+
+  // Squares are copied in pieces of 16 bytes, from addresses that are multiples of them. Nonsense at first.
+  unsigned char* reserve(std::size_t bytes) {
+    memory.assign(bytes + 1024, 0xFF);
+    return memory.data() + (1024 - reinterpret_cast<std::uintptr_t>(memory.data()) % 1024);
+  }
+  void upload(unsigned char* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  void download(float* to, std::size_t pitch, const unsigned char* from, std::size_t bytes, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i)
+      std::memcpy(reinterpret_cast<unsigned char*>(to) + i * pitch, from + i * bytes, bytes);
+  }
+  Recording record(const std::vector<Launch>& launches) { return launches; }
+  void replay(const Recording& launches) {
+    for (const Launch& one : launches) launch(one);
+  }
+  void finish() {}
+  template <class Report>
+  void wait(const Report& report) {
+    report();
+  }
+  void launch(const Launch& one) {
+    if (const auto* pieces = std::get_if<PieceLaunch>(&one)) {
+      std::visit(
+          [](const auto& work) {
+            for (std::uint32_t unit = 0; unit < work.units(); ++unit)
+              for (std::uint32_t i = 0; i < work.pieces(); ++i) work.piece(unit, i);
+          },
+          pieces->work);
+      return;
+    }
+    const WalkLaunch& walk = std::get<WalkLaunch>(one);
+    for (const TileSize& size : kTileSizes)
+      if (size.rows == walk.rows && size.columns == walk.columns) {
+        if (bulk)
+          run<emulation::Emulated<true>>(walk);
+        else
+          run<emulation::Emulated<false>>(walk);
+      }
+  }
+  template <class Machine>
+  void run(const WalkLaunch& l) {
+    const auto body = [&l] {
+      if (l.rows == 1)
+        Walker<Machine, 1, 2>(l.walk).run();
+      else if (l.columns == 2)
+        Walker<Machine, 2, 2>(l.walk).run();
+      else
+        Walker<Machine, 2, 4>(l.walk).run();
+    };
+    for (std::uint32_t y = 0; y < l.blocks_y; ++y)
+      for (std::uint32_t x = 0; x < l.blocks_x; x += l.walk.cluster)
+        emulation::run_cluster(l.walk.cluster, x, y, l.shared_bytes, seed++, stacks, body);
+  }
+};
+
+thread_local std::string failure;
+
+}  // namespace
+
+extern "C" {
+
+struct EmulatedArray {
+  const float* data;
+  std::size_t rows, columns;
+};
+
+struct EmulatedOptions {
+  std::uint32_t persistent, rows, columns, stages, cluster, step_block, bulk, order, shared_bytes;
+  std::uint64_t chunk_rows, memory_bytes;
+};
+
+const char* secondgram_failure() { return failure.c_str(); }
+
+// sizes: features, conditions, embedding, three widths. 0 where it went well.
+int secondgram_emulate(const std::size_t* sizes, const EmulatedArray* arrays, std::size_t n_arrays,
+                       const Request* request, const EmulatedOptions* o) {
+  try {
+    const Shape shape{sizes[0], sizes[1], sizes[2], {sizes[3], sizes[4], sizes[5]}};
+    std::vector<Array> listed;
+    for (std::size_t i = 0; i < n_arrays; ++i) listed.push_back({arrays[i].data, arrays[i].rows, arrays[i].columns});
+    const Packed network(shape, listed);
+    EmulatedDevice device{o->bulk != 0, o->order, {}, {}};
+    Options options;
+    options.persistent = o->persistent != 0;
+    options.rows = o->rows, options.columns = o->columns, options.stages = o->stages, options.cluster = o->cluster;
+    options.step_block = o->step_block, options.chunk_rows = o->chunk_rows;
+    Limits limits;
+    limits.processors = 2;
+    limits.groups = device.bulk;
+    if (o->shared_bytes != 0) limits.shared_bytes = o->shared_bytes;
+    if (o->memory_bytes != 0) limits.memory_bytes = o->memory_bytes;
+    sample(device, network, *request, options, limits, [](double) { return true; });
+    return 0;
+  } catch (const std::exception& error) {
+    failure = error.what();
+    return 1;
+  }
+}
+
+// Weights [squares] streamed by `blocks` blocks; sums [blocks, kConsumers].
+int secondgram_emulate_stream(const unsigned char* weights, std::uint32_t squares, std::uint32_t of_a_stage,
+                              std::uint32_t stages, std::uint32_t cluster, std::uint32_t rounds, std::uint32_t blocks,
+                              std::uint32_t bulk, std::uint32_t* sums) {
+  try {
+    const StreamList list{weights, sums, squares, of_a_stage, stages, cluster, rounds};
+    const std::uint32_t shared = kStages + stages * of_a_stage * kSquareBytes;
+    std::vector<std::unique_ptr<unsigned char[]>> stacks;
+    for (std::uint32_t x = 0; x < blocks; x += cluster)
+      emulation::run_cluster(cluster, x, 0, shared, x, stacks, [&list, bulk] {
+        if (bulk != 0)
+          Streamer<emulation::Emulated<true>>::run(list);
+        else
+          Streamer<emulation::Emulated<false>>::run(list);
+      });
+    return 0;
+  } catch (const std::exception& error) {
+    failure = error.what();
+    return 1;
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,331 @@
+// The kernels, and the device that launches them. Linked with the static runtime, which loads the driver at its first
+// use.
+#include <cuda_runtime.h>
+
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+#include <thread>
+
+#include "device.hpp"
+#include "gpu.cuh"
+#include "stream.hpp"
+
+namespace secondgram::cuda {
+
+template <int kRows, int kColumns>
+__global__ void __launch_bounds__(kThreads, 1) walk(const __grid_constant__ Walk list) {
+  // Four columns of sums need the registers that only groups of warps can have.
+  if constexpr (kColumns < 4 || ThisGpu::kGroups) Walker<ThisGpu, kRows, kColumns>(list).run();
+}
+
+__global__ void __launch_bounds__(kThreads, 1) stream_weights(const __grid_constant__ StreamList list) {
+  Streamer<ThisGpu>::run(list);
+}
+
+constexpr unsigned kPieceThreads = 256;
+
+template <class Work>
+__global__ void __launch_bounds__(kPieceThreads) pieces(const __grid_constant__ Work work) {
+  const std::uint32_t units = work.units(), count = work.pieces();
+  for (std::uint32_t unit = blockIdx.x; unit < units; unit += gridDim.x)
+    for (std::uint32_t i = threadIdx.x; i < count; i += blockDim.x) work.piece(unit, i);
+}
+
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // what is not sticky is told once
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+using WalkKernel = void (*)(const Walk);
+
+WalkKernel kernel_of(std::uint32_t rows, std::uint32_t columns) {
+  if (rows == 1) return walk<1, 2>;
+  return columns == 2 ? walk<2, 2> : walk<2, 4>;
+}
+
+// Selects a device for as long as it lives.
+class Selected {
+ public:
+  explicit Selected(int number) {
+    check(cudaGetDevice(&before_), "cannot ask for the current CUDA device");
+    if (before_ != number) check(cudaSetDevice(number), "cannot select the CUDA device");
+    number_ = number;
+  }
+  ~Selected() {
+    if (before_ != number_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0, number_ = 0;
+};
+
+template <class... Arguments>
+void start(void (*kernel)(Arguments...), dim3 grid, unsigned threads, std::size_t shared, unsigned cluster,
+           cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = shared, config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster, attribute.val.clusterDim.y = 1, attribute.val.clusterDim.z = 1;
+  config.attrs = &attribute, config.numAttrs = cluster > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), "a kernel could not be launched");
+}
+
+}  // namespace
+
+int count_devices(std::string* reason) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    *reason = cudaGetErrorString(error);
+    return 0;
+  }
+  if (count == 0) *reason = "no CUDA device";
+  return count;
+}
+
+struct Device::State {
+  cudaStream_t stream = nullptr;
+  unsigned char* memory = nullptr;
+  std::size_t bytes = 0;
+  // Events of the last two waits; results on their way through two pinned buffers.
+  cudaEvent_t passed[2] = {}, arrived[2] = {};
+  unsigned turns = 0, transfers = 0;
+  unsigned char* pinned[2] = {};
+  std::size_t pinned_bytes[2] = {};
+  std::function<void()> deliver[2];
+
+  ~State() {
+    if (stream != nullptr) cudaStreamSynchronize(stream);
+    cudaFree(memory);
+    for (int i = 0; i < 2; ++i) {
+      cudaFreeHost(pinned[i]);
+      if (passed[i] != nullptr) cudaEventDestroy(passed[i]);
+      if (arrived[i] != nullptr) cudaEventDestroy(arrived[i]);
+    }
+    if (stream != nullptr) cudaStreamDestroy(stream);
+  }
+};
+
+Device::Device(int number) : state_(new State), number_(number) {
+  const Selected selected(number);
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, number), "cannot read the CUDA device's properties");
+  name_ = properties.name;
+  check(cudaDeviceGetAttribute(&clock_khz_, cudaDevAttrClockRate, number), "cannot read the CUDA device's clock");
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, walk<1, 2>), "no kernel was built for this CUDA device");
+  const int shared = static_cast<int>(properties.sharedMemPerBlockOptin);
+  for (const TileSize& size : kTileSizes)
+    check(cudaFuncSetAttribute(kernel_of(size.rows, size.columns), cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+          "the CUDA device refuses its shared memory");
+  check(cudaFuncSetAttribute(stream_weights, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+        "the CUDA device refuses its shared memory");
+  check(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking), "cannot make a CUDA stream");
+  for (int i = 0; i < 2; ++i) {
+    check(cudaEventCreateWithFlags(&state_->passed[i], cudaEventDisableTiming), "cannot make a CUDA event");
+    check(cudaEventCreateWithFlags(&state_->arrived[i], cudaEventDisableTiming), "cannot make a CUDA event");
+  }
+}
+
+Device::~Device() {
+  try {
+    const Selected selected(number_);
+    state_.reset();
+  } catch (...) {
+    state_.release();  // the driver has gone already, as it has when the process ends
+  }
+}
+
+Limits Device::limits() const {
+  const Selected selected(number_);
+  Limits limits;
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, number_), "cannot read the CUDA device's properties");
+  limits.shared_bytes = static_cast<std::uint32_t>(properties.sharedMemPerBlockOptin);
+  limits.processors = static_cast<std::uint32_t>(properties.multiProcessorCount);
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cannot ask how much of the CUDA device's memory is free");
+  // What is held already is used again; a part is left to others.
+  limits.memory_bytes = state_->bytes + free / 10 * 8;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, walk<1, 2>), "no kernel was built for this CUDA device");
+  limits.groups = attributes.binaryVersion == 90;
+  return limits;
+}
+
+void Device::begin(std::uintptr_t stream) {
+  const Selected selected(number_);
+  // What a request that failed has left behind goes nowhere.
+  check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+  for (auto& deliver : state_->deliver) deliver = nullptr;
+  check(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "work on the stream failed");
+}
+
+void Device::release() {
+  const Selected selected(number_);
+  check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+  check(cudaFree(state_->memory), "cannot give memory of the CUDA device back");
+  state_->memory = nullptr, state_->bytes = 0;
+}
+
+unsigned char* Device::reserve(std::size_t bytes) {
+  const Selected selected(number_);
+  if (bytes > state_->bytes) {
+    release();
+    check(cudaMalloc(&state_->memory, bytes), "the CUDA device has too little memory");
+    state_->bytes = bytes;
+  }
+  return state_->memory;
+}
+
+void Device::upload(unsigned char* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  const Selected selected(number_);
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, state_->stream), "copying to the CUDA device failed");
+}
+
+void Device::download(float* to, std::size_t pitch, const unsigned char* from, std::size_t bytes, std::size_t count) {
+  const Selected selected(number_);
+  State& s = *state_;
+  cudaPointerAttributes attributes{};
+  const bool there =
+      cudaPointerGetAttributes(&attributes, to) == cudaSuccess && attributes.type == cudaMemoryTypeDevice;
+  if (there) {
+    check(cudaMemcpy2DAsync(to, pitch, from, bytes, bytes, count, cudaMemcpyDeviceToDevice, s.stream),
+          "copying on the CUDA device failed");
+    return;
+  }
+  // Through pinned memory, so that the next chunk is worked on while this one is put where it belongs.
+  const unsigned turn = s.transfers++ % 2;
+  if (s.pinned_bytes[turn] < bytes * count) {
+    check(cudaFreeHost(s.pinned[turn]), "cannot give pinned memory back");
+    s.pinned[turn] = nullptr, s.pinned_bytes[turn] = 0;
+    check(cudaMallocHost(&s.pinned[turn], bytes * count), "too little memory that can be pinned");
+    s.pinned_bytes[turn] = bytes * count;
+  }
+  check(cudaMemcpyAsync(s.pinned[turn], from, bytes * count, cudaMemcpyDeviceToHost, s.stream),
+        "copying from the CUDA device failed");
+  check(cudaEventRecord(s.arrived[turn], s.stream), "cannot mark the CUDA stream");
+  s.deliver[turn] = [&s, turn, to, pitch, bytes, count] {
+    check(cudaEventSynchronize(s.arrived[turn]), "work on the CUDA device failed");
+    for (std::size_t i = 0; i < count; ++i)
+      std::memcpy(reinterpret_cast<unsigned char*>(to) + i * pitch, s.pinned[turn] + i * bytes, bytes);
+  };
+  if (s.deliver[1 - turn]) s.deliver[1 - turn](), s.deliver[1 - turn] = nullptr;
+}
+
+void Device::finish() {
+  const Selected selected(number_);
+  for (auto& deliver : state_->deliver)
+    if (deliver) deliver(), deliver = nullptr;
+  check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+}
+
+void Device::launch(const Launch& one) {
+  const Selected selected(number_);
+  const cudaStream_t stream = state_->stream;
+  if (const auto* list = std::get_if<WalkLaunch>(&one)) {
+    start<Walk>(kernel_of(list->rows, list->columns), dim3(list->blocks_x, list->blocks_y), kThreads,
+                list->shared_bytes, list->walk.cluster, stream, list->walk);
+    return;
+  }
+  const PieceLaunch& some = std::get<PieceLaunch>(one);
+  const unsigned grid = static_cast<unsigned>(std::min<std::uint64_t>(std::max<std::uint64_t>(some.most, 1), 1u << 16));
+  std::visit(
+      [&](const auto& work) {
+        start<std::decay_t<decltype(work)>>(pieces<std::decay_t<decltype(work)>>, dim3(grid), kPieceThreads, 0, 1,
+                                            stream, work);
+      },
+      some.work);
+}
+
+Device::Recording Device::record(const std::vector<Launch>& launches) {
+  const Selected selected(number_);
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamBeginCapture(state_->stream, cudaStreamCaptureModeThreadLocal), "cannot record a CUDA graph");
+  try {
+    for (const Launch& one : launches) launch(one);
+  } catch (...) {
+    cudaStreamEndCapture(state_->stream, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(state_->stream, &graph), "cannot record a CUDA graph");
+  cudaGraphExec_t ready = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&ready, graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, "cannot make a CUDA graph ready");
+  return Recording(ready, [](void* made) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(made)); });
+}
+
+void Device::replay(const Recording& recording) {
+  const Selected selected(number_);
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(recording.get()), state_->stream),
+        "a CUDA graph could not be launched");
+}
+
+void Device::wait(const std::function<bool()>& report) {
+  const Selected selected(number_);
+  State& s = *state_;
+  const unsigned turn = s.turns++ % 2;
+  check(cudaEventRecord(s.passed[turn], s.stream), "cannot mark the CUDA stream");
+  auto asked = std::chrono::steady_clock::time_point{};
+  for (;;) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - asked >= std::chrono::milliseconds(100)) {
+      asked = now;
+      if (!report()) {
+        cudaStreamSynchronize(s.stream);
+        throw Cancelled{};
+      }
+    }
+    // An event that was never recorded counts as passed.
+    const cudaError_t error = cudaEventQuery(s.passed[1 - turn]);
+    if (error == cudaSuccess) return;
+    if (error != cudaErrorNotReady) check(error, "work on the CUDA device failed");
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+}
+
+float Device::stream(std::uint32_t squares, std::uint32_t of_a_stage, std::uint32_t stages, std::uint32_t cluster,
+                     std::uint32_t rounds) {
+  const Selected selected(number_);
+  const std::uint32_t blocks = limits().processors / cluster * cluster;
+  const std::size_t bytes = std::size_t{squares} * kSquareBytes, sums = std::size_t{blocks} * kConsumers;
+  unsigned char* memory = reserve(bytes + sums * sizeof(std::uint32_t));
+  std::vector<std::uint32_t> words(bytes / 4), got(sums), expected(kConsumers, 0);
+  for (std::size_t i = 0; i < words.size(); ++i) words[i] = static_cast<std::uint32_t>(i * 2654435761u);
+  upload(memory, words.data(), bytes);
+  for (std::uint32_t round = 0, first = 0; round < rounds; ++round) {
+    for (std::uint32_t t = 0; t < kConsumers; ++t) expected[t] += words[std::size_t{first} * (kSquareBytes / 4) + t];
+    first += of_a_stage;
+    if (first + of_a_stage > squares) first = 0;
+  }
+  const StreamList list{memory, reinterpret_cast<std::uint32_t*>(memory + bytes), squares, of_a_stage, stages, cluster,
+                        rounds};
+  const std::size_t shared = kStages + std::size_t{stages} * of_a_stage * kSquareBytes;
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "cannot make a CUDA event");
+  check(cudaEventCreate(&end), "cannot make a CUDA event");
+  start<StreamList>(stream_weights, dim3(blocks), kThreads, shared, cluster, state_->stream, list);
+  check(cudaEventRecord(begin, state_->stream), "cannot mark the CUDA stream");
+  start<StreamList>(stream_weights, dim3(blocks), kThreads, shared, cluster, state_->stream, list);
+  check(cudaEventRecord(end, state_->stream), "cannot mark the CUDA stream");
+  check(cudaMemcpyAsync(got.data(), list.sums, sums * sizeof(std::uint32_t), cudaMemcpyDeviceToHost, state_->stream),
+        "copying from the CUDA device failed");
+  check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, begin, end), "cannot time the CUDA stream");
+  cudaEventDestroy(begin), cudaEventDestroy(end);
+  for (std::size_t i = 0; i < sums; ++i)
+    if (got[i] != expected[i % kConsumers]) throw std::runtime_error("streamed weights arrived wrong");
+  return milliseconds;
+}
+
+}  // namespace secondgram::cuda

@@ -1,0 +1,655 @@
+// What a GPU is told to do: weights as squares, where activations lie, which products a launch works off, and the chain
+// of launches for one chunk of people after another. No CUDA here: the emulation carries out the same plan.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "pieces.hpp"
+#include "walk.hpp"
+
+namespace secondgram::cuda {
+
+struct Array {
+  const float* data;
+  std::size_t rows, columns;
+};
+
+struct Shape {
+  std::size_t features, conditions, embedding, widths[3];
+  std::size_t block_in(int b) const {
+    const std::size_t in[6] = {features, widths[0], widths[1], widths[2], widths[1], widths[0]};
+    return in[b];
+  }
+  std::size_t block_out(int b) const {
+    const std::size_t out[6] = {widths[0], widths[1], widths[2], widths[1], widths[0], features};
+    return out[b];
+  }
+};
+
+// One matrix of weights with its bias, as byte offsets into the packed network.
+struct Product {
+  std::size_t weight = 0, bias = 0;
+  std::uint32_t n_sources = 1, source_panels[2] = {}, panels = 0, width = 0;
+  std::uint32_t inputs() const { return source_panels[0] + source_panels[1]; }
+};
+
+// A folded denoiser as squares, then its biases in float32, each filled up to whole squares with zeros.
+struct Packed {
+  Shape shape;
+  Product condition[2], embed[6], inner[6], join[6], context[6], bottleneck[4], out;
+  std::vector<unsigned char> bytes;
+
+  // `arrays` in the order in which secondgram/ops/native.py lists them.
+  Packed(const Shape& s, const std::vector<Array>& arrays) : shape(s) {
+    std::size_t place = 0;
+    const auto next = [&](std::size_t rows, std::size_t columns) {
+      if (place == arrays.size()) throw std::invalid_argument("too few arrays for a denoiser");
+      const Array& a = arrays[place++];
+      if (a.rows != rows || a.columns != columns)
+        throw std::invalid_argument("array " + std::to_string(place - 1) + " of a denoiser has another shape");
+      return a.data;
+    };
+    const auto dense = [&](Product& p, std::size_t in, std::size_t out) {
+      const float* weight = next(in, out);
+      add(p, {{weight, in, out}}, next(1, out));
+    };
+    const std::size_t e = s.embedding;
+    dense(condition[0], s.conditions, e);
+    dense(condition[1], e, e);
+    for (int b = 0; b < 6; ++b) {
+      const std::size_t in = s.block_in(b), out = s.block_out(b);
+      dense(inner[b], in, e);
+      const float* image = next(e, out);
+      dense(embed[b], e, e);
+      dense(context[b], e, out);
+      std::vector<Array> both{{image, e, out}};
+      if (b >= 3) both.push_back({next(out, out), out, out});
+      add(join[b], both, nullptr);
+    }
+    for (Product& p : bottleneck) dense(p, s.widths[2], s.widths[2]);
+    dense(out, s.features, s.features);
+    if (place != arrays.size()) throw std::invalid_argument("too many arrays for a denoiser");
+    for (const auto& [product, values] : biases_) {
+      product->bias = bytes.size();
+      bytes.resize(bytes.size() + product->panels * kSide * sizeof(float));
+      if (!values.empty()) std::memcpy(bytes.data() + product->bias, values.data(), values.size() * sizeof(float));
+    }
+    biases_.clear();
+  }
+  Packed(const Packed&) = delete;
+
+  std::uint32_t embedding_panels() const { return squares_of(shape.embedding); }
+  std::uint32_t context_panels() const {
+    std::uint32_t total = 0;
+    for (int b = 0; b < 6; ++b) total += context[b].panels;
+    return total;
+  }
+
+ private:
+  void add(Product& p, const std::vector<Array>& weights, const float* bias) {
+    p.n_sources = static_cast<std::uint32_t>(weights.size());
+    p.width = static_cast<std::uint32_t>(weights[0].rows);
+    const std::size_t outputs = weights[0].columns;
+    p.panels = squares_of(outputs);
+    for (std::size_t i = 0; i < weights.size(); ++i) p.source_panels[i] = squares_of(weights[i].rows);
+    p.weight = bytes.size();
+    bytes.resize(bytes.size() + std::size_t{p.panels} * p.inputs() * kSquareBytes);
+    std::uint32_t first = 0;
+    for (std::size_t i = 0; i < weights.size(); first += p.source_panels[i++])
+      pack_weight(weights[i].data, weights[i].rows, outputs, first, p.inputs(), bytes.data() + p.weight);
+    biases_.emplace_back(&p, bias == nullptr ? std::vector<float>() : std::vector<float>(bias, bias + outputs));
+  }
+  std::vector<std::pair<Product*, std::vector<float>>> biases_;
+};
+
+// What a launch may take of a device.
+struct Limits {
+  std::uint32_t shared_bytes = 232448;  // of a block, at most; sm_90's
+  std::uint32_t processors = 132;
+  std::size_t memory_bytes = std::size_t{8} << 30;
+  bool groups = true;  // its kernels have clusters, and tiles of four columns (gpu.cuh)
+};
+
+struct Options {
+  bool persistent = false;
+  // Squares of rows and columns of a block's tile, stages and blocks of a cluster; 0 chooses.
+  std::uint32_t rows = 0, columns = 0, stages = 0, cluster = 0;
+  std::size_t chunk_rows = 0;
+  std::uint32_t step_block = 0;  // steps of one persistent launch
+};
+
+// Activations of the network, by their place in Tile::at.
+enum Buffer { kState, kInner, kFirst, kSecond, kThird, kFourth, kUp1, kUp2, kUp3, kBuffers };
+
+// One product of the network by name: what it reads and writes, and what becomes of it.
+struct Line {
+  const Product* product;
+  int sources[2];
+  int target;
+  Finish finish;
+  int block;  // whose addition of the embedding it takes, -1 for none
+};
+
+inline std::vector<Line> lines_of(const Packed& n) {
+  std::vector<Line> lines;
+  const auto block = [&](int b, int from, int skip, int to) {
+    lines.push_back({&n.inner[b], {from, -1}, kInner, Finish::normed, -1});
+    lines.push_back({&n.join[b], {kInner, skip}, to, Finish::context, b});
+  };
+  block(0, kState, -1, kFirst);
+  block(1, kFirst, -1, kSecond);
+  block(2, kSecond, -1, kThird);
+  for (int i = 0; i < 4; i += 2) {
+    lines.push_back({&n.bottleneck[i], {kThird, -1}, kFourth, Finish::silu, -1});
+    lines.push_back({&n.bottleneck[i + 1], {kFourth, -1}, kThird, Finish::residual, -1});
+  }
+  block(3, kThird, kSecond, kUp1);
+  block(4, kUp1, kFirst, kUp2);
+  block(5, kUp2, kState, kUp3);
+  lines.push_back({&n.out, {kUp3, -1}, kState, Finish::solver, -1});
+  return lines;
+}
+
+inline std::uint32_t panels_of(const Packed& n, int buffer) {
+  const Shape& s = n.shape;
+  const std::size_t widths[kBuffers] = {s.features,  s.embedding, s.widths[0], s.widths[1], s.widths[2],
+                                        s.widths[2], s.widths[1], s.widths[0], s.features};
+  return squares_of(widths[buffer]);
+}
+
+// How a block of some lines is laid out: which activations stay in shared memory, and what it moves.
+struct Tile {
+  std::uint32_t rows, columns, stages, cluster;
+  std::uint32_t shared[kBuffers];    // offset, or kNowhere
+  std::uint32_t shared_bytes = 0;    // of a block
+  std::size_t weight_bytes = 0;      // a block and step, from L2, each block of a cluster bringing its part
+  std::size_t activation_bytes = 0;  // a block and step, streamed in
+  std::size_t received_bytes = 0;    // a block and step, arriving in shared memory
+};
+
+inline std::uint32_t passes_of(std::uint32_t panels, std::uint32_t columns) { return (panels + columns - 1) / columns; }
+
+// Lines [begin, end) for blocks of this size. Activations that only these lines read and write may stay in shared
+// memory: the ones that are read soon after first, each where nothing lies that is wanted at the same time.
+inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end, Tile tile,
+                    std::uint32_t limit) {
+  std::uint32_t wanted[kBuffers] = {};  // a bit for each line between whose beginning and end it holds something
+  bool inside[kBuffers];
+  for (int b = 0; b < kBuffers; ++b) {
+    // Whether a line needs what is in b already; lines that do not touch it: -1.
+    const auto needs = [&](std::size_t i) {
+      const Line& line = lines[i];
+      if (line.sources[0] == b || line.sources[1] == b) return 1;
+      return line.target != b ? -1 : line.finish == Finish::residual ? 1 : 0;
+    };
+    // It never carries anything into these lines or out of them: the next to touch it only writes.
+    inside[b] = b != kState;
+    for (const std::size_t from : {begin, end})
+      for (std::size_t i = 0; i < lines.size(); ++i)
+        if (const int need = needs((from + i) % lines.size()); need >= 0) {
+          inside[b] = inside[b] && need == 0;
+          break;
+        }
+    std::size_t last = begin;
+    for (std::size_t i = begin; i < end; ++i) {
+      const int need = needs(i);
+      for (std::size_t at = need == 1 ? last : i; need >= 0 && at <= i; ++at) wanted[b] |= 1u << at;
+      if (need >= 0) last = i;
+    }
+  }
+  const std::uint32_t base = kStages + tile.stages * stage_bytes(tile.rows, tile.columns);
+  std::uint32_t top = base, ends[kBuffers] = {};
+  std::fill_n(tile.shared, static_cast<int>(kBuffers), kNowhere);
+  for (const int b : {kInner, kFourth, kThird, kSecond, kUp1, kFirst, kUp2, kUp3}) {
+    if (!inside[b]) continue;
+    const std::uint32_t bytes = tile.rows * panels_of(n, b) * kSquareBytes;
+    std::vector<std::uint32_t> candidates{base};
+    for (int other = 0; other < kBuffers; ++other)
+      if (tile.shared[other] != kNowhere) candidates.push_back(ends[other]);
+    std::sort(candidates.begin(), candidates.end());
+    for (const std::uint32_t at : candidates) {
+      bool free = at + bytes <= limit;
+      for (int other = 0; other < kBuffers; ++other)
+        if (tile.shared[other] != kNowhere && (wanted[b] & wanted[other]) != 0 && at < ends[other] &&
+            tile.shared[other] < at + bytes)
+          free = false;
+      if (!free) continue;
+      tile.shared[b] = at, ends[b] = at + bytes;
+      top = std::max(top, at + bytes);
+      break;
+    }
+  }
+  tile.shared_bytes = top;
+  tile.weight_bytes = tile.activation_bytes = tile.received_bytes = 0;
+  for (std::size_t i = begin; i < end; ++i) {
+    const Product& p = *lines[i].product;
+    const std::size_t weights = std::size_t{p.panels} * p.inputs() * kSquareBytes;
+    std::size_t streamed = 0;
+    for (std::uint32_t s = 0; s < p.n_sources; ++s)
+      if (tile.shared[lines[i].sources[s]] == kNowhere) streamed += std::size_t{p.source_panels[s]} * kSquareBytes;
+    streamed *= std::size_t{tile.rows} * passes_of(p.panels, tile.columns);
+    tile.weight_bytes += weights / tile.cluster;
+    tile.activation_bytes += streamed;
+    tile.received_bytes += weights + streamed;
+  }
+  return tile;
+}
+
+// The tile sizes that are compiled.
+struct TileSize {
+  std::uint32_t rows, columns;
+};
+constexpr TileSize kTileSizes[] = {{1, 2}, {2, 2}, {2, 4}};
+
+inline bool compiled(const TileSize& size, const Options& options, const Limits& limits) {
+  return (options.rows == 0 || options.rows == size.rows) &&
+         (options.columns == 0 || options.columns == size.columns) && (size.columns < 4 || limits.groups);
+}
+
+[[noreturn]] inline void refuse_tile() {
+  throw std::invalid_argument("no tile of this size was compiled that fits the device's shared memory");
+}
+
+// For lines [begin, end) in one launch: of the sizes asked for or compiled, the one in which a row has the fewest bytes
+// brought to it. Three stages keep two on their way; two are the least that overlaps copies with products.
+inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end,
+                        const Options& options, const Limits& limits, std::uint32_t cluster) {
+  Tile best{};
+  for (const TileSize& size : kTileSizes)
+    for (std::uint32_t stages = 3; stages >= 2; --stages) {
+      if (options.stages != 0) stages = std::max(2u, std::min(options.stages, kMostStages));
+      if (!compiled(size, options, limits) ||
+          kStages + stages * stage_bytes(size.rows, size.columns) > limits.shared_bytes) {
+        if (options.stages != 0) break;
+        continue;
+      }
+      const Tile tile =
+          lay_out(n, lines, begin, end, {size.rows, size.columns, stages, cluster, {}}, limits.shared_bytes);
+      if (best.rows == 0 || tile.received_bytes * best.rows < best.received_bytes * tile.rows) best = tile;
+      break;
+    }
+  if (best.rows == 0) refuse_tile();
+  return best;
+}
+
+// For launches of one product each, where nothing stays in shared memory: the largest tile with all the stages that
+// fit. Large tiles would leave processors idle where there are few rows; but where tiles of two squares of rows have
+// instructions of their own, whose sums may round otherwise, values must not depend on how many rows there are.
+inline Tile choose_product_tile(const Options& options, const Limits& limits, std::size_t rows, std::uint32_t cluster) {
+  Tile best{};
+  for (const TileSize& size : kTileSizes) {
+    const std::uint32_t fit = (limits.shared_bytes - kStages) / stage_bytes(size.rows, size.columns);
+    const std::uint32_t stages =
+        std::min(options.stages != 0 ? options.stages : kMostStages, std::min(fit, kMostStages));
+    const bool idle =
+        !limits.groups && options.rows == 0 && size.rows > 1 && rows < std::size_t{kSide} * limits.processors;
+    if (!compiled(size, options, limits) || stages < 2 || (idle && best.rows != 0)) continue;
+    best = {size.rows, size.columns, stages, cluster, {}};
+  }
+  if (best.rows == 0) refuse_tile();
+  std::fill_n(best.shared, static_cast<int>(kBuffers), kNowhere);
+  best.shared_bytes = kStages + best.stages * stage_bytes(best.rows, best.columns);
+  return best;
+}
+
+// One launch. Blocks in y only where a walk is split.
+struct WalkLaunch {
+  Walk walk;
+  std::uint32_t rows, columns, blocks_x, blocks_y, shared_bytes;
+};
+struct PieceLaunch {
+  std::variant<Begin, Pack, Embed, End> work;
+  std::uint64_t most;  // units, at most
+};
+using Launch = std::variant<WalkLaunch, PieceLaunch>;
+
+struct Request {
+  const float* conditions;     // [people, conditions]
+  const std::uint64_t* keys;   // [people]
+  const std::uint32_t* draws;  // [n_draws] numbers
+  std::size_t people, n_draws;
+  std::uint64_t seed;
+  const float* times;  // [steps, 6, embedding]
+  const Coefficients* steps;
+  std::size_t n_steps;
+  const float* start;  // [people, features], null for zero
+  float start_noise;
+  std::uint32_t start_purpose, step_purpose;
+  float* out;  // [n_draws, people, features]
+};
+
+// The plan of one request: how it is cut, where everything lies, and its launches.
+class Plan {
+ public:
+  // Byte offsets into one piece of device memory.
+  struct Memory {
+    std::size_t network, times, coefficients, chunk, keys, draws, conditions, mean, condition, hidden, embedding,
+        people, embedded, context, x, before, out, activations[kBuffers], total;
+  };
+
+  std::size_t people, draws;  // of a chunk
+  std::uint32_t step_block;   // steps of one persistent launch, or of one context
+  Memory at{};
+  std::vector<Line> lines;
+  Tile tile, middle;  // of the products, and of the narrow middle or the whole network
+  bool persistent;
+
+  Plan(const Packed& network, const Request& request, const Options& options, const Limits& limits)
+      : persistent(options.persistent), net_(network), request_(request) {
+    lines = lines_of(network);
+    // The narrow middle of the network, or all of it.
+    const std::size_t begin = persistent ? 0 : kMiddleBegin, end = persistent ? lines.size() : kMiddleEnd;
+    // Two blocks share what they bring until a measurement says otherwise (Device::stream).
+    const std::uint32_t cluster = !limits.groups ? 1 : options.cluster != 0 ? options.cluster : 2;
+    if (cluster > 8 || (cluster & (cluster - 1)) != 0) throw std::invalid_argument("a cluster has 1, 2, 4 or 8 blocks");
+    middle = choose_tile(network, lines, begin, end, options, limits, cluster);
+    tile = choose_product_tile(options, limits, request.people * request.n_draws, cluster);
+    cut(options, limits);
+  }
+
+  // -- launches, for memory that begins at `base` --------------------------------------------------------------------
+
+  // Before the first step of a chunk: the first state, and what the conditions give to every block.
+  std::vector<Launch> begin(unsigned char* base) const {
+    std::vector<Launch> all;
+    const std::uint32_t state = panels_of(net_, kState), e = net_.embedding_panels();
+    all.push_back(
+        PieceLaunch{Begin{chunk(base), request_.start == nullptr ? nullptr : floats(base, at.mean), keys(base),
+                          numbers(base), floats(base, at.x), before(base), base + at.activations[kState], request_.seed,
+                          request_.start_noise, request_.start_purpose, features(), stride(), state},
+                    std::uint64_t{row_squares()} * state});
+    const std::uint32_t c = squares_of(net_.shape.conditions);
+    all.push_back(PieceLaunch{Pack{chunk(base), floats(base, at.conditions), base + at.condition,
+                                   static_cast<std::uint32_t>(net_.shape.conditions), c},
+                              std::uint64_t{people_squares()} * c});
+    Walk one = walk(base, Domain::people, true);
+    one.ops[one.n_ops++] = person_op(base, net_.condition[0], at.condition, c, 0, at.hidden, e, 0, Finish::silu);
+    all.push_back(launch(one, tile, people_squares()));
+    Walk two = walk(base, Domain::people, true);
+    two.ops[two.n_ops++] = person_op(base, net_.condition[1], at.hidden, e, 0, at.embedding, e, 0, Finish::plain);
+    all.push_back(launch(two, tile, people_squares()));
+    Walk three = walk(base, Domain::people, true);
+    for (std::uint32_t b = 0; b < 6; ++b)
+      three.ops[three.n_ops++] =
+          person_op(base, net_.embed[b], at.embedding, e, 0, at.people, 6 * e, b * e, Finish::plain);
+    all.push_back(launch(three, tile, people_squares()));
+    return all;
+  }
+
+  // What the embedding adds to every block in steps [first, first + steps).
+  std::vector<Launch> context(unsigned char* base, std::uint32_t first, std::uint32_t steps) const {
+    const std::uint32_t e = net_.embedding_panels();
+    std::vector<Launch> all;
+    all.push_back(PieceLaunch{
+        Embed{chunk(base), base + at.people, floats(base, at.times), base + at.embedded, first, steps, 6 * e},
+        std::uint64_t{people_squares()} * steps * 6 * e});
+    Walk all_blocks = walk(base, Domain::people_and_steps, true);
+    all_blocks.n_steps = steps;
+    std::uint32_t column = 0;
+    for (std::uint32_t b = 0; b < 6; column += net_.context[b++].panels)
+      all_blocks.ops[all_blocks.n_ops++] = person_op(base, net_.context[b], at.embedded, 6 * e, b * e, at.context,
+                                                     net_.context_panels(), column, Finish::plain);
+    all.push_back(launch(all_blocks, tile, people_squares() * steps));
+    return all;
+  }
+
+  // One step of the graphed chain.
+  std::vector<Launch> step(unsigned char* base, std::uint32_t number) const {
+    std::vector<Launch> all = context(base, number, 1);
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      const bool narrow = i >= kMiddleBegin && i < kMiddleEnd;
+      if (narrow && i != kMiddleBegin) continue;
+      Walk one = walk(base, Domain::rows, !narrow);
+      one.first_step = number, one.n_steps = 1;
+      for (std::size_t l = i; l < (narrow ? kMiddleEnd : i + 1); ++l)
+        one.ops[one.n_ops++] = op(base, lines[l], narrow ? &middle : nullptr, narrow ? kMiddleBegin : l);
+      all.push_back(launch(one, narrow ? middle : tile, row_squares()));
+    }
+    return all;
+  }
+
+  // Steps [first, first + steps) in one launch, what the embedding adds to them being there.
+  std::vector<Launch> steps(unsigned char* base, std::uint32_t first, std::uint32_t steps) const {
+    Walk all = walk(base, Domain::rows, false);
+    all.first_step = first, all.n_steps = steps;
+    for (const Line& line : lines) all.ops[all.n_ops++] = op(base, line, &middle, 0);
+    return {launch(all, middle, row_squares())};
+  }
+
+  std::vector<Launch> end(unsigned char* base) const {
+    return {PieceLaunch{End{chunk(base), floats(base, at.x), floats(base, at.out), features(), stride()},
+                        std::uint64_t{draws} * people}};
+  }
+
+  Chunk chunk_of(std::size_t some_people, std::size_t some_draws) const {
+    return {static_cast<std::uint32_t>(some_people), static_cast<std::uint32_t>(some_draws),
+            squares_of(some_people * some_draws), squares_of(some_people)};
+  }
+  bool wants_before() const {
+    return std::any_of(request_.steps, request_.steps + request_.n_steps,
+                       [](const Coefficients& k) { return k.last != 0; });
+  }
+
+ private:
+  static constexpr std::size_t kMiddleBegin = 4, kMiddleEnd = 12;  // down3, both bottlenecks, up1
+  static constexpr std::size_t kContextBytes = std::size_t{2} << 30;
+  // Squares that fill a cluster's tile up: two squares of rows and eight blocks at most.
+  static constexpr std::uint32_t kSpare = 16;
+
+  void cut(const Options& options, const Limits& limits) {
+    // A tile for every processor: what one launch writes is still in L2 when the next reads it.
+    const std::size_t rows =
+        options.chunk_rows != 0 ? options.chunk_rows : std::size_t{limits.processors} * kSide * middle.rows;
+    draws = std::max<std::size_t>(1, std::min(request_.n_draws, rows));
+    people = std::max<std::size_t>(1, std::min(request_.people, rows / draws));
+    // What the embedding adds to many steps waits in memory, two bytes a value.
+    const std::size_t of_a_step =
+        std::size_t{people_squares()} * (6 * net_.embedding_panels() + net_.context_panels()) * kSquareBytes;
+    const std::size_t fit = std::max<std::size_t>(1, kContextBytes / of_a_step), asked = options.step_block;
+    step_block = static_cast<std::uint32_t>(
+        persistent ? std::min(asked != 0 ? asked : fit, std::max<std::size_t>(1, request_.n_steps)) : 1);
+    for (arrange(); at.total > limits.memory_bytes; arrange()) {
+      if (step_block > 1 && at.x - at.embedded > (at.total - at.embedded) / 2)
+        step_block = (step_block + 1) / 2;
+      else if (people > 1)
+        people = (people + 1) / 2;
+      else if (draws > 64)
+        draws = (draws + 1) / 2;
+      else if (step_block > 1)
+        step_block = (step_block + 1) / 2;
+      else
+        throw std::length_error("the smallest chunk of people takes " + std::to_string(at.total >> 20) +
+                                " MiB of the device's memory, and " + std::to_string(limits.memory_bytes >> 20) +
+                                " MiB are free");
+    }
+  }
+
+  void arrange() {
+    std::size_t top = 0;
+    const auto take = [&](std::size_t bytes) {
+      const std::size_t begin = top;
+      top += (bytes + 1023) / 1024 * 1024;
+      return begin;
+    };
+    const std::size_t e = net_.embedding_panels(), rows = row_squares() + kSpare, some = people_squares() + kSpare;
+    const std::size_t pairs = std::size_t{people_squares()} * step_block + kSpare;
+    at.network = take(net_.bytes.size());
+    at.times = take(request_.n_steps * 6 * e * kSide * sizeof(float));
+    at.coefficients = take(request_.n_steps * sizeof(Coefficients));
+    at.chunk = take(sizeof(Chunk));
+    at.keys = take(people * sizeof(std::uint64_t));
+    at.draws = take(draws * sizeof(std::uint32_t));
+    at.conditions = take(people * net_.shape.conditions * sizeof(float));
+    at.mean = take(request_.start == nullptr ? 0 : people * net_.shape.features * sizeof(float));
+    at.out = take(people * draws * net_.shape.features * sizeof(float));
+    at.condition = take(some * squares_of(net_.shape.conditions) * kSquareBytes);
+    at.hidden = take(some * e * kSquareBytes);
+    at.embedding = take(some * e * kSquareBytes);
+    at.people = take(some * 6 * e * kSquareBytes);
+    at.embedded = take(pairs * 6 * e * kSquareBytes);
+    at.context = take(pairs * net_.context_panels() * kSquareBytes);
+    at.x = take(rows * kSide * stride() * sizeof(float));
+    at.before = take(wants_before() ? rows * kSide * stride() * sizeof(float) : 0);
+    for (int b = 0; b < kBuffers; ++b)
+      at.activations[b] =
+          take(persistent && middle.shared[b] != kNowhere ? 0 : rows * panels_of(net_, b) * kSquareBytes);
+    at.total = top;
+  }
+
+  std::uint32_t row_squares() const { return squares_of(people * draws); }
+  std::uint32_t people_squares() const { return squares_of(people); }
+  std::uint32_t features() const { return static_cast<std::uint32_t>(net_.shape.features); }
+  std::uint32_t stride() const { return squares_of(net_.shape.features) * kSide; }
+
+  const Chunk* chunk(unsigned char* base) const { return reinterpret_cast<const Chunk*>(base + at.chunk); }
+  float* floats(unsigned char* base, std::size_t offset) const { return reinterpret_cast<float*>(base + offset); }
+  float* before(unsigned char* base) const { return wants_before() ? floats(base, at.before) : nullptr; }
+  const std::uint64_t* keys(unsigned char* base) const {
+    return reinterpret_cast<const std::uint64_t*>(base + at.keys);
+  }
+  const std::uint32_t* numbers(unsigned char* base) const {
+    return reinterpret_cast<const std::uint32_t*>(base + at.draws);
+  }
+
+  Walk walk(unsigned char* base, Domain domain, bool split) const {
+    Walk w{};
+    w.split = split, w.domain = domain, w.chunk = chunk(base), w.n_steps = 1, w.cluster = 1;
+    w.x = floats(base, at.x), w.before = before(base);
+    w.coefficients = reinterpret_cast<const Coefficients*>(base + at.coefficients);
+    w.keys = keys(base), w.draws = numbers(base);
+    w.seed = request_.seed, w.purpose = request_.step_purpose, w.features = features(), w.stride = stride();
+    return w;
+  }
+
+  WalkLaunch launch(Walk w, const Tile& t, std::uint32_t squares) const {
+    w.stages = t.stages, w.cluster = t.cluster;
+    std::uint32_t passes = 0;
+    for (std::uint32_t o = 0; o < w.n_ops; ++o) {
+      w.ops[o].passes = passes_of(w.ops[o].panels, t.columns);
+      passes += w.ops[o].passes;
+    }
+    const std::uint32_t tall = t.rows * t.cluster, blocks = (squares + tall - 1) / tall * t.cluster;
+    return {w,
+            t.rows,
+            t.columns,
+            blocks,
+            w.split ? passes : 1,
+            w.split ? kStages + t.stages * stage_bytes(t.rows, t.columns) : t.shared_bytes};
+  }
+
+  Op bare(unsigned char* base, const Product& p, Finish finish) const {
+    Op o{};
+    o.weight = base + at.network + p.weight;
+    o.bias = floats(base, at.network + p.bias);
+    o.n_sources = p.n_sources, o.inputs = p.inputs(), o.panels = p.panels, o.width = p.width, o.finish = finish;
+    return o;
+  }
+
+  // From and to squares with `from` and `to` panels across, `first` and `column` panels in.
+  Op person_op(unsigned char* base, const Product& p, std::size_t source, std::uint32_t from, std::uint32_t first,
+               std::size_t target, std::uint32_t to, std::uint32_t column, Finish finish) const {
+    Op o = bare(base, p, finish);
+    o.sources[0] = {base + source + std::size_t{first} * kSquareBytes, kNowhere, from, p.source_panels[0], -1};
+    o.target = {base + target + std::size_t{column} * kSquareBytes, kNowhere, to};
+    return o;
+  }
+
+  Op op(unsigned char* base, const Line& line, const Tile* shared, std::size_t begin) const {
+    Op o = bare(base, *line.product, line.finish);
+    for (std::uint32_t s = 0; s < o.n_sources; ++s) {
+      const int b = line.sources[s];
+      int writer = -1;
+      // The last of these lines before this one that writes it, else the last of all, of the step before.
+      if (shared != nullptr) {
+        const std::size_t end = begin + (persistent ? lines.size() : kMiddleEnd - kMiddleBegin);
+        const std::size_t self = static_cast<std::size_t>(&line - lines.data());
+        for (std::size_t l = begin; l < end; ++l)
+          if (lines[l].target == b && (l < self || writer < 0)) writer = static_cast<int>(l - begin);
+      }
+      o.sources[s] = {base + at.activations[b], shared == nullptr ? kNowhere : shared->shared[b], panels_of(net_, b),
+                      line.product->source_panels[s], writer};
+    }
+    o.target = {base + at.activations[line.target], shared == nullptr ? kNowhere : shared->shared[line.target],
+                panels_of(net_, line.target)};
+    if (line.block >= 0) {
+      std::uint32_t column = 0;
+      for (int b = 0; b < line.block; ++b) column += net_.context[b].panels;
+      o.context = base + at.context + std::size_t{column} * kSquareBytes;
+      o.context_stride = net_.context_panels();
+    }
+    return o;
+  }
+
+  const Packed& net_;
+  const Request request_;
+};
+
+// Works off a request on a device. `report` is told the share done and says whether to go on.
+template <class Device>
+void sample(Device& device, const Packed& network, const Request& request, const Options& options, const Limits& limits,
+            const std::function<bool(double)>& report) {
+  if (request.people == 0 || request.n_draws == 0) return;
+  const Plan plan(network, request, options, limits);
+  unsigned char* base = device.reserve(plan.at.total);
+  device.upload(base + plan.at.network, network.bytes.data(), network.bytes.size());
+  const std::size_t e = network.shape.embedding, filled = std::size_t{network.embedding_panels()} * kSide;
+  std::vector<float> times(request.n_steps * 6 * filled, 0.0f);
+  for (std::size_t i = 0; i < request.n_steps * 6; ++i)
+    std::copy_n(request.times + i * e, e, times.data() + i * filled);
+  device.upload(base + plan.at.times, times.data(), times.size() * sizeof(float));
+  device.upload(base + plan.at.coefficients, request.steps, request.n_steps * sizeof(Coefficients));
+
+  constexpr std::size_t kStepsOfAGraph = 128;
+  const std::size_t block = plan.persistent ? plan.step_block : kStepsOfAGraph;
+  std::vector<typename Device::Recording> recordings;
+  if (!plan.persistent)
+    for (std::size_t s = 0; s < request.n_steps; s += block) {
+      std::vector<Launch> launches;
+      for (std::size_t i = s; i < std::min(s + block, request.n_steps); ++i)
+        for (Launch& one : plan.step(base, static_cast<std::uint32_t>(i))) launches.push_back(std::move(one));
+      recordings.push_back(device.record(launches));
+    }
+  const std::size_t width = network.shape.features, blocks = (request.n_steps + block - 1) / block;
+  const std::size_t chunks =
+      (request.people + plan.people - 1) / plan.people * ((request.n_draws + plan.draws - 1) / plan.draws);
+  std::size_t done = 0;
+  for (std::size_t p = 0; p < request.people; p += plan.people)
+    for (std::size_t d = 0; d < request.n_draws; d += plan.draws) {
+      const std::size_t people = std::min(plan.people, request.people - p),
+                        draws = std::min(plan.draws, request.n_draws - d);
+      const Chunk chunk = plan.chunk_of(people, draws);
+      device.upload(base + plan.at.chunk, &chunk, sizeof chunk);
+      device.upload(base + plan.at.keys, request.keys + p, people * sizeof(std::uint64_t));
+      device.upload(base + plan.at.draws, request.draws + d, draws * sizeof(std::uint32_t));
+      device.upload(base + plan.at.conditions, request.conditions + p * network.shape.conditions,
+                    people * network.shape.conditions * sizeof(float));
+      if (request.start != nullptr)
+        device.upload(base + plan.at.mean, request.start + p * width, people * width * sizeof(float));
+      for (const Launch& one : plan.begin(base)) device.launch(one);
+      for (std::size_t s = 0; s < request.n_steps; s += block) {
+        if (plan.persistent) {
+          const auto first = static_cast<std::uint32_t>(s),
+                     count = static_cast<std::uint32_t>(std::min(block, request.n_steps - s));
+          for (const Launch& one : plan.context(base, first, count)) device.launch(one);
+          for (const Launch& one : plan.steps(base, first, count)) device.launch(one);
+        } else {
+          device.replay(recordings[s / block]);
+        }
+        ++done;
+        device.wait([&] { return report(static_cast<double>(done - 1) / static_cast<double>(chunks * blocks)); });
+      }
+      for (const Launch& one : plan.end(base)) device.launch(one);
+      device.download(request.out + (d * request.people + p) * width, request.people * width * sizeof(float),
+                      base + plan.at.out, people * width * sizeof(float), draws);
+    }
+  device.finish();
+  report(1.0);
+}
+
+}  // namespace secondgram::cuda

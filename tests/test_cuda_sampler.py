@@ -1,0 +1,488 @@
+"""The CUDA sampler's logic, carried out on a CPU (csrc/cuda/emulator.hpp) and, where there is one, on a device.
+
+The same source gives the kernels and the emulation; only the instructions differ.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from secondgram import Denoiser
+from secondgram.diffusion.folding import BLOCKS, FoldedDenoiser, fold
+from secondgram.diffusion.noise import Purpose, normals
+from secondgram.diffusion.schedule import Schedule
+from secondgram.diffusion.solvers import solver_table
+from secondgram.errors import InputError
+from secondgram.ops import cuda, native
+
+SOURCES = Path(__file__).parents[1] / "csrc"
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+
+ZERO = Schedule.make("linear", zero_terminal=True)
+# Sizes that are no multiple of a square of 64, small and large; 769 is the paper's.
+SIZES = {
+    1: (1, 3, 8, (12, 10, 6)),
+    17: (17, 20, 24, (40, 33, 16)),
+    70: (70, 81, 64, (128, 64, 32)),
+    300: (300, 310, 136, (260, 200, 129)),
+    769: (769, 783, 256, (512, 256, 128)),
+}
+# Every tile that is compiled, on machines with and without bulk copies and products of four warps.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "graph, sm_80": {},
+    "graph, sm_80, 128 rows": {"rows": 2},
+    "graph, sm_90a": {"bulk": 1},
+    "persistent, sm_80": {"persistent": 1, "rows": 1},
+    "persistent, sm_80, 128 rows, little shared memory": {"persistent": 1, "rows": 2, "shared_bytes": 101376},
+    "persistent, sm_90a": {"persistent": 1, "bulk": 1, "rows": 2, "columns": 4, "cluster": 2},
+    "persistent, sm_90a, 64 rows": {"persistent": 1, "bulk": 1, "rows": 1, "cluster": 4},
+    "persistent, sm_90a, two stages": {"persistent": 1, "bulk": 1, "rows": 2, "columns": 2, "stages": 2, "cluster": 1},
+}
+# Relative, in the norm, of draws in bfloat16 against float64.
+TOLERANCE = 1e-2
+
+device_only = pytest.mark.skipif(cuda.reason_unavailable() is not None, reason=f"CUDA: {cuda.reason_unavailable()}")
+
+
+class _Array(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("rows", ctypes.c_size_t), ("columns", ctypes.c_size_t))
+
+
+class _Request(ctypes.Structure):
+    _fields_ = (
+        ("conditions", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("draws", ctypes.c_void_p),
+        ("people", ctypes.c_size_t),
+        ("n_draws", ctypes.c_size_t),
+        ("seed", ctypes.c_uint64),
+        ("times", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
+        ("n_steps", ctypes.c_size_t),
+        ("start", ctypes.c_void_p),
+        ("start_noise", ctypes.c_float),
+        ("start_purpose", ctypes.c_uint32),
+        ("step_purpose", ctypes.c_uint32),
+        ("out", ctypes.c_void_p),
+    )
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("persistent", "rows", "columns", "stages", "cluster", "step_block")),
+        *((name, ctypes.c_uint32) for name in ("bulk", "order", "shared_bytes")),
+        *((name, ctypes.c_uint64) for name in ("chunk_rows", "memory_bytes")),
+    )
+
+
+Emulate = Callable[..., np.ndarray]
+
+
+def _compile(sources: Path, target: Path) -> ctypes.CDLL:
+    command = [str(COMPILER), "-std=c++17", "-O2", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"]
+    partial = target.with_suffix(f".{os.getpid()}")
+    subprocess.run([*command, "-o", str(partial), str(sources / "cuda" / "emulated.cpp")], check=True)
+    partial.replace(target)  # another worker may be doing the same
+    library = ctypes.CDLL(str(target))
+    library.secondgram_failure.restype = ctypes.c_char_p
+    return library
+
+
+@pytest.fixture(scope="session")
+def library(pytestconfig: pytest.Config) -> ctypes.CDLL:
+    """The emulation, compiled once for a state of the sources."""
+    if COMPILER is None or os.name != "posix":
+        pytest.skip("needs a C++ compiler on a POSIX system")
+    digest = hashlib.sha256()
+    for path in sorted([*SOURCES.glob("core/*.hpp"), *SOURCES.glob("cuda/*")]):
+        digest.update(path.read_bytes())
+    target = Path(pytestconfig.cache.mkdir("emulated")) / f"{digest.hexdigest()[:16]}.so"
+    if target.exists():
+        made = ctypes.CDLL(str(target))
+        made.secondgram_failure.restype = ctypes.c_char_p
+        return made
+    return _compile(SOURCES, target)
+
+
+def _emulate(
+    library: ctypes.CDLL,
+    folded: FoldedDenoiser,
+    c: np.ndarray,
+    keys: np.ndarray,
+    draws: np.ndarray,
+    seed: int,
+    table: np.ndarray,
+    *,
+    start: np.ndarray | None = None,
+    start_noise: float = 1.0,
+    **options: int,
+) -> np.ndarray:
+    """As `CudaSampler.sample`; what is not written stays not a number."""
+    arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in native._arrays(folded)]
+    listed = (_Array * len(arrays))(*[_Array(a.ctypes.data, *np.atleast_2d(a).shape) for a in arrays])
+    widths = [len(folded.blocks[name].bias) for name in BLOCKS[:3]]
+    sizes = (ctypes.c_size_t * 6)(
+        folded.features, folded.conditions[0].weight.shape[0], len(folded.conditions[0].bias), *widths
+    )
+    times, steps = native._time_table(folded, table), np.ascontiguousarray(table, dtype=np.float32)
+    times, c, draws = np.ascontiguousarray(times), np.ascontiguousarray(c), np.ascontiguousarray(draws)
+    out = np.full((len(draws), len(keys), folded.features), np.nan, dtype=np.float32)
+    request = _Request(
+        c.ctypes.data,
+        keys.ctypes.data,
+        draws.ctypes.data,
+        len(keys),
+        len(draws),
+        seed,
+        times.ctypes.data,
+        steps.ctypes.data,
+        len(steps),
+        None if start is None else start.ctypes.data,
+        start_noise,
+        int(Purpose.START),
+        int(Purpose.STEP),
+        out.ctypes.data,
+    )
+    chosen = _Options(**options)
+    if library.secondgram_emulate(sizes, listed, len(arrays), ctypes.byref(request), ctypes.byref(chosen)):
+        raise RuntimeError(library.secondgram_failure().decode())
+    return out
+
+
+@pytest.fixture
+def emulate(library: ctypes.CDLL) -> Emulate:
+    return lambda *arguments, **options: _emulate(library, *arguments, **options)
+
+
+def _folded(net: Denoiser) -> FoldedDenoiser:
+    return fold({name: value.detach().numpy() for name, value in net.state_dict().items()})
+
+
+def _net(features: int) -> Denoiser:
+    size = SIZES[features]
+    return Denoiser(*size[:2], embedding=size[2], widths=size[3], generator=torch.Generator().manual_seed(features))
+
+
+class Case:
+    """People, draws and steps for a network, with the float64 chain of the folded denoiser."""
+
+    def __init__(
+        self,
+        features: int,
+        people: int,
+        draws: int,
+        steps: int,
+        solver: str = "sde-dpm++2m",
+        net: Denoiser | None = None,
+    ) -> None:
+        self.folded = _folded(net or _net(features))
+        generator = np.random.default_rng(features)
+        self.c = generator.normal(size=(people, self.folded.conditions[0].weight.shape[0])).astype(np.float32)
+        self.keys = np.arange(people, dtype=np.uint64) * 7 + (1 << 40) + 1
+        self.draws = np.arange(draws, dtype=np.uint32)
+        self.table = solver_table(ZERO, solver, steps, "v").rows
+
+    def arguments(self) -> tuple[Any, ...]:
+        return self.folded, self.c, self.keys, self.draws, 3, self.table
+
+    def exact(self, start: np.ndarray | None = None, start_noise: float = 1.0) -> np.ndarray:
+        def noise(purpose: Purpose, step: int) -> np.ndarray:
+            width = self.folded.features
+            return normals(
+                self.keys, width, seed=3, purpose=purpose, draws=self.draws, step=step, dtype=np.float64
+            ).reshape(-1, width)
+
+        people = np.tile(np.arange(len(self.keys)), len(self.draws))
+        conditions = self.folded.embedding_of_conditions(self.c.astype(np.float64))
+        times = self.folded.embedding_of_times(self.table[:, 0])
+        x = start_noise * noise(Purpose.START, 0)
+        if start is not None:
+            x += start[people]
+        before = np.zeros_like(x)
+        for number, (_, a, b, keep, now, last, fresh) in enumerate(self.table):
+            context = {name: rows[people] for name, rows in self.folded.context(conditions + times[number]).items()}
+            x0 = a * x + b * self.folded(x, context)
+            x = keep * x + now * x0 + last * before
+            if fresh:
+                x = x + fresh * noise(Purpose.STEP, number)
+            before = x0
+        return x.reshape(len(self.draws), len(self.keys), self.folded.features)
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+
+# -- the chain --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("features", [1, 70])
+def test_every_layout_gives_the_float64_chain(emulate: Emulate, features: int, layout: str) -> None:
+    case = Case(features, 5, 15, 3)
+    assert _distance(emulate(*case.arguments(), **LAYOUTS[layout]), case.exact()) < TOLERANCE
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm++2m", "sde-dpm++2m"])
+def test_every_solver(emulate: Emulate, solver: str) -> None:
+    case = Case(17, 3, 5, 6, solver)
+    assert _distance(emulate(*case.arguments(), persistent=1), case.exact()) < TOLERANCE
+
+
+@pytest.mark.parametrize("layout", ["graph, sm_80", "persistent, sm_90a"])
+def test_the_paper_s_widths(emulate: Emulate, layout: str) -> None:
+    case = Case(769, 3, 4, 1, "ddim")
+    assert _distance(emulate(*case.arguments(), **LAYOUTS[layout]), case.exact()) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("features", [300, 769])
+def test_wide_networks(emulate: Emulate, features: int, layout: str) -> None:
+    case = Case(features, 20, 7, 2)
+    assert _distance(emulate(*case.arguments(), **LAYOUTS[layout]), case.exact()) < TOLERANCE
+
+
+def test_a_start_from_a_mean(emulate: Emulate) -> None:
+    case = Case(17, 6, 3, 3)
+    start = np.random.default_rng(1).normal(size=(6, 17)).astype(np.float32)
+    got = emulate(*case.arguments(), start=start, start_noise=0.5)
+    assert _distance(got, case.exact(start, 0.5)) < TOLERANCE
+
+
+def test_noise_is_the_statement_s(emulate: Emulate) -> None:
+    """A network whose output is zero leaves start and step noise alone, in float32."""
+    net = _net(70)
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            if name.startswith("out."):
+                value.zero_()
+    case = Case(70, 3, 50, 5, net=net)
+    for layout in ("graph, sm_80", "persistent, sm_90a"):
+        np.testing.assert_allclose(emulate(*case.arguments(), **LAYOUTS[layout]), case.exact(), rtol=1e-5, atol=2e-5)
+
+
+def _trained(features: int, steps: int) -> Denoiser:
+    """A denoiser of correlated features given a noisy copy of themselves, trained to predict v."""
+    generator = torch.Generator().manual_seed(0)
+    net = Denoiser(features, features, embedding=64, widths=(64, 64, 32), generator=generator)
+    mix = torch.randn(features, features, generator=generator) / features**0.5
+    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    signal = torch.from_numpy(ZERO.signal).float()
+    for _ in range(steps):
+        x0 = torch.randn(256, features, generator=generator) @ mix
+        c = x0 + 0.5 * torch.randn(256, features, generator=generator)
+        t = torch.randint(0, ZERO.steps, (256,), generator=generator)
+        a, z = signal[t][:, None], torch.randn(256, features, generator=generator)
+        b = (1 - a**2).sqrt()
+        loss = (net(a * x0 + b * z, t.float(), c) - (a * z - b * x0)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net
+
+
+def test_draws_of_a_trained_network(emulate: Emulate) -> None:
+    case = Case(24, 6, 10, 10, net=_trained(24, 250))
+    exact, got = case.exact(), emulate(*case.arguments(), persistent=1, bulk=1)
+    assert _distance(got, exact) < TOLERANCE
+    assert np.sqrt(np.mean((got - exact) ** 2)) < 0.03 * exact.std(axis=0).mean()
+
+
+@pytest.mark.slow
+def test_a_trained_network_keeps_its_distribution(emulate: Emulate) -> None:
+    """Over the published number of steps: close in the norm, and moments within their Monte-Carlo error."""
+    case = Case(24, 2, 320, 99, "ddpm", net=_trained(24, 1500))
+    exact, got = case.exact(), emulate(*case.arguments(), persistent=1, bulk=1)
+    assert _distance(got, exact) < TOLERANCE
+    draws = len(exact)
+    assert np.sqrt(np.mean((got - exact) ** 2)) < 0.03 * exact.std(axis=0).mean()
+    for person in range(2):
+        one, other = got[:, person], exact[:, person]
+        spread = other.std(axis=0)
+        assert np.all(np.abs(one.mean(axis=0) - other.mean(axis=0)) < spread / draws**0.5)
+        assert np.all(np.abs(one.std(axis=0) / spread - 1.0) < 1.0 / (2 * draws) ** 0.5)
+        difference = np.corrcoef(one, rowvar=False) - np.corrcoef(other, rowvar=False)
+        assert np.abs(difference).max() < 1.0 / draws**0.5
+
+
+# -- cut as you like --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(library: ctypes.CDLL) -> tuple[Case, np.ndarray]:
+    case = Case(17, 31, 5, 3)
+    return case, _emulate(library, *case.arguments())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_changes_a_bit(emulate: Emulate, plain: tuple[Case, np.ndarray], layout: str) -> None:
+    case, one = plain
+    np.testing.assert_array_equal(emulate(*case.arguments(), **LAYOUTS[layout]), one)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunk_rows": 64},
+        {"chunk_rows": 70, "persistent": 1, "step_block": 2},
+        {"stages": 5},
+    ],
+    ids=str,
+)
+def test_no_cut_changes_a_bit(emulate: Emulate, plain: tuple[Case, np.ndarray], options: dict[str, Any]) -> None:
+    case, one = plain
+    np.testing.assert_array_equal(emulate(*case.arguments(), **options), one)
+
+
+@pytest.mark.parametrize("order", range(1, 3))
+def test_no_order_of_warps_and_copies_changes_a_bit(
+    emulate: Emulate, plain: tuple[Case, np.ndarray], order: int
+) -> None:
+    case, one = plain
+    for layout in ("graph, sm_80", "persistent, sm_80", "persistent, sm_90a"):
+        np.testing.assert_array_equal(emulate(*case.arguments(), **LAYOUTS[layout], order=1000 * order), one)
+
+
+def test_company_and_order_change_nothing(emulate: Emulate, plain: tuple[Case, np.ndarray]) -> None:
+    case, one = plain
+    chosen = np.array([30, 2, 7])
+    got = emulate(case.folded, case.c[chosen], case.keys[chosen], case.draws[[4, 1]], 3, case.table, persistent=1)
+    np.testing.assert_array_equal(got, one[[4, 1]][:, chosen])
+
+
+def test_too_little_memory_is_said(emulate: Emulate) -> None:
+    with pytest.raises(RuntimeError, match=r"takes \d+ MiB of the device's memory"):
+        emulate(*Case(17, 3, 5, 3).arguments(), memory_bytes=100_000)
+
+
+@pytest.mark.parametrize("bulk", [0, 1])
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_streamed_weights_arrive(library: ctypes.CDLL, cluster: int, bulk: int) -> None:
+    words = np.random.default_rng(0).integers(0, 1 << 32, (9, 2048), dtype=np.uint32)
+    sums = np.zeros((2, 256), dtype=np.uint32)
+    if cluster > 1 and not bulk:
+        pytest.skip("clusters need bulk copies")
+    sizes = (ctypes.c_uint32(n) for n in (9, 2, 3, cluster, 10, 2, bulk))
+    assert (
+        library.secondgram_emulate_stream(ctypes.c_void_p(words.ctypes.data), *sizes, ctypes.c_void_p(sums.ctypes.data))
+        == 0
+    )
+    rounds = [2 * (round_ % 4) for round_ in range(10)]
+    np.testing.assert_array_equal(sums, np.tile(words[rounds, :256].sum(axis=0, dtype=np.uint32), (2, 1)))
+
+
+# What keeps threads and copies apart, each with what stands in its place where it is left out.
+GUARDS = {
+    "rows at the end of a product": ("          sync_rows();\n          if", "          if"),
+    "rows' scales": ("    sync_rows();\n  }", "  }"),
+    "the last reading of a stage": ("      Machine::consumers_sync();\n      target", "      target"),
+    "the gathering of a result": (
+        "    if (w_.split) {\n      Machine::consumers_sync();\n      for",
+        "    if (w_.split) {\n      for",
+    ),
+    "tensor cores' view of what was written": ("          Machine::proxy_fence(op.target.shared == kNowhere);", ""),
+    "a stage that is full": ("        Machine::wait(kFull + 8 * slot_, phase_);", ""),
+    "a stage that is empty": ("        Machine::wait(kEmpty + 8 * slot_, phase_ ^ 1);", ""),
+    "activations that are complete": ("if (writer < o || s > 0)", "if (false)"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", GUARDS)
+def test_no_guard_can_be_left_out(library: ctypes.CDLL, tmp_path: Path, guard: str) -> None:
+    """The emulation notices each missing barrier: what it lets pass is worth something."""
+    shutil.copytree(SOURCES, tmp_path / "csrc")
+    path = tmp_path / "csrc" / "cuda" / "walk.hpp"
+    text = path.read_text()
+    assert text.count(GUARDS[guard][0]) == 1
+    path.write_text(text.replace(*GUARDS[guard]))
+    without = _compile(tmp_path / "csrc", tmp_path / "without.so")
+    case = Case(70, 20, 5, 2)
+    whole, changed = _emulate(library, *case.arguments()), 0
+    for layout in LAYOUTS.values():
+        try:
+            changed += not np.array_equal(_emulate(without, *case.arguments(), **layout), whole)
+        except RuntimeError:
+            changed += 1
+    assert changed > 0
+
+
+# -- on a device ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_device_there_is_a_reason() -> None:
+    reason = cuda.reason_unavailable(99)
+    assert reason is not None
+    if cuda.built() is not None:
+        pytest.skip(str(cuda.built()))
+    case = Case(17, 3, 2, 2)
+    with pytest.raises(RuntimeError, match="The CUDA sampler cannot run"):
+        cuda.CudaSampler(case.folded).sample(*case.arguments()[1:], device=99)
+    with pytest.raises(InputError, match="no mode 'fast'"):
+        cuda.CudaSampler(case.folded).sample(*case.arguments()[1:], mode="fast")
+
+
+@pytest.mark.gpu
+@device_only
+@pytest.mark.parametrize("mode", cuda.MODES)
+@pytest.mark.parametrize("features", [1, 17, 70, 300, 769])
+def test_the_device_gives_the_float64_chain(features: int, mode: str) -> None:
+    case = Case(features, 11, 13, 4)
+    got = cuda.CudaSampler(case.folded).sample(*case.arguments()[1:], mode=mode)
+    assert _distance(got, case.exact()) < TOLERANCE
+
+
+@pytest.mark.gpu
+@device_only
+@pytest.mark.parametrize("mode", cuda.MODES)
+def test_on_the_device_no_cut_changes_a_bit(mode: str) -> None:
+    case = Case(70, 300, 5, 4)
+    net = cuda.CudaSampler(case.folded)
+    one = net.sample(*case.arguments()[1:], mode=mode)
+    cuts: list[dict[str, Any]] = [{"chunk_rows": 64}, {"chunk_rows": 1000, "step_block": 3}]
+    for options in cuts:
+        np.testing.assert_array_equal(net.sample(*case.arguments()[1:], mode=mode, **options), one)
+    for people in (1, 7, 64):
+        some = net.sample(case.c[:people], case.keys[:people], case.draws[[3]], 3, case.table, mode=mode)
+        np.testing.assert_array_equal(some, one[[3], :people])
+
+
+@pytest.mark.gpu
+@device_only
+def test_tensors_stay_on_the_device() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    case = Case(70, 30, 5, 4)
+    net = cuda.CudaSampler(case.folded)
+    there = net.sample(torch.from_numpy(case.c).cuda(), *case.arguments()[2:])
+    assert there.is_cuda
+    np.testing.assert_array_equal(there.cpu().numpy(), net.sample(*case.arguments()[1:]))
+
+
+@pytest.mark.gpu
+@device_only
+@pytest.mark.parametrize("options", [{"cluster": 1}, {"cluster": 4}, {"rows": 1}, {"rows": 2, "columns": 2}], ids=str)
+def test_every_tile_on_the_device(options: dict[str, Any]) -> None:
+    case = Case(300, 40, 5, 4)
+    got = cuda.CudaSampler(case.folded).sample(*case.arguments()[1:], mode="persistent", **options)
+    assert _distance(got, case.exact()) < TOLERANCE
+
+
+@pytest.mark.gpu
+@device_only
+def test_streaming_is_measured() -> None:
+    rates = cuda.stream_rates(rounds=50)
+    assert rates
+    assert all(rate.bytes_per_clock > 0 for rate in rates)
