@@ -54,7 +54,8 @@ def _numbers(draws: int) -> np.ndarray:
 
 def _sample(features: int, people: int = 5, draws: Any = 3, **options: Any) -> np.ndarray:
     arguments: dict[str, Any] = {"seed": 2, "solver": "sde-dpm++2m", "steps": 4, "backend": "cpu"} | options
-    sampler = Sampler(_net(features), ZERO, arguments.pop("backend"), "fp32", prediction="v")
+    backend, precision = arguments.pop("backend"), arguments.pop("precision", "fp32")
+    sampler = Sampler(_net(features), ZERO, backend, precision, prediction="v")
     return sampler.sample(_conditions(features, people), _keys(people), draws, keys=_keys(people), **arguments)
 
 
@@ -221,6 +222,16 @@ def test_a_backend_that_cannot_run_is_refused_and_auto_says_why(monkeypatch: pyt
         _sample(17)
     with pytest.warns(RuntimeWarning, match="it was not built"):
         _sample(17, backend="auto")
+
+
+@pytest.mark.parametrize("backend", ["cuda-graph", "cuda-persistent"])
+def test_a_device_that_is_not_there_is_told(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from secondgram.ops import cuda
+
+    if cuda.reason_unavailable() is None:
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(BackendUnavailableError, match=backend):
+        _sample(17, backend=backend, precision="auto")
 
 
 WITHOUT_TORCH = """

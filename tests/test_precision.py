@@ -181,6 +181,8 @@ def test_unknown_and_impossible_precisions_are_refused(monkeypatch: pytest.Monke
         SecondgramImputer(precision="fp8")
     with pytest.raises(InputError, match="reference"):
         Sampler(_net(1), backend="reference", precision="bf16")
+    with pytest.raises(InputError, match="It has bf16"):
+        Sampler(_net(1), backend="cuda-graph", precision="fp32")
     monkeypatch.setattr(native, "architectures", lambda precision="fp32": ("portable",) if precision == "fp32" else ())
     with pytest.raises(BackendUnavailableError, match="no instructions for it"):
         _chain(1, "bf16")

@@ -1,11 +1,11 @@
-// Box-Muller in float32 from the words of normal.hpp, for processors that are slow in double: within 4e-6 of it.
+// Box-Muller in float32 from the words of normal.hpp, for where products are of fewer bits anyway: within 4e-6 of it.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
+#include "half.hpp"
 #include "philox.hpp"
-#include "squares.hpp"
 
 namespace secondgram {
 

@@ -79,7 +79,7 @@ struct Packed {
       std::memcpy(panel + k * kLine + 4 * place, &value, 4);
     } else {
       const bool whole = precision == Precision::fp16;
-      const std::uint16_t bits = whole ? to_fp16(value) : to_bf16(value);
+      const std::uint16_t bits = whole ? fp16_of(value) : bf16_of(value);
       std::memcpy(panel + (whole ? k * kLine + 2 * place : k / 2 * kLine + 4 * place + 2 * (k % 2)), &bits, 2);
     }
   }

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "philox.hpp"
+#include "half.hpp"
 
 namespace secondgram {
 
@@ -37,27 +37,6 @@ struct alignas(16) Sixteen {
 struct alignas(8) Two {
   float first, second;
 };
-
-SECONDGRAM_HD inline std::uint32_t bits_of(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-SECONDGRAM_HD inline float float_of(std::uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Rounded to nearest, ties to even.
-SECONDGRAM_HD inline std::uint16_t bf16_of(float value) {
-  const std::uint32_t bits = bits_of(value);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-}
-
-SECONDGRAM_HD inline float float_of_bf16(std::uint32_t bits) { return float_of(bits << 16); }
 
 // Two neighbouring columns as one word, the first in the low half.
 SECONDGRAM_HD inline std::uint32_t bf16_pair(float first, float second) {

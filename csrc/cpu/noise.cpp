@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/normal.hpp"
+#include "../core/normal_float.hpp"
 #include "../core/philox.hpp"
 
 // Set by CMakeLists.txt to target_clones(...) where compiler and system can choose an instruction set at load time.
@@ -29,7 +30,7 @@ struct Exact {
   static Pair pair(std::uint32_t x0, std::uint32_t x1) { return box_muller(x0, x1); }
 };
 struct Rounded {
-  static RoundedPair pair(std::uint32_t x0, std::uint32_t x1) { return rounded_box_muller(x0, x1); }
+  static FloatPair pair(std::uint32_t x0, std::uint32_t x1) { return box_muller_float(x0, x1); }
 };
 
 template <typename Method, typename T>

@@ -20,7 +20,7 @@ struct NoiseRequest {
 // Fill out [n_draws, n_keys, width] with normals. `threads` changes the time taken, never a value.
 void fill_normals(const NoiseRequest& request, float* out, unsigned threads);
 void fill_normals(const NoiseRequest& request, double* out, unsigned threads);
-// The same in float arithmetic, within 1e-6: where what follows is rounded more coarsely.
+// The same in float arithmetic, within 4e-6: where what follows is rounded more coarsely.
 void fill_rounded_normals(const NoiseRequest& request, float* out, unsigned threads);
 
 }  // namespace secondgram::cpu

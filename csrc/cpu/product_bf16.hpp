@@ -66,8 +66,8 @@ SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t 
 // Multiply-adds of registers alone, as many sums as a strip has, each different: what this instruction set can do at most.
 constexpr double kFlopOfVector = 4.0 * kColumns;
 SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float b) {
-  const __m512bh factor = (__m512bh)_mm512_set1_epi32(static_cast<int>(to_bf16(a) * 0x10001u));
-  const __m512bh term = (__m512bh)_mm512_set1_epi32(static_cast<int>(to_bf16(b) * 0x10001u));
+  const __m512bh factor = (__m512bh)_mm512_set1_epi32(static_cast<int>(bf16_of(a) * 0x10001u));
+  const __m512bh term = (__m512bh)_mm512_set1_epi32(static_cast<int>(bf16_of(b) * 0x10001u));
   __m512 acc[kStrip * SECONDGRAM_VECTORS];
 #pragma GCC unroll 24
   for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = _mm512_set1_ps(a * static_cast<float>(i));

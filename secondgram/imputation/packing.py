@@ -9,7 +9,7 @@ import numpy as np
 
 from ..denoiser import Denoiser
 from ..diffusion.folding import FoldedDenoiser, fold
-from ..ops import native
+from ..ops import cuda, native
 from ..ops.registry import BackendUnavailableError, preferred_precision
 
 # Half precision is taken where its draws differ from those of fp32 by at most this share of the spread of the draws.
@@ -29,6 +29,7 @@ class PackedDenoiser:
         self.folded: FoldedDenoiser = fold({name: v.detach().cpu().numpy() for name, v in net.state_dict().items()})
         self.packed: dict[str, native.NativeSampler] = {}
         self.chosen: dict[bytes, str] = {}
+        self.on_device: cuda.CudaSampler | None = None
 
     def sampler(self, precision: str) -> native.NativeSampler:
         """The native sampler of a precision, `fp32`, `fp16` or `bf16`.
@@ -42,6 +43,12 @@ class PackedDenoiser:
         if precision not in self.packed:
             self.packed[precision] = native.NativeSampler(self.folded, precision)
         return self.packed[precision]
+
+    def cuda(self) -> cuda.CudaSampler:
+        """The sampler of a CUDA device. Raises `RuntimeError` where the extension is absent."""
+        if self.on_device is None:
+            self.on_device = cuda.CudaSampler(self.folded)
+        return self.on_device
 
     def choose(self, table: np.ndarray) -> str:
         """`fp16` or `bf16` where the processor has it and draws hardly change (see `TOLERANCE`), else `fp32`."""

@@ -17,9 +17,9 @@ from ..diffusion.solvers import SolverTable, solver_table
 from ..errors import InputError
 from ..ops.noise import normals, person_keys
 from ..ops.registry import AUTO, resolve
-from ..ops.sampling import BACKENDS, CANDIDATES, PRECISIONS
+from ..ops.sampling import BACKENDS, CANDIDATES, CUDA, HAS, PRECISIONS
 from ..ops.tiles import in_chunks, in_tiles
-from .packing import native_sampler
+from .packing import native_sampler, packed
 
 STARTS = ("normal", "baseline")
 Conditions = TypeVar("Conditions", np.ndarray, Tensor)
@@ -34,8 +34,9 @@ class Sampler:
     ----------
     net : the denoiser.
     schedule : a name of `Schedule.make` (100 steps) or a `Schedule`.
-    backend : `cpu` (C++, the whole chain in one call on folded weights), `reference` (torch, a step at a time, weights
-        as they are) or `auto`.
+    backend : `cpu` (C++, the whole chain in one call on folded weights), `cuda-graph` and `cuda-persistent` (the same
+        on a CUDA device, in bf16), `reference` (torch, a step at a time, weights as they are) or `auto`: the first of
+        `cpu` and `reference` that can run.
     precision : `fp32`, or `fp16` or `bf16`, to which the factors of matrix products are rounded (backend `cpu`, where
         the processor has instructions for it). `auto` takes `fp16` or `bf16` where draws hardly change by it, by a
         check of the network against `fp32`.
@@ -54,8 +55,10 @@ class Sampler:
             raise InputError(f"the sampler has no backend {backend!r} here", mend=f"Use one of {', '.join(BACKENDS)}")
         if precision not in PRECISIONS:
             raise InputError(f"the sampler has no precision {precision!r}", mend=f"Use one of {', '.join(PRECISIONS)}")
-        if backend == "reference" and precision not in (AUTO, "fp32"):
-            raise InputError(f"backend='reference' with precision={precision!r}", mend="Use backend='cpu' or 'fp32'")
+        if backend != AUTO and precision not in (AUTO, *HAS[backend]):
+            raise InputError(
+                f"backend={backend!r} has no precision {precision!r}", mend=f"It has {', '.join(HAS[backend])}"
+            )
         self.net = net.eval()
         self.schedule = Schedule.make(schedule) if isinstance(schedule, str) else schedule
         self.prediction, self.backend, self.precision = prediction, backend, precision
@@ -102,9 +105,10 @@ class Sampler:
             raise InputError("0 draws were asked for", mend="Ask for 1 or more")
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
             raise InputError(f"draws={draws!r}", mend="Give a whole number, or a list of draws' numbers")
-        if resolve("the sampler", CANDIDATES, self.backend) == "cpu":
+        backend = resolve("the sampler", CANDIDATES, self.backend)
+        if backend != "reference":
             request = NoiseRequest.of(keys, self.net.features, seed=seed, purpose=Purpose.START, draws=indices)
-            out = self._native(conditions, request, table, start)
+            out = self._native(conditions, request, table, start, backend)
             return torch.from_numpy(out) if isinstance(c, Tensor) else out
         out = np.empty((len(indices), len(conditions), self.net.features), dtype=np.float32)
 
@@ -136,16 +140,18 @@ class Sampler:
                 mend="Fill missing values first",
             )
 
-    def _native(self, c: Tensor, request: NoiseRequest, table: SolverTable, start: str) -> np.ndarray:
+    def _native(self, c: Tensor, request: NoiseRequest, table: SolverTable, start: str, backend: str) -> np.ndarray:
         """All steps for everyone in one call: c (N, conditions) -> (M, N, D)."""
         conditions = c.numpy()
         baseline, level = None, 1.0
         if start == "baseline":
             level = float(self.schedule.noise_at(self.schedule.last))
             baseline = np.float32(self.schedule.signal[-1]) * conditions[:, -self.net.features :]
-        return native_sampler(self.net, table.rows, self.precision).sample(
-            conditions, request.keys, request.draws, request.seed, table.rows, start=baseline, start_noise=level
-        )
+        told = conditions, request.keys, request.draws, request.seed, table.rows
+        if backend in CUDA:
+            made = packed(self.net).cuda().sample(*told, start=baseline, start_noise=level, mode=CUDA[backend])
+            return np.asarray(made)
+        return native_sampler(self.net, table.rows, self.precision).sample(*told, start=baseline, start_noise=level)
 
     def _chain(
         self, c: Tensor, keys: np.ndarray, draws: np.ndarray, seed: int, table: SolverTable, start: str
