@@ -46,6 +46,8 @@ class Denoiser(nn.Module):
     conditions : width of the conditioning vector, covariates first, then the conditioning visit.
     embedding : E; widths : the three widths on the way down.
     zero_output : start with an output layer of zeros, so that the network predicts zero before training.
+    backend, precision : how it is computed, see `ops.denoise`: `reference`, `triton` (fused kernels, with products in
+        `bf16`, `fp16`, `tf32` or `fp32`) or `auto`.
     generator : where the initial weights come from; None takes torch's global generator.
 
     `Denoiser(features=769, conditions=783)` has 4,727,688 parameters.
@@ -60,6 +62,7 @@ class Denoiser(nn.Module):
         widths: tuple[int, int, int] = (512, 256, 128),
         zero_output: bool = False,
         backend: str = "auto",
+        precision: str = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -68,7 +71,8 @@ class Denoiser(nn.Module):
                 f"a denoiser of {features} features, {conditions} conditions, embedding {embedding}, widths {widths}",
                 mend="Every size is 1 or more, and there are three widths",
             )
-        self.features, self.conditions, self.backend = features, conditions, backend
+        self.features, self.conditions = features, conditions
+        self.backend, self.precision = backend, precision
         self.embedding, self.widths = embedding, (int(widths[0]), int(widths[1]), int(widths[2]))
         wide, middle, narrow = self.widths
         self.time_embed = _Embedding(features, embedding)
@@ -101,7 +105,16 @@ class Denoiser(nn.Module):
         """x (B, D), t (B,) or one step for all, c (B, conditions) -> (B, D), in the dtype of x."""
         time = t if isinstance(t, Tensor) else torch.tensor(float(t), dtype=x.dtype, device=x.device)
         weights = dict(self.named_parameters())
-        return denoise(weights, x, time, c, conditions=self.conditions, backend=self.backend, dropout=dropout)
+        return denoise(
+            weights,
+            x,
+            time,
+            c,
+            conditions=self.conditions,
+            backend=self.backend,
+            precision=self.precision,
+            dropout=dropout,
+        )
 
     @property
     def configuration(self) -> dict[str, object]:

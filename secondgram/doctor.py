@@ -88,6 +88,14 @@ def _backend(operation: str, candidates: tuple[Candidate, ...]) -> Row:
     return Row(f"backend of {operation}", f"{choice.name} ({why})", good=not choice.rejected)
 
 
+def _denoiser() -> Row:
+    try:
+        fused = importlib.import_module("secondgram.ops.fused")
+    except ImportError as error:
+        return Row("backend of the denoiser", f"none: torch cannot be imported ({error})", good=False)
+    return _backend("the denoiser", fused.CANDIDATES)
+
+
 def report(*, devices: bool = True) -> list[Row]:
     """Versions, the extension, the processor, the devices, and the backend that "auto" takes for each operation.
 
@@ -103,6 +111,7 @@ def report(*, devices: bool = True) -> list[Row]:
         Row(ENVIRONMENT, os.environ.get(ENVIRONMENT) or "not set"),
         _backend("noise", noise.CANDIDATES),
         _backend("the sampler", sampling.CANDIDATES),
+        *([_denoiser()] if devices else []),
     ]
 
 

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from ..diffusion import reference
 from ..errors import InputError
+from . import fused
+from .registry import AUTO
 
 
 def denoise(
@@ -15,12 +17,19 @@ def denoise(
     c: Tensor,
     *,
     conditions: int,
-    backend: str = "auto",
+    backend: str = AUTO,
+    precision: str = AUTO,
     dropout: reference.Dropout | None = None,
 ) -> Tensor:
     """Validate, choose a backend, call it: x (B, D), t (B,) or a number, c (B, conditions) -> (B, D).
 
-    Raises `InputError` for a wrong shape or dtype, or a backend that this build does not have.
+    backend : "triton" (fused kernels on a CUDA device, or interpreted where TRITON_INTERPRET is 1), "reference" (plain
+        torch, in the dtype of x) or "auto", which takes the kernels for tensors on a CUDA device where they can run. It
+        is chosen before autograd records anything.
+    precision : of the fused kernels' products, see `fused.Call.resolve_precision`.
+
+    Raises `InputError` for a wrong shape, dtype or device, or an unknown backend, and `BackendUnavailableError` for one
+    that was asked for by name and cannot run this call.
     """
     if x.ndim != 2 or c.ndim != 2 or c.shape != (len(x), conditions):
         raise InputError(
@@ -35,7 +44,10 @@ def denoise(
         raise InputError(
             f"the denoiser got x of {x.dtype} and c of {c.dtype}", mend="Use floating-point tensors of one dtype"
         )
-    if backend not in ("auto", "reference"):
-        raise InputError(f"the denoiser has no backend {backend!r} here", mend="Use 'auto' or 'reference'")
+    if c.device != x.device:
+        raise InputError(f"the denoiser got x on {x.device} and c on {c.device}", mend="Move them to one device")
+    chosen, precision = fused.choose(weights, x, precision, backend)
+    if chosen == "triton":
+        return fused.denoise(weights, x, t.to(device=x.device).expand(len(x)), c, precision, dropout)
     time = t.to(dtype=x.dtype, device=x.device).expand(len(x))
     return reference.denoise(weights, x, time, c, dropout)
