@@ -121,7 +121,7 @@ def main() -> None:
     about = {
         "command": "python benchmarks/cpu_sampler.py",
         "commit": current_commit(),
-        "processor": _processor(),
+        "processor": processor(),
         "threads": chosen.threads,
         "repeats": chosen.repeats,
         "people": PEOPLE,
@@ -136,7 +136,7 @@ def main() -> None:
         temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..denoiser import Denoiser
 from ..diffusion.folding import FoldedDenoiser, fold
-from ..ops import cuda, native
-from ..ops.registry import BackendUnavailableError, preferred_precision
+from ..ops import cuda, fused, native
+from ..ops.registry import AUTO, BackendUnavailableError, preferred_precision
 
 # Half precision is taken where its draws differ from those of fp32 by at most this share of the spread of the draws.
 TOLERANCE = 0.03
@@ -30,6 +30,7 @@ class PackedDenoiser:
         self.packed: dict[str, native.NativeSampler] = {}
         self.chosen: dict[bytes, str] = {}
         self.on_device: cuda.CudaSampler | None = None
+        self.on_kernels: dict[str, fused.TritonSampler] = {}
 
     def sampler(self, precision: str) -> native.NativeSampler:
         """The native sampler of a precision, `fp32`, `fp16` or `bf16`.
@@ -49,6 +50,15 @@ class PackedDenoiser:
         if self.on_device is None:
             self.on_device = cuda.CudaSampler(self.folded)
         return self.on_device
+
+    def triton(self, precision: str) -> fused.TritonSampler:
+        """The fused kernels' sampler; `auto` is bf16 on a device and fp32 where kernels are interpreted."""
+        if precision == AUTO:
+            precision = "fp32" if fused.interpreted() else "bf16"
+        if precision not in self.on_kernels:
+            device = "cpu" if fused.interpreted() else "cuda"
+            self.on_kernels[precision] = fused.TritonSampler(self.folded, device, precision)
+        return self.on_kernels[precision]
 
     def choose(self, table: np.ndarray) -> str:
         """`fp16` or `bf16` where the processor has it and draws hardly change (see `TOLERANCE`), else `fp32`."""
@@ -93,9 +103,9 @@ def packed(net: Denoiser) -> PackedDenoiser:
 
 def native_sampler(net: Denoiser, table: np.ndarray, precision: str) -> native.NativeSampler:
     """The native sampler of a network; `auto` takes what callers around prefer, else what `choose` finds."""
-    wanted = preferred_precision() if precision == "auto" else precision
+    wanted = preferred_precision() if precision == AUTO else precision
     here = packed(net)
-    return here.sampler(here.choose(table) if wanted == "auto" else wanted)
+    return here.sampler(here.choose(table) if wanted == AUTO else wanted)
 
 
 def _state(net: Denoiser) -> bytes:

@@ -35,11 +35,11 @@ class Sampler:
     net : the denoiser.
     schedule : a name of `Schedule.make` (100 steps) or a `Schedule`.
     backend : `cpu` (C++, the whole chain in one call on folded weights), `cuda-graph` and `cuda-persistent` (the same
-        on a CUDA device, in bf16), `reference` (torch, a step at a time, weights as they are) or `auto`: the first of
-        `cpu` and `reference` that can run.
-    precision : `fp32`, or `fp16` or `bf16`, to which the factors of matrix products are rounded (backend `cpu`, where
-        the processor has instructions for it). `auto` takes `fp16` or `bf16` where draws hardly change by it, by a
-        check of the network against `fp32`.
+        on a CUDA device, in bf16), `triton` (fused kernels there, a step at a time), `reference` (torch, a step at a
+        time, weights as they are) or `auto`: the first of `cpu` and `reference` that can run.
+    precision : `fp32`, or `fp16` or `bf16`, to which the factors of matrix products are rounded (on `cpu`, where the
+        processor has instructions for it). There, `auto` takes `fp16` or `bf16` where draws hardly change by it, by a
+        check of the network against `fp32`; on a device it is `bf16`.
     prediction : what the network was trained to give, `noise` or `v`.
     """
 
@@ -151,6 +151,8 @@ class Sampler:
         if backend in CUDA:
             made = packed(self.net).cuda().sample(*told, start=baseline, start_noise=level, mode=CUDA[backend])
             return np.asarray(made)
+        if backend == "triton":
+            return packed(self.net).triton(self.precision).sample(*told, start=baseline, start_noise=level)
         return native_sampler(self.net, table.rows, self.precision).sample(*told, start=baseline, start_noise=level)
 
     def _chain(
