@@ -73,7 +73,8 @@ def impute(folder: Path) -> dict[str, Any]:
         timed(owner, name, spent, part)
     imputer = sg.load(folder / "model")
     began = time.perf_counter()
-    cohort = sg.read_cohort(folder / "cohort.parquet")
+    known = imputer.columns_
+    cohort = sg.read_cohort(folder / "cohort.parquet", static=known.covariates, features=known.features)
     spent["reading"] = time.perf_counter() - began
     result = imputer.impute(cohort, draws=DRAWS, who="all", out=folder / "draws.parquet", show=False)
     shape = imputer.model_.joint.shape  # type: ignore[attr-defined]

@@ -327,11 +327,11 @@ def test_a_chain_is_that_of_the_reference_sampler(folded: tuple[Any, Any], solve
 def test_the_sampler_has_it_by_name() -> None:
     net = sg.Denoiser(3, 5, **SMALL, generator=torch.Generator().manual_seed(0))
     c, keys = np.ones((2, 5), dtype=np.float32), np.arange(2, dtype=np.uint64)
-    made = [
+    fused, plain = (
         sg.Sampler(net, backend=backend, precision="fp32").sample(c, keys, 2, solver="ddim", steps=3, keys=keys)
         for backend in ("triton", "reference")
-    ]
-    np.testing.assert_allclose(*made, rtol=1e-5, atol=1e-6)
+    )
+    np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.gpu
