@@ -56,6 +56,6 @@ def imputation_digest(result: Imputation, model: str) -> str:
     digest.update("\0".join(people.ids).encode())
     digest.update("\0".join([] if people.site is None else people.site).encode())
     for values in (people.baseline, people.gap, people.known):
-        digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(np.ascontiguousarray(values).data)
     digest.update(pd.util.hash_pandas_object(people.table.astype(str), index=False).to_numpy().tobytes())
     return digest.hexdigest()
