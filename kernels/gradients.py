@@ -140,8 +140,8 @@ def layer_gradients_kernel(
     start = tl.load(offsets + task).to(tl.int32)
     stop = tl.load(offsets + task + 1).to(tl.int32)
     row = J + task.to(tl.int64) * task_stride
-    dY = dY.to(tl.pointer_type(DTYPE))
-    X = X.to(tl.pointer_type(DTYPE))
+    dY = dY.to(tl.int64).to(tl.pointer_type(DTYPE))
+    X = X.to(tl.int64).to(tl.pointer_type(DTYPE))
     _weight_tile(
         row + weight,
         row + bias,

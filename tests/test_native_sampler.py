@@ -178,7 +178,10 @@ def test_a_failing_progress_ends_the_work() -> None:
 
 
 LONG = """
+import signal
 import numpy as np, torch
+# Whoever started the tests in the background of a shell may have had Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from secondgram import Denoiser, Sampler
 net = Denoiser(128, 128, generator=torch.Generator().manual_seed(0))
 print("started", flush=True)
