@@ -18,5 +18,6 @@ export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktra
 # Python would otherwise put the checkout first and find the sources instead of what was built.
 export PYTHONSAFEPATH=1 PYTHONPATH=$scratch/site
 "$python" -c 'import secondgram, sys; sys.exit(not secondgram.__file__.startswith(sys.argv[1]))' "$scratch"
-"$python" -m pytest -q -p no:cacheprovider -m "not slow and not gpu" "$@" \
+# What a sanitizer says goes past Python: only Python's own output may be held back.
+"$python" -m pytest -q --capture=sys -p no:cacheprovider -m "not slow and not gpu" "$@" \
   tests/test_noise.py tests/test_native_sampler.py tests/test_precision.py tests/test_finishing.py

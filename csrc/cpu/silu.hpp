@@ -15,9 +15,9 @@ SECONDGRAM_TARGET inline float exponential(float x) {
   series = series * rest + 1.6666665459e-1f;
   series = series * rest + 5.0000001201e-1f;
   const float fraction = series * rest * rest + rest + 1.0f;
-  std::int32_t bits;
+  std::uint32_t bits;
   std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits << 23) + 0x3f800000;  // the low bits of `shifted` are the exponent
+  bits = (bits << 23) + 0x3f800000u;  // the low bits of `shifted` are the exponent
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return fraction * power;
