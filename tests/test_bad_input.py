@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import resource
 import shlex
@@ -22,6 +24,8 @@ import pytest
 import torch
 
 import secondgram as sg
+from secondgram.errors import InputError
+from secondgram.files import explained
 
 PEOPLE, FEATURES = 60, 4
 FIT = "fit bad.csv --out new --set shape=off"
@@ -478,6 +482,12 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_want_of_space_is_told_from_want_of_permission():
+    for number, mend in ((errno.ENOSPC, "Free some space"), (errno.EACCES, "may write to")):
+        with pytest.raises(InputError, match=mend), explained("new.parquet"):
+            raise OSError(number, os.strerror(number))
 
 
 @pytest.mark.parametrize("name", WRITERS)

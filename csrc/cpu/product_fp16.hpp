@@ -1,7 +1,7 @@
 // Included inside the namespace of AVX-512 with FP16: products of fp16, 32 at a time.
 //
 // Sums are fp16 for kChunk inputs and fp32 from there on. With factors of 11 bits the error of such a short sum is below that
-// of factors of 8 bits (bf16), at twice the speed of fp32.
+// of factors of 8 bits (bf16).
 
 constexpr std::size_t kColumns = 32;  // of a vector of products
 constexpr std::size_t kPiece = 128;

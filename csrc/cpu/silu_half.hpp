@@ -1,5 +1,5 @@
-// Included inside the namespace of AVX-512 for products of fewer bits: out = SiLU(scale * a + b), to 1e-4 of its value,
-// a fraction of what rounding the result to such factors costs.
+// Included inside the namespace of AVX-512 for products of fewer bits: out = SiLU(scale * a + b), with a short series and
+// an approximate reciprocal, whose errors are a fraction of what rounding the result to such factors costs.
 
 SECONDGRAM_TARGET inline void silu(const float* a, float scale, const float* b, float* out, std::size_t count) {
   for (std::size_t j = 0; j < count; j += 16) {

@@ -20,6 +20,7 @@ from ..diffusion.folding import BLOCKS, FoldedDenoiser, flops
 from ..diffusion.noise import Purpose
 from ..errors import InputError
 from . import native
+from .extension import load
 
 __all__ = [
     "MODES",
@@ -40,18 +41,9 @@ MODES = ("graph", "persistent")
 SQUARE_BYTES = 8192
 
 
-@functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
     """The extension and None, or None and the reason it cannot be used."""
-    try:
-        module = importlib.import_module("secondgram._cuda")
-    except ModuleNotFoundError:
-        return None, "the CUDA extension was not built (no nvcc at install time, or installed for another Python)"
-    except ImportError as error:
-        return None, f"the CUDA extension cannot be loaded: {error}"
-    if module.interface != INTERFACE:
-        return None, "the CUDA extension is older or newer than the Python code; build it again with pip install -e ."
-    return module, None
+    return load("_cuda", "the CUDA extension", INTERFACE, "no nvcc at install time")
 
 
 def built() -> str | None:

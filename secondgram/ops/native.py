@@ -6,7 +6,6 @@ Loaded at the first use, so that importing secondgram stays cheap and a missing 
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 from collections.abc import Callable
 from types import ModuleType
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from ..diffusion.folding import BLOCKS, FoldedDenoiser
 from ..diffusion.noise import NoiseRequest, Purpose
+from .extension import load
 
 __all__ = [
     "NativeFinish",
@@ -30,21 +30,11 @@ __all__ = [
 ]
 
 INTERFACE = 4
-_REBUILD = "build it again with pip install -e ."
 
 
-@functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
     """The extension and None, or None and the reason it cannot be used."""
-    try:
-        module = importlib.import_module("secondgram._native")
-    except ModuleNotFoundError:
-        return None, "the C++ extension was not built (no compiler at install time, or installed for another Python)"
-    except ImportError as error:
-        return None, f"the C++ extension cannot be loaded: {error}"
-    if module.interface != INTERFACE:
-        return None, f"the C++ extension is older or newer than the Python code; {_REBUILD}"
-    return module, None
+    return load("_native", "the C++ extension", INTERFACE, "no compiler at install time")
 
 
 def reason_unavailable() -> str | None:
@@ -126,8 +116,8 @@ def peak(precision: str, threads: int, architecture: str | None = None) -> float
 def half_precision() -> str | None:
     """The faster of `fp16` and `bf16` that this processor has instructions for, None where it has neither.
 
-    fp16 where both are there: it is more accurate, and those processors multiply it at twice the speed of fp32 and bf16
-    at half.
+    fp16 where both are there: it is the more accurate, and was the faster where both were measured
+    (benchmarks/results/cpu_peers.json).
     """
     return next((name for name in ("fp16", "bf16") if architectures(name)), None)
 
