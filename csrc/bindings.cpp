@@ -22,6 +22,7 @@
 #ifdef SECONDGRAM_SAMPLER
 #include "cpu/architectures.hpp"
 #include "cpu/finish.hpp"
+#include "cpu/gram.hpp"
 #include "cpu/sampler.hpp"
 #endif
 
@@ -222,6 +223,12 @@ std::vector<std::string> architectures(const std::string& precision) {
   return secondgram::cpu::architectures(precision_of(precision));
 }
 
+void gram(std::uintptr_t rows, std::size_t n_rows, std::size_t columns, std::size_t stride, std::uintptr_t out,
+          unsigned threads) {
+  const py::gil_scoped_release release;
+  secondgram::cpu::gram(at<const float>(rows), n_rows, columns, stride, at<double>(out), threads);
+}
+
 double peak(const std::string& architecture, const std::string& precision, unsigned threads, std::size_t rounds) {
   const py::gil_scoped_release release;
   return secondgram::cpu::peak(architecture, precision_of(precision), threads, rounds);
@@ -234,7 +241,7 @@ double peak(const std::string& architecture, const std::string& precision, unsig
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
-  m.attr("interface") = 4;
+  m.attr("interface") = 5;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
@@ -249,6 +256,8 @@ PYBIND11_MODULE(_native, m) {
         py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
         py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),
         py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
+  m.def("gram", &gram, py::arg("rows"), py::arg("n_rows"), py::arg("columns"), py::arg("stride"), py::arg("out"),
+        py::arg("threads"));
   m.def("peak", &peak, py::arg("architecture"), py::arg("precision"), py::arg("threads"), py::arg("rounds"));
   py::class_<secondgram::cpu::Finish>(m, "Finish");
   m.def("finisher", &finisher, py::arg("width"), py::arg("precision"), py::arg("loading"), py::arg("components"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from . import native
 from .registry import AUTO, Candidate, resolve
 
 # Columns multiplied at a time in float64, and how many such blocks are widened together: they stay in a cache.
@@ -92,6 +93,14 @@ def gram(J: Tensor, backend: str = AUTO) -> Tensor:
         from ..kernels import gradients
 
         return gradients.gram(J)
+    if J.device.type == "cpu" and J.dtype == torch.float32 and not native.sampler_reason_unavailable():
+        rows = J.detach() if J.stride(1) == 1 and J.stride(0) >= J.shape[1] else J.detach().contiguous()
+        return torch.from_numpy(native.gram(rows.numpy(), torch.get_num_threads()))
+    return _gram(J)
+
+
+def _gram(J: Tensor) -> Tensor:
+    """The same in torch's products."""
     tasks, columns = J.shape
     blocks = columns // BLOCK
     cut = J[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).transpose(0, 1)  # (blocks, T, BLOCK)

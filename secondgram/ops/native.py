@@ -23,13 +23,14 @@ __all__ = [
     "NativeSampler",
     "architectures",
     "default_threads",
+    "gram",
     "normals",
     "philox4x32",
     "reason_unavailable",
     "sampler_reason_unavailable",
 ]
 
-INTERFACE = 4
+INTERFACE = 5
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -96,6 +97,26 @@ def sampler_reason_unavailable() -> str | None:
     if module is None:
         return reason
     return None if hasattr(module, "sample") else "the C++ extension was built with a compiler without vector types"
+
+
+def gram(rows: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float64]:
+    """Rows times rows, (T, T), in float64: float32 (T, P) with neighbouring columns side by side in memory.
+
+    Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout. `threads` never changes
+    a value.
+    """
+    if rows.ndim != 2 or rows.dtype != np.float32 or rows.strides[1] != 4 or rows.strides[0] % 4 or rows.strides[0] < 0:
+        raise ValueError(f"rows {rows.dtype} {rows.shape} with strides {rows.strides}")
+    out = np.empty((len(rows), len(rows)), dtype=np.float64)
+    _extension().gram(
+        rows=rows.ctypes.data,
+        n_rows=len(rows),
+        columns=rows.shape[1],
+        stride=rows.strides[0] // 4,
+        out=out.ctypes.data,
+        threads=default_threads() if threads is None else max(1, threads),
+    )
+    return out
 
 
 @functools.cache

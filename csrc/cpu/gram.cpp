@@ -1,0 +1,103 @@
+#include "gram.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "workers.hpp"
+
+// Set by CMakeLists.txt to target_clones(...) where compiler and system can choose an instruction set at load time.
+#ifndef SECONDGRAM_CLONES
+#define SECONDGRAM_CLONES
+#endif
+
+namespace secondgram::cpu {
+namespace {
+
+// Whatever the instruction set, a sum has eight parts. A product of two floats is exact in a double, so that it does not
+// matter either whether it is fused with its sum.
+constexpr std::size_t kParts = 8;
+// Rows of a tile: their sums and the rows beside them stay in registers.
+constexpr std::size_t kSide = 4;
+// Columns that are widened together, to stay in a cache, and columns that a thread takes at a time.
+constexpr std::size_t kBlock = 512, kPiece = 64 * kBlock;
+
+typedef double Doubles __attribute__((vector_size(kParts * sizeof(double)), may_alias));
+// A vector's alignment is forgotten by a container of vectors.
+struct alignas(sizeof(Doubles)) Part {
+  double value[kParts];
+};
+
+#define SECONDGRAM_INLINE __attribute__((always_inline)) inline
+
+// Adds the products of `a` rows with `b` rows of a block to K, row by row `size` apart; of the same rows the upper half.
+template <std::size_t a, std::size_t b, bool same>
+SECONDGRAM_INLINE void products(const Doubles* left, const Doubles* right, std::size_t parts, double* K, std::size_t size) {
+  constexpr std::size_t kRow = kBlock / kParts;
+  Doubles sum[a][b] = {};
+  for (std::size_t c = 0; c < parts; ++c) {
+    Doubles beside[b];
+    for (std::size_t j = 0; j < b; ++j) beside[j] = right[j * kRow + c];
+    for (std::size_t i = 0; i < a; ++i) {
+      const Doubles here = same ? beside[i < b ? i : 0] : left[i * kRow + c];
+      for (std::size_t j = same ? i : 0; j < b; ++j) sum[i][j] += here * beside[j];
+    }
+  }
+  for (std::size_t i = 0; i < a; ++i)
+    for (std::size_t j = same ? i : 0; j < b; ++j) {
+      double all = 0.0;
+      for (std::size_t part = 0; part < kParts; ++part) all += sum[i][j][part];
+      K[i * size + j] += all;
+    }
+}
+
+template <std::size_t b>
+SECONDGRAM_INLINE void products(bool same, const Doubles* left, const Doubles* right, std::size_t parts, double* K,
+                                std::size_t size) {
+  // All rows but those of the last tile come in fours.
+  if (same) return products<b, b, true>(left, right, parts, K, size);
+  products<kSide, b, false>(left, right, parts, K, size);
+}
+
+// Adds the products of a block of columns to the upper half of K; `room` has kBlock doubles a row.
+SECONDGRAM_CLONES void block(const float* J, std::size_t rows, std::size_t stride, std::size_t columns, Part* room,
+                             double* K) {
+  auto* wide = reinterpret_cast<Doubles*>(room);
+  constexpr std::size_t kRow = kBlock / kParts;
+  const std::size_t parts = (columns + kParts - 1) / kParts;
+  for (std::size_t i = 0; i < rows; ++i) {
+    double* to = reinterpret_cast<double*>(wide + i * kRow);
+    for (std::size_t c = 0; c < columns; ++c) to[c] = static_cast<double>(J[i * stride + c]);
+    for (std::size_t c = columns; c < parts * kParts; ++c) to[c] = 0.0;
+  }
+  for (std::size_t i = 0; i < rows; i += kSide)
+    for (std::size_t j = i; j < rows; j += kSide) {
+      const std::size_t b = std::min(kSide, rows - j);
+      const Doubles *left = wide + i * kRow, *right = wide + j * kRow;
+      double* to = K + i * rows + j;
+      if (b == 1) products<1>(i == j, left, right, parts, to, rows);
+      else if (b == 2) products<2>(i == j, left, right, parts, to, rows);
+      else if (b == 3) products<3>(i == j, left, right, parts, to, rows);
+      else products<kSide>(i == j, left, right, parts, to, rows);
+    }
+}
+
+}  // namespace
+
+void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t stride, double* K, unsigned threads) {
+  const std::size_t pieces = (columns + kPiece - 1) / kPiece, area = rows * rows;
+  std::vector<double> sums(pieces * area, 0.0);
+  share_tiles(pieces, threads, [&] {
+    return [&, wide = std::vector<Part>(rows * (kBlock / kParts))](std::size_t piece) mutable {
+      const std::size_t end = std::min(columns, (piece + 1) * kPiece);
+      for (std::size_t from = piece * kPiece; from < end; from += kBlock)
+        block(J + from, rows, stride, std::min(kBlock, end - from), wide.data(), sums.data() + piece * area);
+    };
+  });
+  std::fill_n(K, area, 0.0);
+  for (std::size_t piece = 0; piece < pieces; ++piece)
+    for (std::size_t i = 0; i < area; ++i) K[i] += sums[piece * area + i];
+  for (std::size_t i = 0; i < rows; ++i)
+    for (std::size_t j = 0; j < i; ++j) K[i * rows + j] = K[j * rows + i];
+}
+
+}  // namespace secondgram::cpu
