@@ -224,9 +224,10 @@ std::vector<std::string> architectures(const std::string& precision) {
 }
 
 void gram(std::uintptr_t rows, std::size_t n_rows, std::size_t columns, std::size_t stride, std::uintptr_t out,
-          unsigned threads) {
+          unsigned threads, std::uintptr_t team) {
   const py::gil_scoped_release release;
-  secondgram::cpu::gram(at<const float>(rows), n_rows, columns, stride, at<double>(out), threads);
+  secondgram::cpu::gram(at<const float>(rows), n_rows, columns, stride, at<double>(out), threads,
+                        reinterpret_cast<secondgram::cpu::Team>(team));
 }
 
 double peak(const std::string& architecture, const std::string& precision, unsigned threads, std::size_t rounds) {
@@ -257,7 +258,7 @@ PYBIND11_MODULE(_native, m) {
         py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),
         py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
   m.def("gram", &gram, py::arg("rows"), py::arg("n_rows"), py::arg("columns"), py::arg("stride"), py::arg("out"),
-        py::arg("threads"));
+        py::arg("threads"), py::arg("team"));
   m.def("peak", &peak, py::arg("architecture"), py::arg("precision"), py::arg("threads"), py::arg("rounds"));
   py::class_<secondgram::cpu::Finish>(m, "Finish");
   m.def("finisher", &finisher, py::arg("width"), py::arg("precision"), py::arg("loading"), py::arg("components"),

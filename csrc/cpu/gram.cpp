@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "workers.hpp"
-
 // Set by CMakeLists.txt to target_clones(...) where compiler and system can choose an instruction set at load time.
 #ifndef SECONDGRAM_CLONES
 #define SECONDGRAM_CLONES
@@ -83,7 +81,8 @@ SECONDGRAM_CLONES void block(const float* J, std::size_t rows, std::size_t strid
 
 }  // namespace
 
-void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t stride, double* K, unsigned threads) {
+void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t stride, double* K, unsigned threads,
+          Team team) {
   const std::size_t pieces = (columns + kPiece - 1) / kPiece, area = rows * rows;
   std::vector<double> sums(pieces * area, 0.0);
   share_tiles(pieces, threads, [&] {
@@ -92,7 +91,7 @@ void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t str
       for (std::size_t from = piece * kPiece; from < end; from += kBlock)
         block(J + from, rows, stride, std::min(kBlock, end - from), wide.data(), sums.data() + piece * area);
     };
-  });
+  }, team);
   std::fill_n(K, area, 0.0);
   for (std::size_t piece = 0; piece < pieces; ++piece)
     for (std::size_t i = 0; i < area; ++i) K[i] += sums[piece * area + i];

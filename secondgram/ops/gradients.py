@@ -6,9 +6,11 @@ belong to task t.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -95,8 +97,20 @@ def gram(J: Tensor, backend: str = AUTO) -> Tensor:
         return gradients.gram(J)
     if J.device.type == "cpu" and J.dtype == torch.float32 and not native.sampler_reason_unavailable():
         rows = J.detach() if J.stride(1) == 1 and J.stride(0) >= J.shape[1] else J.detach().contiguous()
-        return torch.from_numpy(native.gram(rows.numpy(), torch.get_num_threads()))
+        return torch.from_numpy(native.gram(rows.numpy(), torch.get_num_threads(), _team()))
     return _gram(J)
+
+
+@cache
+def _team() -> int:
+    """Address of GOMP_parallel in the OpenMP runtime that torch loaded, 0 where there is none that has it."""
+    from threadpoolctl import threadpool_info
+
+    found = [Path(each["filepath"]) for each in threadpool_info() if each["user_api"] == "openmp"]
+    home = Path(torch.__file__).parent
+    theirs = [path for path in found if home in path.parents] or (found if len(found) == 1 else [])
+    start = getattr(ctypes.CDLL(str(theirs[0])), "GOMP_parallel", None) if theirs else None
+    return 0 if start is None else ctypes.cast(start, ctypes.c_void_p).value or 0
 
 
 def _gram(J: Tensor) -> Tensor:

@@ -99,22 +99,26 @@ def sampler_reason_unavailable() -> str | None:
     return None if hasattr(module, "sample") else "the C++ extension was built with a compiler without vector types"
 
 
-def gram(rows: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float64]:
+def gram(rows: npt.NDArray[np.float32], threads: int | None = None, team: int = 0) -> npt.NDArray[np.float64]:
     """Rows times rows, (T, T), in float64: float32 (T, P) with neighbouring columns side by side in memory.
 
-    Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout. `threads` never changes
-    a value.
+    threads : never change a value.  team : address of GOMP_parallel of the OpenMP runtime whose threads do the work, 0
+    for threads of its own.
+
+    Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout.
     """
-    if rows.ndim != 2 or rows.dtype != np.float32 or rows.strides[1] != 4 or rows.strides[0] % 4 or rows.strides[0] < 0:
+    apart, beside = rows.strides if rows.ndim == 2 else (-1, -1)
+    if rows.dtype != np.float32 or apart < 0 or apart % 4 or (beside != 4 and rows.shape[1] > 1):
         raise ValueError(f"rows {rows.dtype} {rows.shape} with strides {rows.strides}")
     out = np.empty((len(rows), len(rows)), dtype=np.float64)
     _extension().gram(
         rows=rows.ctypes.data,
         n_rows=len(rows),
         columns=rows.shape[1],
-        stride=rows.strides[0] // 4,
+        stride=apart // 4,
         out=out.ctypes.data,
         threads=default_threads() if threads is None else max(1, threads),
+        team=team,
     )
     return out
 
