@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from .cells import DAYS_PER_YEAR, Sheet, is_text
 from .layouts import Field, order_visits
+from .reading import give_back_memory
 from .roles import Roles
 
 # So many columns are gathered before they go into the array: rows of it are then written in long runs.
@@ -254,6 +255,7 @@ def fill_visits(sheet: Sheet, roles: Roles, places: Places) -> np.ndarray:
         for part in chosen:
             for column in part.columns.values():
                 sheet.columns.pop(column, None)
+    give_back_memory()
     return visits
 
 

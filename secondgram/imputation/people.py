@@ -40,7 +40,7 @@ class People:
             cohort.covariate_table,
             cohort.gap,
             cohort.site,
-            cohort.followup if keep_known else np.full_like(cohort.baseline, np.nan),
+            cohort.followup if keep_known else _nothing(cohort.baseline),
             cohort.source,
         )
 
@@ -67,6 +67,11 @@ class People:
             known = self.known[rows]
             values[:, rows] = np.where(np.isfinite(known), known, values[:, rows])
         return values
+
+
+def _nothing(like: np.ndarray) -> np.ndarray:
+    """NaN of this shape and dtype, one cell of memory shown everywhere."""
+    return np.broadcast_to(np.asarray(np.nan, dtype=like.dtype), like.shape)
 
 
 @dataclass(frozen=True, eq=False)

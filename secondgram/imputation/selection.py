@@ -35,7 +35,9 @@ def select_people(
             file=cohort.source,
             mend="Use who='all' to impute everyone as if no follow-up had been measured",
         )
-    people = People.of(cohort.take(rows), keep_known=who == "missing")
+    # A large cohort is copied only where somebody is left out.
+    chosen = cohort if rows.all() else cohort.take(rows)
+    people = People.of(chosen, keep_known=who == "missing")
     notes = []
     without = int((~cohort.scanned).sum())
     if without:
