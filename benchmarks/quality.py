@@ -21,13 +21,14 @@ import pandas as pd
 
 import secondgram as sg
 from secondgram.evaluation.files import markdown
-from secondgram.files import replacing
+from secondgram.files import remove, replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 # With 19 draws the interval between the smallest and the largest has a nominal share of exactly 0.9.
 DRAWS = 19
 RUNS = Path(__file__).resolve().parent / "results" / "quality"
 PAGE = ROOT / "docs" / "results.md"
+KEPT = ("table.csv", "run.json")
 STANDARD = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 ORDER = ("carry-forward", "ridge-gaussian", "paper-no-self", "paper", "default", "exact-posterior")
 
@@ -102,9 +103,10 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
     table = sg.compare(
         cohort, methods or part.methods, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False
     )
-    # The scores per feature are for looking at, not for keeping.
-    (RUNS / name / "features.csv").unlink()
-    (RUNS / name / "table.md").unlink()
+    # The rest is for looking at, not for keeping.
+    for path in (RUNS / name).iterdir():
+        if path.name not in KEPT:
+            remove(path)
     about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
     made = dict.fromkeys(table["method"], current_commit())
     if old is not None:

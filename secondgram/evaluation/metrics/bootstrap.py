@@ -83,7 +83,8 @@ def weighted_rank_correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray)
     found = np.full((len(weights), x.shape[1]), np.nan)
     for feature in range(x.shape[1]):
         seen = np.isfinite(x[:, feature]) & np.isfinite(y[:, feature])
-        if not seen.any():
+        # The order of what only rounding tells apart means nothing.
+        if not seen.any() or min(np.ptp(x[seen, feature]), np.ptp(y[seen, feature])) < 1e-12:
             continue
         share = weights[:, seen]
         share = share / np.maximum(share.sum(axis=1, keepdims=True), 1e-300)

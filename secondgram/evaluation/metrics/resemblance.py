@@ -13,11 +13,11 @@ from .cells import Cells
 
 # A correlation matrix grows with the square of the features: of more than these, as many are drawn once.
 FEATURES = 128
-SPLITS = 100
+SPLITS = 50
 # Kernel sums and trees: of more people than this, as many are drawn once.
 PEOPLE = 1000
 COMPONENTS = 16
-TREES = 200
+TREES = 100
 BOOTSTRAPS = 200
 FOLDS = 5
 SEED = 20250102
@@ -78,7 +78,7 @@ def correlation_distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def correlation_distances(cells: Cells, seed: int = 0) -> dict[str, np.ndarray]:
-    """For `levels` and `changes` (1 + SPLITS, 2): distance of imputed from real, and the floor, real from real.
+    """For `levels` and, where they vary, `changes`: distance of imputed from real, and real from real, (1 + SPLITS, 2).
 
     People or groups are split in halves A and B at random: imputed visits of A against real ones of B, and real ones of
     A against real ones of B, so that both distances have the same sampling error in them and a method whose visits are
@@ -102,6 +102,9 @@ def correlation_distances(cells: Cells, seed: int = 0) -> dict[str, np.ndarray]:
                 place[split] = [
                     correlation_distance(correlation(each, weight * half), against) for each in (imputed, real)
                 ]
+        if not np.isfinite(plain).any(axis=0).all():
+            # Visits that are what they were before have changes without a correlation.
+            continue
         # Duplicates widen a resample's distances; what matters is how they scatter.
         centre = np.nanmean(plain, axis=0)
         found[what] = np.concatenate([centre[None], drawn - np.nanmean(drawn, axis=0) + centre])
