@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .base import Baseline
+from .gan import WassersteinGAN
 from .linear import (
     CarryForward,
     FeatureRidge,
@@ -14,6 +15,8 @@ from .linear import (
     RidgeEmpirical,
     RidgeGaussian,
 )
+from .mixed import MixedModel
+from .peers import BoostedTrees, HyperImputer, IterativeBayes, Miceforest
 
 BASELINES: dict[str, type[Baseline]] = {
     "carry-forward": CarryForward,
@@ -26,12 +29,20 @@ BASELINES: dict[str, type[Baseline]] = {
 RIVALS: dict[str, type[Baseline]] = {
     "feature-ridge": FeatureRidge,
     "pls": PartialLeastSquares,
+    "mixed-model": MixedModel,
+    "wgan-gp": WassersteinGAN,
 }
 # Methods that rest on other libraries.
-PEERS: dict[str, type[Any]] = {}
+PEERS: dict[str, type[Any]] = {
+    "lightgbm": BoostedTrees,
+    "iterative-imputer": IterativeBayes,
+    "miceforest": Miceforest,
+    "hyperimpute": HyperImputer,
+}
 # Presets with options that leave out a part of the published method.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper-vanilla": ("paper", {"self_conditioning": False, "gradients": "none"}),
+    "paper-pretrained": ("paper", {"self_conditioning": False, "gradients": "none", "pretraining": 100}),
     "paper-no-gradient": ("paper", {"gradients": "none"}),
     "paper-no-self": ("paper", {"self_conditioning": False}),
 }

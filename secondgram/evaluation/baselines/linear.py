@@ -44,13 +44,13 @@ class Ridge(Baseline):
     """
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
-        self.model = _ridge(X, change)
+        self.model = fit_ridge(X, change)
 
     def change(self, X: np.ndarray) -> np.ndarray:
         return self.model.predict(X).reshape(len(X), self.width)
 
 
-def _ridge(X: np.ndarray, change: np.ndarray) -> RidgeCV:
+def fit_ridge(X: np.ndarray, change: np.ndarray) -> RidgeCV:
     return RidgeCV(alphas=PENALTIES * len(X)).fit(X, change)
 
 
@@ -58,7 +58,7 @@ class RidgeGaussian(GaussianBaseline):
     """Ridge, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
 
     def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
-        return _ridge(X, change).predict
+        return fit_ridge(X, change).predict
 
 
 class RidgeEmpirical(RidgeGaussian):
@@ -79,7 +79,7 @@ class FeatureRidge(GaussianBaseline):
     """Every feature's change from its own baseline, covariates and gap; its penalty by leave-one-out error."""
 
     def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
-        fitted = [_ridge(self._columns(X, feature), change[:, feature]) for feature in range(self.width)]
+        fitted = [fit_ridge(self._columns(X, feature), change[:, feature]) for feature in range(self.width)]
 
         def predict(X: np.ndarray) -> np.ndarray:
             return np.stack([model.predict(self._columns(X, feature)) for feature, model in enumerate(fitted)], axis=1)
