@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...imputation.regression import RidgePath
 from ...imputation.residual import ResidualComponents
 from ...imputation.scores import crps
 
@@ -16,7 +15,6 @@ COMPONENTS = 8
 VARIOGRAM_FEATURES = 32
 # Least share of a direction's square length that a person's known cells must hold for a score along it.
 LEAST_KNOWN = 0.5
-PENALTY = 0.1
 SEED = 20250101
 # Cells (draws x people x features) that are worked on at a time.
 CHUNK_CELLS = 4_000_000
@@ -39,7 +37,7 @@ class Yardstick:
     def fit(cls, truth: np.ndarray, baseline: np.ndarray) -> Yardstick:
         """truth, baseline (N, D), scaled, NaN where missing.
 
-        The residual is what a ridge regression on all baseline features leaves of the change. Its components are the
+        The residual is what a feature's regression on its own baseline leaves of its change. Its components are the
         leading ones of its shrunk correlation matrix, `COMPONENTS` of them where there are as many features.
         """
         width = truth.shape[1]
@@ -51,18 +49,20 @@ class Yardstick:
 
 
 def _leading(truth: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    rows = np.isfinite(truth).any(axis=1) & np.isfinite(baseline).any(axis=1)
-    X, change = np.where(np.isfinite(baseline), baseline, 0.0)[rows], (truth - baseline)[rows]
+    change = truth - baseline
+    rows = np.isfinite(change).any(axis=1)
+    change, x = change[rows], baseline[rows]
     seen = np.isfinite(change)
-    if len(X) < 3 or (seen.sum(axis=0) < 3).any():
+    count = seen.sum(axis=0)
+    if not len(change) or (count < 3).any():
         return np.zeros((truth.shape[1], 0))
-    weight = np.ones(len(X))
-    W, intercept = RidgePath(X, np.where(seen, change, 0.0), weight).coefficients(PENALTY)
-    residual = np.where(seen, change - X @ W - intercept, np.nan)
+    x, change = (np.where(seen, v - np.where(seen, v, 0.0).sum(axis=0) / count, 0.0) for v in (x, change))
+    slope = (x * change).sum(axis=0) / np.maximum((x**2).sum(axis=0), 1e-12)
+    residual = np.where(seen, change - slope * x, np.nan)
     spread = np.sqrt(np.nanmean(residual**2, axis=0))
     if (spread < 1e-9).any():
         return np.zeros((truth.shape[1], 0))
-    found = ResidualComponents.fit(residual / spread, weight)
+    found = ResidualComponents.fit(residual / spread, np.ones(len(residual)))
     return (found.vectors / spread[:, None] / np.sqrt(found.variances))[:, :COMPONENTS]
 
 
