@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -288,7 +288,11 @@ def test_pretraining_is_on_everybody_and_training_starts_from_it(people, tmp_pat
 
 def test_an_absent_package_is_named():
     class Absent(Peer):
-        package = "no_such_package"
+        needs: ClassVar = {"numpy": None, "no_such_package": None}
+
+    class TooNew(Peer):
+        needs: ClassVar = {"numpy": "99.0", "pandas": "0.9"}
 
     assert Absent.absent() == "no_such_package"
+    assert TooNew.absent() == "pandas<0.9"
     assert PEERS["iterative-imputer"].absent() is None

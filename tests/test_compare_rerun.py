@@ -141,7 +141,7 @@ def test_a_damaged_part_is_made_again(few, made, tmp_path):
 def test_an_absent_peer_is_left_out_with_a_line(few, peer, tmp_path, capsys):
     peer.package = "magic-learn"
     table = compared(few, [*FAST, "peer"], out=tmp_path, show=True)
-    line = "needs magic-learn, which is not installed: pip install magic-learn"
+    line = "needs magic-learn, which is not installed: pip install 'magic-learn'"
     assert capsys.readouterr().err.count(f"peer left out: {line}") == 1
     assert set(table["method"]) == set(FAST)
     assert json.loads((tmp_path / "run.json").read_text())["skipped"] == {"peer": line}

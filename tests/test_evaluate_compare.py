@@ -12,7 +12,7 @@ import pytest
 
 import secondgram as sg
 from secondgram.evaluation import compare as comparing
-from secondgram.evaluation.metrics import FURTHER, METRICS
+from secondgram.evaluation.metrics import FURTHER, METRICS, resemblance
 
 POINT, GAUSSIAN = "carry-forward", "ridge-gaussian"
 FAST = (POINT, "mean-change", "ridge", GAUSSIAN)
@@ -20,6 +20,12 @@ FAST = (POINT, "mean-change", "ridge", GAUSSIAN)
 
 def compared(cohort: sg.Cohort, methods: Sequence[str] = FAST, **more: Any) -> pd.DataFrame:
     return sg.compare(cohort, methods, **{"folds": 3, "draws": 8, "bootstraps": 50, "show": False, **more})
+
+
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resemblance, "TREES", 4)
+    monkeypatch.setattr(resemblance, "SPLITS", 4)
 
 
 @pytest.fixture
@@ -82,6 +88,20 @@ def test_scores_by_feature(imputers, cohort):
     for name in ("pearson_mean", "pearson_draw", "delta_r", "crps", "coverage_90"):
         np.testing.assert_allclose(table[name].mean(), whole[name], rtol=1e-9)
     np.testing.assert_allclose(np.sqrt((table["rmse"] ** 2).mean()), whole["rmse"], rtol=1e-9)
+
+
+def test_further_scores_of_an_imputation(imputers, cohort, tmp_path):
+    result = imputers["off"].impute(cohort, draws=39, out=tmp_path / "draws.parquet", show=False)
+    table = sg.evaluate(result, cohort, further=True, bootstraps=20)
+    assert list(table.index) == [*METRICS, *FURTHER]
+    assert np.isfinite(table["value"]).all()
+    assert "nominal share is 0.950" in table.loc["coverage_95", "meaning"]
+    by_feature = sg.evaluate(result, cohort, further=True, by_feature=True)
+    assert {"spearman_mean", "tail_brier"} < set(by_feature.columns)
+    np.testing.assert_allclose(by_feature["r2_mean"].mean(), table.loc["r2_mean", "value"])
+    read = sg.evaluate(tmp_path / "draws.parquet", cohort, further=True, bootstraps=20)
+    assert read.loc["energy", "value"] == pytest.approx(table.loc["energy", "value"])
+    assert np.isnan(read.loc["annual_bias", "value"])
 
 
 def test_the_order_of_the_truth_does_not_matter(imputers, cohort):

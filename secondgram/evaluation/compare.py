@@ -130,7 +130,7 @@ def _chosen(cohort: Cohort, methods: Sequence[str] | str, show: bool) -> tuple[l
     for name in dict.fromkeys(methods):
         absent = PEERS[name].absent() if name in PEERS else None
         if absent:
-            skipped[name] = f"needs {absent}, which is not installed: pip install {absent}"
+            skipped[name] = f"needs {absent}, which is not installed: pip install '{absent}'"
             if show:
                 print(f"{name} left out: {skipped[name]}", file=sys.stderr)
     kept = [name for name in dict.fromkeys(methods) if name not in skipped]

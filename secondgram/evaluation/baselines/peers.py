@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from importlib.util import find_spec
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,14 +24,28 @@ FOREST_ROUNDS, FOREST_DATASETS = 2, 5
 
 
 class Peer:
-    """A method that needs a package of its own, unless that is scikit-learn."""
+    """A method that needs packages of its own, or other versions than there are.
 
-    package: str | None = None
+    needs : name -> the first version that is too new, or None where any will do.
+    """
+
+    needs: ClassVar[dict[str, str | None]] = {}
 
     @classmethod
     def absent(cls) -> str | None:
-        """The package's name, where it is not installed."""
-        return cls.package if cls.package is not None and find_spec(cls.package) is None else None
+        """What has to be installed, as pip writes it, or None where all is there."""
+        for package, bound in cls.needs.items():
+            try:
+                found = version(package)
+            except PackageNotFoundError:
+                return package
+            if bound is not None and _numbers(found) >= _numbers(bound):
+                return f"{package}<{bound}"
+        return None
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(".")[:2] if part.isdigit()]
 
 
 class BoostedTrees(Peer, GaussianBaseline):
@@ -41,7 +55,7 @@ class BoostedTrees(Peer, GaussianBaseline):
     prediction. Small trees and few of them: pairs are few.
     """
 
-    package = "lightgbm"
+    needs: ClassVar = {"lightgbm": None}
 
     def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
         import lightgbm
@@ -155,7 +169,8 @@ class Miceforest(Chained):
     A change is predicted from its own baseline, covariates and gap, and the columns most correlated with it.
     """
 
-    package = "miceforest"
+    # Its release 6.0 calls a private method of lightgbm that 4.7 has changed.
+    needs: ClassVar = {"miceforest": None, "lightgbm": "4.7"}
 
     def train(self) -> None:
         import miceforest
@@ -195,7 +210,8 @@ class Miceforest(Chained):
 class HyperImputer(Chained):
     """HyperImpute (Jarrett et al. 2022) with linear learners: one completed table, so one draw."""
 
-    package = "hyperimpute"
+    # Its release 0.1 writes into parts of a table, which pandas 3 takes for copies: it then returns the means.
+    needs: ClassVar = {"hyperimpute": None, "pandas": "3.0"}
 
     def train(self) -> None:
         """It learns while it completes a table."""

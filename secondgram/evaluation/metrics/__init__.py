@@ -6,7 +6,7 @@ different units can be averaged. A cell without truth counts nowhere.
 
 from .bootstrap import interval, resamples, weighted_correlation, weighted_rank_correlation
 from .calibration import coverage_table, pit_histogram, pit_table
-from .cells import LARGE_LOSS, Cells, central_interval, interval_rank, nominal_coverage
+from .cells import LARGE_LOSS, TAILS, Cells, central_interval, interval_rank, nominal_coverage
 from .downstream import downstream
 from .further import BETTER, FURTHER, further_per_feature, further_scores
 from .joint import Yardstick, energy_score, joint_scores, projected_crps, variogram_score
@@ -20,6 +20,7 @@ __all__ = [
     "HIGHER_IS_BETTER",
     "LARGE_LOSS",
     "METRICS",
+    "TAILS",
     "Cells",
     "Yardstick",
     "central_interval",
