@@ -31,6 +31,10 @@ class Peer:
     def absent(cls) -> str | None:
         return cls.package
 
+    @classmethod
+    def versions(cls) -> dict[str, str | None]:
+        return {"peer": "1.0"}
+
 
 @pytest.fixture(autouse=True)
 def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:

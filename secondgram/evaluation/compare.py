@@ -106,6 +106,7 @@ def compare(
     table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)
     table.attrs.update(repeats=repeats, seed=seed, features=len(cohort.features), pairs=int(cohort.paired.sum()))
     table.attrs.update(skipped=skipped, failed=failed)
+    table.attrs["peers"] = {name: PEERS[name].versions() for name in cells if name in PEERS}
     if out is not None:
         from .details import details, write_details
         from .files import write_run

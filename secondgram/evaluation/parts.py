@@ -19,6 +19,7 @@ import secondgram
 from ..cohort.table import Cohort
 from ..files import replacing
 from ..imputation.provenance import versions
+from .baselines import PEERS
 
 FOLDER = "parts"
 Predicted = tuple[np.ndarray, np.ndarray]
@@ -60,7 +61,8 @@ class Parts:
         return self.folder / f"{re.sub('[^a-z0-9]+', '-', f'{name} {what}'.lower())}.npz"
 
     def _key(self, name: str, what: str) -> str:
-        told = [self.cohort, source_digest(), versions(), self.settings, name, what]
+        peer = PEERS[name].versions() if name in PEERS else {}
+        told = [self.cohort, source_digest(), versions() | peer, self.settings, name, what]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

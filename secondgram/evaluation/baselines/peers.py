@@ -35,12 +35,24 @@ class Peer:
     def absent(cls) -> str | None:
         """What has to be installed, as pip writes it, or None where all is there."""
         for package, bound in cls.needs.items():
-            try:
-                found = version(package)
-            except PackageNotFoundError:
+            found = installed(package)
+            if found is None:
                 return package
             if bound is not None and _numbers(found) >= _numbers(bound):
                 return f"{package}<{bound}"
+        return None
+
+    @classmethod
+    def versions(cls) -> dict[str, str | None]:
+        """Versions of what it needs."""
+        return {package: installed(package) for package in cls.needs}
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
         return None
 
 
