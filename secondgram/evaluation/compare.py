@@ -52,7 +52,7 @@ REFERENCE, CARRY = "ridge-gaussian", "carry-forward"
 # Seconds that another library may take for one fold.
 TIME_LIMIT = 1800.0
 # Ranks are taken anew in every resample, which costs more than an average: fewer of them.
-FURTHER_BOOTSTRAPS = 200
+FURTHER_BOOTSTRAPS, FEWEST_BOOTSTRAPS, FURTHER_CELLS = 200, 50, 200_000_000
 
 
 def compare(
@@ -274,8 +274,10 @@ def comparison_table(
     weights = resamples(next(iter(cells.values())).unit, bootstraps, seed)
     found = {name: headline(part, weights) for name, part in cells.items()}
     if further:
+        cost = FURTHER_CELLS // next(iter(cells.values())).truth.size
+        count = min(FURTHER_BOOTSTRAPS, max(FEWEST_BOOTSTRAPS, cost))
         for name, part in cells.items():
-            found[name] |= further_scores(part, weights[: FURTHER_BOOTSTRAPS + 1])
+            found[name] |= further_scores(part, weights[: count + 1])
     metrics = [*METRICS, *(FURTHER if further else ())]
     rows: list[tuple[object, ...]] = []
     for name in sorted(found, key=lambda method: found[method]["crps"][0]):

@@ -86,7 +86,8 @@ def markdown(table: pd.DataFrame) -> str:
                 f"{r['difference']:+.4f} ({r['difference_low']:+.4f} to {r['difference_high']:+.4f})"
                 for r in (by_metric.loc["crps"], by_metric.loc["rmse"])
             ]
-            cells += [str(by_metric.loc["crps", column]) for column in ("verdict", "carry_verdict")] if judged else []
+            words = by_metric.loc["crps", ["verdict", "carry_verdict"]] if judged else []
+            cells += [word if isinstance(word, str) else "-" for word in words]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     left_out = [f"- {line}" for line in not_compared(table)]
     return "\n".join([*lines, *([""] if left_out else []), *left_out]) + "\n"
