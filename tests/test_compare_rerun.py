@@ -280,8 +280,10 @@ def test_details_are_written_where_they_can_be_told(cohort, tmp_path):
     }
     assert set(pd.read_csv(tmp_path / "outcomes.csv")["outcome"]) == {"sick"}
     untold = json.loads((tmp_path / "run.json").read_text())["untold"]
-    assert any("only 4 people have the rarer outcome" in line for line in untold)
-    assert any("scanned twice within" in line for line in untold)
+    assert untold == [
+        "outcome rare not scored: only 4 people have the rarer outcome",
+        "noise ceilings: only 0 people were scanned twice within 0.25 years",
+    ]
     assert table.attrs["untold"] == untold
 
 

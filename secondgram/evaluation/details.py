@@ -59,7 +59,7 @@ def details(cells: dict[str, Cells], cohort: Cohort, seed: int) -> tuple[dict[st
     try:
         tables["ceilings"] = _ceilings(cohort)
     except InputError as error:
-        notes.append(f"noise ceilings: {error}")
+        notes.append(f"noise ceilings: {error.problem}")
     return tables, list(dict.fromkeys(notes))
 
 
@@ -114,7 +114,7 @@ def _outcomes(cells: Cells, cohort: Cohort, seed: int, notes: list[str]) -> pd.D
                 seed=seed,
             )
         except InputError as error:
-            notes.append(f"outcome not scored: {error}")
+            notes.append(f"outcome {name} not scored: {error.problem}")
             continue
         found.insert(0, "outcome", name)
         made.append(found.reset_index())
