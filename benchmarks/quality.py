@@ -20,14 +20,16 @@ import page
 import pandas as pd
 
 import secondgram as sg
-from secondgram.evaluation.files import markdown
-from secondgram.files import replacing
+from secondgram.evaluation.compare import ALL
+from secondgram.evaluation.files import markdown, ranked
+from secondgram.files import remove, replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 # With 19 draws the interval between the smallest and the largest has a nominal share of exactly 0.9.
 DRAWS = 19
 RUNS = Path(__file__).resolve().parent / "results" / "quality"
 PAGE = ROOT / "docs" / "results.md"
+KEPT = ("table.csv", "run.json")
 STANDARD = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 ORDER = ("carry-forward", "ridge-gaussian", "paper-no-self", "paper", "default", "exact-posterior")
 
@@ -99,21 +101,19 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
         print(f"{name}: left out. {error}")
         return
     old = _earlier(name)
-    table = sg.compare(
-        cohort, methods or part.methods, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False
-    )
-    # The scores per feature are for looking at, not for keeping.
-    (RUNS / name / "features.csv").unlink()
-    (RUNS / name / "table.md").unlink()
+    asked = ALL if methods == [ALL] else methods or part.methods
+    table = sg.compare(cohort, asked, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False)
+    # The rest is for looking at, not for keeping.
+    for path in (RUNS / name).iterdir():
+        if path.name not in KEPT:
+            remove(path)
     about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
     made = dict.fromkeys(table["method"], current_commit())
     if old is not None:
         kept = old[0][~old[0]["method"].isin(made)]
-        table = pd.concat([kept, table])
-        order = [method for method in part.methods if method in set(table["method"])]
-        table = table.set_index("method").loc[order].reset_index()
+        table = ranked(pd.concat([kept, table]))
         table.to_csv(RUNS / name / "table.csv", index=False)
-        made = {method: made.get(method) or old[1].get(method, "unknown") for method in order}
+        made = {method: made.get(method) or old[1].get(method, "unknown") for method in table["method"].unique()}
     about |= {"command": f"python benchmarks/quality.py --only {name}", "commits": made, "machine": platform.machine()}
     (RUNS / name / "run.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"{name}\n{markdown(table)}", flush=True)
@@ -158,6 +158,8 @@ def write_page() -> None:
             f"measured follow-up, {about['draws']} draws, seed {about['seed']}; {_commits(about)}; {versions}.",
             "",
         ]
+        for what, why in {**about.get("failed", {}), **about.get("skipped", {})}.items():
+            lines += [f"Not compared: `{what}`, {why}.", ""]
     lines += [*page.rungs(), *page.ablations()]
     with replacing(PAGE) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
@@ -178,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="parts to run; all if left out")
-    parser.add_argument("--methods", nargs="*", help="only these methods; the others keep their rows")
+    parser.add_argument("--methods", nargs="*", help="only these methods, or all; others keep their rows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", action="store_true", help="only write the page from the tables there are")
     given = parser.parse_args()

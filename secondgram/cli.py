@@ -250,25 +250,29 @@ def evaluate(
 def compare(
     cohort: CohortFile,
     out: Annotated[Path, typer.Option(help="folder for the tables", show_default=False)],
-    methods: Annotated[str | None, typer.Option(help="names separated by commas")] = None,
+    methods: Annotated[str | None, typer.Option(help="names separated by commas, or all")] = None,
     folds: Annotated[int, typer.Option(min=1, help="every person is tested once; 1: a quarter is held out")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="repeat with other folds")] = 1,
     draws: Draws = 20,
     seed: Seed = 0,
+    time_limit: Annotated[float, typer.Option(help="seconds another library may take for one fold")] = 1800.0,
     quiet: Quiet = False,
     *,
     roles: Roles,
 ) -> None:
-    """Compare methods on people held out whole: carry-forward, ridge, the published method, and this library."""
-    from .evaluation.compare import DEFAULT_METHODS
+    """Compare methods on people held out whole: carry-forward, ridge, the published method, and this library.
+
+    A rerun with the same --out goes on where an interrupted one stopped.
+    """
+    from .evaluation.compare import ALL, DEFAULT_METHODS
     from .evaluation.compare import compare as run
     from .evaluation.files import show_comparison
 
     people = _cohort(cohort, quiet, roles)
     _writable(out, folder=True)
-    table = run(
-        people, _names(methods) or DEFAULT_METHODS, folds, draws, seed=seed, repeats=repeats, out=out, show=not quiet
-    )
+    asked = ALL if methods == ALL else _names(methods) or DEFAULT_METHODS
+    options = {"seed": seed, "repeats": repeats, "out": out, "time_limit": time_limit, "show": not quiet}
+    table = run(people, asked, folds, draws, **options)  # type: ignore[arg-type]
     show_comparison(table)
     _say(f"tables written to {out}", quiet)
 

@@ -12,7 +12,7 @@ import pytest
 
 import secondgram as sg
 from secondgram.evaluation import compare as comparing
-from secondgram.evaluation.metrics import METRICS
+from secondgram.evaluation.metrics import FURTHER, METRICS, resemblance
 
 POINT, GAUSSIAN = "carry-forward", "ridge-gaussian"
 FAST = (POINT, "mean-change", "ridge", GAUSSIAN)
@@ -20,6 +20,12 @@ FAST = (POINT, "mean-change", "ridge", GAUSSIAN)
 
 def compared(cohort: sg.Cohort, methods: Sequence[str] = FAST, **more: Any) -> pd.DataFrame:
     return sg.compare(cohort, methods, **{"folds": 3, "draws": 8, "bootstraps": 50, "show": False, **more})
+
+
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resemblance, "TREES", 4)
+    monkeypatch.setattr(resemblance, "SPLITS", 4)
 
 
 @pytest.fixture
@@ -84,6 +90,20 @@ def test_scores_by_feature(imputers, cohort):
     np.testing.assert_allclose(np.sqrt((table["rmse"] ** 2).mean()), whole["rmse"], rtol=1e-9)
 
 
+def test_further_scores_of_an_imputation(imputers, cohort, tmp_path):
+    result = imputers["off"].impute(cohort, draws=39, out=tmp_path / "draws.parquet", show=False)
+    table = sg.evaluate(result, cohort, further=True, bootstraps=20)
+    assert list(table.index) == [*METRICS, *FURTHER]
+    assert np.isfinite(table["value"]).all()
+    assert "nominal share is 0.950" in table.loc["coverage_95", "meaning"]
+    by_feature = sg.evaluate(result, cohort, further=True, by_feature=True)
+    assert {"spearman_mean", "tail_brier"} < set(by_feature.columns)
+    np.testing.assert_allclose(by_feature["r2_mean"].mean(), table.loc["r2_mean", "value"])
+    read = sg.evaluate(tmp_path / "draws.parquet", cohort, further=True, bootstraps=20)
+    assert read.loc["energy", "value"] == pytest.approx(table.loc["energy", "value"])
+    assert np.isnan(read.loc["annual_bias", "value"])
+
+
 def test_the_order_of_the_truth_does_not_matter(imputers, cohort):
     result = imputers["off"].impute(cohort, draws=4, show=False)
     shuffled = cohort.take(np.random.default_rng(1).permutation(len(cohort)))
@@ -114,14 +134,22 @@ def test_evaluate_refuses(imputers, cohort, tmp_path):
 
 def test_a_comparison_has_every_method_and_metric(cohort, tmp_path):
     table = compared(cohort, out=tmp_path / "run")
-    assert list(map(tuple, table[["method", "metric"]].to_numpy())) == [(m, k) for m in FAST for k in METRICS]
+    names = list(map(tuple, table[["method", "metric"]].to_numpy()))
+    assert names == [(m, k) for m in dict.fromkeys(table["method"]) for k in [*METRICS, *FURTHER]]
+    assert set(table["method"]) == set(FAST)
+    # The lowest CRPS comes first.
+    assert table.loc[table["metric"] == "crps", "value"].is_monotonic_increasing
     defined = table.dropna(subset="value")
     assert ((defined["low"] <= defined["value"]) & (defined["value"] <= defined["high"])).all()
     # What a point prediction or no change leaves undefined.
     gone = table[table["value"].isna()]
+    changes = ("delta_r", "delta_r_draw", "delta_spearman", "change_slope")
+    spread = ("coverage_50", "coverage_80", "coverage_90", "coverage_95", "spread_ratio")
     assert {(m, k) for m, k in gone[["method", "metric"]].to_numpy()} == {
-        (POINT, "delta_r"),
-        *((m, "coverage_90") for m in (POINT, "mean-change", "ridge")),
+        *((POINT, k) for k in changes),
+        *((m, k) for m in (POINT, "mean-change", "ridge") for k in spread),
+        # Eight draws are too few for these.
+        *((GAUSSIAN, k) for k in ("coverage_80", "coverage_95")),
     }
     differences = table.dropna(subset="difference")
     assert GAUSSIAN not in set(differences["method"])
@@ -132,7 +160,9 @@ def test_a_comparison_has_every_method_and_metric(cohort, tmp_path):
     pd.testing.assert_frame_equal(compared(cohort), table)
     assert not compared(cohort, seed=1).equals(table)
 
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"table.csv", "table.md", "features.csv", "run.json"}
+    details = {f"{name}.csv" for name in ("coverage", "pit", "components", "resemblance")}
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == {"table.csv", "table.md", "features.csv", "run.json", "parts", *details}
     written = pd.read_csv(tmp_path / "run" / "table.csv")
     pd.testing.assert_frame_equal(written, table.reset_index(drop=True), check_exact=False, check_dtype=False)
     features = pd.read_csv(tmp_path / "run" / "features.csv")

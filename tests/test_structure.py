@@ -58,3 +58,13 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_the_check_sees_imports() -> None:
     assert {"cohort", "training", "errors"} <= imported_rooms(PACKAGE / "imputation" / "imputer.py")
     assert "ops" in imported_rooms(PACKAGE / "denoiser.py")
+
+
+def test_every_metric_and_method_is_in_the_documentation() -> None:
+    from secondgram.evaluation.compare import METHODS
+    from secondgram.evaluation.metrics import FURTHER, METRICS
+
+    text = (Path(__file__).parent.parent / "docs" / "comparing.md").read_text(encoding="utf-8")
+    for name, meaning in (METRICS | FURTHER).items():
+        assert f"| `{name}` | {meaning} |" in text, name
+    assert not [name for name in METHODS if f"`{name}`" not in text]

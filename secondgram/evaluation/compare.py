@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,28 +17,47 @@ from ..errors import InputError, some
 from ..imputation.imputer import SecondgramImputer
 from ..imputation.people import People, check_trainable
 from ..progress import progress
-from .baselines import BASELINES
+from .baselines import ARMS, BASELINES, PEERS, RIVALS
+from .baselines.apart import PeerFailure, predictions_apart
 from .evaluate import BOOTSTRAPS, true_followup
-from .metrics import METRICS, Cells, interval, resamples, scores
+from .metrics import BETTER, FURTHER, METRICS, Cells, Yardstick, further_scores, interval, nominal_coverage, resamples
+from .metrics import scores as headline
+from .parts import Parts
 
 DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 METHODS: dict[str, str] = {
     "carry-forward": "the follow-up equals the baseline",
     "mean-change": "baseline plus the change expected from covariates and gap",
+    "feature-ridge": "every feature from its own baseline, covariates and gap by ridge, with Gaussian residuals",
     "ridge": "baseline plus a ridge on all features, covariates and gap",
     "ridge-gaussian": "ridge, with draws from a Gaussian of its out-of-fold residuals",
     "ridge-empirical": "the same, with every principal component of the residuals distributed as it was",
-    "paper": "the published method",
+    "pls": "partial least squares on all features, covariates and gap, with Gaussian residuals",
+    "mixed-model": "a linear mixed model for each feature: random intercept and slope of every person",
+    "lightgbm": "boosted trees on what a ridge leaves of each feature, with Gaussian residuals",
+    "iterative-imputer": "scikit-learn's IterativeImputer, drawing from the posterior of Bayesian ridges",
+    "miceforest": "multiple imputation by chained equations with boosted trees and mean matching",
+    "hyperimpute": "HyperImpute with linear learners, one draw",
+    "wgan-gp": "a conditional Wasserstein GAN with gradient penalty",
+    "paper-vanilla": "the published network on pairs alone, without gradient manipulation",
+    "paper-pretrained": "the same, trained on the baselines of everyone before",
+    "paper-no-gradient": "the published method without gradient manipulation",
     "paper-no-self": "the published method without self-conditioning",
+    "paper": "the published method",
     "default": "this library",
     "exact-posterior": "the simulator's own posterior, the best possible (mode gaussian)",
 }
-REFERENCE = "ridge-gaussian"
+ALL = "all"
+REFERENCE, CARRY = "ridge-gaussian", "carry-forward"
+# Seconds that another library may take for one fold.
+TIME_LIMIT = 1800.0
+# Ranks are taken anew in every resample, which costs more than an average: fewer of them.
+FURTHER_BOOTSTRAPS, FEWEST_BOOTSTRAPS, FURTHER_CELLS = 200, 50, 200_000_000
 
 
 def compare(
     cohort: Cohort,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | str = DEFAULT_METHODS,
     folds: int = 5,
     draws: int = 20,
     *,
@@ -44,44 +65,79 @@ def compare(
     repeats: int = 1,
     bootstraps: int = BOOTSTRAPS,
     out: str | os.PathLike[str] | None = None,
+    time_limit: float = TIME_LIMIT,
     show: bool = True,
 ) -> pd.DataFrame:
     """Cross-validate methods over whole people; groups stay together.
 
     Parameters
     ----------
-    methods : names from `METHODS`.
+    methods : names from `METHODS`, or "all" for every one that this cohort and this machine allow.
     folds, repeats : every person is tested once a repeat, by models that saw neither them nor their group; one fold
         holds a quarter of the people out once.
     draws : per person, for the methods that draw.
     seed : decides folds, training, draws and bootstrap.
-    out : a folder for the table as CSV and Markdown, the scores per feature, and what was run.
+    out : a folder for the table as CSV and Markdown, the scores per feature, calibration, components, resemblance,
+        outcomes and noise ceilings as CSV, and what was run. What is finished of a method and fold is kept in `parts`
+        below it, and a rerun on the same cohort with the same settings and code goes on from there.
+    time_limit : seconds that another library may take for one fold, in a process of its own.
 
     Returns
     -------
-    One row per method and metric: value, low, high (95 % bootstrap interval over people or groups), and the difference
-    to `ridge-gaussian` with its interval from the same resamples, where that method takes part. Units: baseline SD,
-    within site where declared. In a simulation the hidden follow-up of everyone is the truth.
+    One row per method and metric, the method of the lowest CRPS first: value, low, high (95 % bootstrap interval over
+    people or groups), the difference to `ridge-gaussian` and to `carry-forward` (`carry_...`) with their intervals from
+    the same resamples, where those take part, and a verdict on each: `better`, `worse`, or `tie` where the interval
+    holds zero. For a metric that has a right value, such as a coverage, the verdict is on the distance to it. Units:
+    baseline SD, within site where declared. In a simulation the hidden follow-up of everyone is the truth.
 
-    Raises `InputError` for unknown methods, or a cohort that cannot be learned from.
+    A peer that is not installed is left out, and one that fails or takes too long has a row that says so; `attrs`
+    holds both as `skipped` and `failed`. Raises `InputError` for unknown methods, or a cohort that cannot be learned
+    from.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise InputError(f"unknown methods: {some(unknown)}", mend=f"Choose from {', '.join(METHODS)}")
-    if "exact-posterior" in methods and getattr(cohort, "posterior_mean", None) is None:
-        raise InputError("only a simulation in mode 'gaussian' knows its exact posterior")
+    methods, skipped = _chosen(cohort, methods, show)
     if draws < 1 or repeats < 1:
         raise InputError(f"draws={draws}, repeats={repeats}", mend="Use 1 or more of each")
+    if not time_limit > 0:
+        raise InputError(f"time_limit={time_limit}", mend="Use a number of seconds above zero")
     check_trainable(cohort)
-    cells = _cross_validated(cohort, methods, folds, draws, seed, repeats, show)
-    table = comparison_table(cells, bootstraps, seed)
+    parts = Parts(None if out is None else Path(out), cohort, draws=draws, folds=folds, seed=seed)
+    cells, failed = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, parts, time_limit)
+    table = comparison_table(cells, bootstraps, seed, further=True, failed=failed)
     table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)
     table.attrs.update(repeats=repeats, seed=seed, features=len(cohort.features), pairs=int(cohort.paired.sum()))
+    table.attrs.update(skipped=skipped, failed=failed)
+    table.attrs["peers"] = {name: PEERS[name].versions() for name in cells if name in PEERS}
     if out is not None:
+        from .details import details, write_details
         from .files import write_run
 
+        tables, table.attrs["untold"] = details(cells, cohort, seed)
         write_run(out, table, cells, cohort)
+        write_details(out, tables)
     return table
+
+
+def _chosen(cohort: Cohort, methods: Sequence[str] | str, show: bool) -> tuple[list[str], dict[str, str]]:
+    """The methods that can be run, and why others cannot; raises `InputError` for unknown ones or none."""
+    exact = getattr(cohort, "posterior_mean", None) is not None
+    if isinstance(methods, str):
+        methods = [m for m in METHODS if exact or m != "exact-posterior"] if methods == ALL else [methods]
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise InputError(f"unknown methods: {some(unknown)}", mend=f"Choose from {', '.join(METHODS)}, or {ALL}")
+    if "exact-posterior" in methods and not exact:
+        raise InputError("only a simulation in mode 'gaussian' knows its exact posterior")
+    skipped = {}
+    for name in dict.fromkeys(methods):
+        absent = PEERS[name].absent() if name in PEERS else None
+        if absent:
+            skipped[name] = f"needs {absent}, which is not installed: pip install '{absent}'"
+            if show:
+                print(f"{name} left out: {skipped[name]}", file=sys.stderr)
+    kept = [name for name in dict.fromkeys(methods) if name not in skipped]
+    if not kept:
+        raise InputError(f"nothing to compare: {'; '.join(skipped.values())}")
+    return kept, skipped
 
 
 def splits(cohort: C, folds: int, repeats: int, seed: int) -> Iterator[tuple[str, C, C]]:
@@ -100,10 +156,23 @@ def splits(cohort: C, folds: int, repeats: int, seed: int) -> Iterator[tuple[str
 
 
 def _cross_validated(
-    cohort: Cohort, methods: Sequence[str], folds: int, draws: int, seed: int, repeats: int, show: bool
-) -> dict[str, Cells]:
+    cohort: Cohort,
+    methods: Sequence[str],
+    folds: int,
+    draws: int,
+    seed: int,
+    repeats: int,
+    show: bool,
+    parts: Parts,
+    time_limit: float,
+) -> tuple[dict[str, Cells], dict[str, str]]:
+    """The cells of every method that came through, and why the others did not."""
     scaling = SharedScaling.fit(cohort.baseline, cohort.site)
-    parts: dict[str, list[Cells]] = {name: [] for name in methods}
+    yardstick = Yardstick.fit(
+        scaling.apply(true_followup(cohort), cohort.site), scaling.apply(cohort.baseline, cohort.site)
+    )
+    cells: dict[str, list[Cells]] = {name: [] for name in methods}
+    failed: dict[str, str] = {}
     with progress("comparing", folds * repeats * len(methods), show) as advance:
         for what, learn, judge in splits(cohort, folds, repeats, seed):
             check_trainable(learn)
@@ -111,10 +180,31 @@ def _cross_validated(
                 continue
             for name in methods:
                 advance(0, f"{what}, {name}")
-                mean, drawn = predictions(name, learn, judge, draws, seed)
-                parts[name].append(scored(scaling, judge, mean, drawn))
+                if name not in failed:
+                    try:
+                        mean, drawn = _remembered(parts, name, what, learn, judge, draws, seed, time_limit)
+                        cells[name].append(scored(scaling, judge, mean, drawn, yardstick))
+                    except PeerFailure as failure:
+                        failed[name] = f"{what}: {failure}"
                 advance(1)
-    return {name: Cells.joined(list_of) for name, list_of in parts.items()}
+    through = {name: Cells.joined(list_of) for name, list_of in cells.items() if name not in failed}
+    if not through:
+        raise InputError(f"no method came through: {'; '.join(f'{name}, {why}' for name, why in failed.items())}")
+    return through, failed
+
+
+def _remembered(
+    parts: Parts, name: str, what: str, learn: Cohort, judge: Cohort, draws: int, seed: int, time_limit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a method predicts for a fold, from an earlier run where that came so far."""
+    found = parts.load(name, what)
+    if found is None:
+        if name in PEERS:
+            found = predictions_apart(name, learn, judge, draws, seed, time_limit)
+        else:
+            found = predictions(name, learn, judge, draws, seed)
+        parts.save(name, what, found)
+    return found
 
 
 def predictions(name: str, learn: Cohort, judge: Cohort, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,21 +212,21 @@ def predictions(name: str, learn: Cohort, judge: Cohort, draws: int, seed: int) 
     if name == "exact-posterior":
         assert isinstance(judge, SimulatedCohort)
         return np.asarray(judge.posterior_mean), judge.posterior_draws(draws, seed)
-    if name in BASELINES:
-        model = BASELINES[name]().fit(learn, seed)
+    learners = BASELINES | RIVALS | PEERS
+    if name in learners:
+        model = learners[name]().fit(learn, seed)
         people, numbers = People.of(judge, keep_known=False), np.arange(draws)
         return model.mean(people, numbers, seed), model.draw(people, numbers, seed)
-    imputer = (
-        SecondgramImputer("paper", seed=seed, self_conditioning=False)
-        if name == "paper-no-self"
-        else SecondgramImputer(name, seed=seed)
-    )
-    result = imputer.fit(learn, show=False).impute(judge, draws=draws, seed=seed, who="all")
+    preset, overrides = ARMS.get(name, (name, {}))
+    result = SecondgramImputer(preset, seed=seed, **overrides).fit(learn, show=False)
+    imputed = result.impute(judge, draws=draws, seed=seed, who="all")
     # The order of the people is that of `judge`: every one of them has a baseline.
-    return (result.draws.mean(axis=0) if name != "default" else result.mean), result.draws
+    return (imputed.draws.mean(axis=0) if preset == "paper" else imputed.mean), imputed.draws
 
 
-def scored(scaling: SharedScaling, judge: Cohort, mean: np.ndarray, drawn: np.ndarray) -> Cells:
+def scored(
+    scaling: SharedScaling, judge: Cohort, mean: np.ndarray, drawn: np.ndarray, yardstick: Yardstick | None = None
+) -> Cells:
     """Score a method's predictions, original units, for people whose follow-up is known."""
     site = judge.site
     return Cells.of(
@@ -145,19 +235,80 @@ def scored(scaling: SharedScaling, judge: Cohort, mean: np.ndarray, drawn: np.nd
         scaling.apply(mean, site),
         np.stack([scaling.apply(draw, site) for draw in drawn]),
         judge.units(),
+        ids=judge.ids,
+        gap=judge.gap,
+        yardstick=yardstick,
     )
 
 
-def comparison_table(cells: dict[str, Cells], bootstraps: int, seed: int) -> pd.DataFrame:
-    """One row per method and metric, with intervals and differences from the same resamples; see `compare`."""
+COLUMNS = [
+    "method",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "carry_difference",
+    "carry_low",
+    "carry_high",
+    "verdict",
+    "carry_verdict",
+]
+UNKNOWN = (float("nan"),) * 3
+
+
+def comparison_table(
+    cells: dict[str, Cells],
+    bootstraps: int,
+    seed: int,
+    *,
+    further: bool = False,
+    failed: dict[str, str] | None = None,
+) -> pd.DataFrame:
+    """One row per method and metric, with intervals and differences from the same resamples; see `compare`.
+
+    further : the metrics of `FURTHER` too.  failed : methods without cells, and why; they come last.
+    """
     weights = resamples(next(iter(cells.values())).unit, bootstraps, seed)
-    found = {name: scores(part, weights) for name, part in cells.items()}
-    rows = []
-    for name, values in found.items():
-        for metric in METRICS:
-            difference = (float("nan"),) * 3
-            if REFERENCE in found and name != REFERENCE:
-                difference = interval(values[metric] - found[REFERENCE][metric])
-            rows.append((name, metric, *interval(values[metric]), *difference))
-    names = ["method", "metric", "value", "low", "high", "difference", "difference_low", "difference_high"]
-    return pd.DataFrame(rows, columns=names)
+    found = {name: headline(part, weights) for name, part in cells.items()}
+    if further:
+        cost = FURTHER_CELLS // next(iter(cells.values())).truth.size
+        count = min(FURTHER_BOOTSTRAPS, max(FEWEST_BOOTSTRAPS, cost))
+        for name, part in cells.items():
+            found[name] |= further_scores(part, weights[: count + 1])
+    metrics = [*METRICS, *(FURTHER if further else ())]
+    rows: list[tuple[object, ...]] = []
+    for name in sorted(found, key=lambda method: found[method]["crps"][0]):
+        for metric in metrics:
+            values = found[name][metric]
+            differences: list[float] = []
+            verdicts: list[str] = []
+            for other in (REFERENCE, CARRY):
+                theirs = found[other][metric] if other in found and other != name else None
+                differences += UNKNOWN if theirs is None else interval(values - theirs)
+                if other == name:
+                    verdicts.append("reference")
+                else:
+                    verdicts.append("-" if theirs is None else verdict(metric, values, theirs, cells[name].draws))
+            rows.append((name, metric, *interval(values), *differences, *verdicts))
+    for name, why in (failed or {}).items():
+        rows += [(name, metric, *UNKNOWN * 3, f"failed: {why}", "-") for metric in metrics]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def verdict(metric: str, ours: np.ndarray, theirs: np.ndarray, draws: int) -> str:
+    """`better`, `worse` or `tie` by the 95 % interval of the difference; `-` where it is undefined.
+
+    ours, theirs : (1 + B,) values from the same resamples.
+    """
+    right = BETTER[metric]
+    if isinstance(right, float):
+        if metric.startswith("coverage_"):
+            right = nominal_coverage(draws, int(metric.removeprefix("coverage_")))
+        ours, theirs = np.abs(ours - right), np.abs(theirs - right)
+    value, low, high = interval(theirs - ours if right == "higher" else ours - theirs)
+    if not np.isfinite(value):
+        return "-"
+    return "better" if high < 0 else "worse" if low > 0 else "tie"

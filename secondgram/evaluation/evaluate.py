@@ -16,7 +16,20 @@ from ..cohort.simulate import SimulatedCohort
 from ..cohort.table import Cohort
 from ..errors import InputError, some
 from ..imputation.result import Imputation
-from .metrics import METRICS, Cells, interval, nominal_coverage, per_feature, resamples, scores
+from .metrics import (
+    FURTHER,
+    METRICS,
+    TAILS,
+    Cells,
+    Yardstick,
+    further_per_feature,
+    further_scores,
+    interval,
+    nominal_coverage,
+    per_feature,
+    resamples,
+    scores,
+)
 
 BOOTSTRAPS = 500
 KEYS = ("subject_id", "visit", "draw")
@@ -29,6 +42,7 @@ def evaluate(
     bootstraps: int = BOOTSTRAPS,
     seed: int = 0,
     by_feature: bool = False,
+    further: bool = False,
 ) -> pd.DataFrame:
     """Score an imputation.
 
@@ -38,6 +52,8 @@ def evaluate(
     truth : a cohort (or its file) in which the imputed visit was measured, matched by subject id and visit label; a
         simulated cohort gives its hidden follow-ups; or an array (N, D) in the order of `result.ids`.
     by_feature : one row per feature instead of one per metric.
+    further : the metrics of `secondgram.evaluation.metrics.FURTHER` too. Whole visits are measured along directions
+        of the people scored; the annual bias needs what `impute` returned, because a file holds no gaps.
 
     Returns
     -------
@@ -46,26 +62,32 @@ def evaluate(
 
     Raises `InputError` for a truth of other people or features, fewer than three people with a truth, or NaN draws.
     """
-    cells, names = cells_of(result, truth)
+    cells, names = cells_of(result, truth, further)
     if by_feature:
-        values = {k: v[0] for k, v in per_feature(cells, np.ones((1, len(cells.truth)))).items()}
-        return pd.DataFrame(values, index=pd.Index(names, name="feature"))
-    found = scores(cells, resamples(cells.unit, bootstraps, seed))
-    rows = {name: (*interval(values), METRICS[name]) for name, values in found.items()}
+        once = np.ones((1, len(cells.truth)))
+        found = per_feature(cells, once) | (further_per_feature(cells, once) if further else {})
+        return pd.DataFrame({k: v[0] for k, v in found.items()}, index=pd.Index(names, name="feature"))
+    weights = resamples(cells.unit, bootstraps, seed)
+    found = scores(cells, weights) | (further_scores(cells, weights) if further else {})
+    rows = {name: (*interval(values), (METRICS | FURTHER)[name]) for name, values in found.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "meaning"])
     table.index.name = "metric"
-    if cells.draws > 1:
-        table.loc["coverage_90", "meaning"] += (
-            f"; with {cells.draws} draws its nominal share is {nominal_coverage(cells.draws):.3f}"
-        )
+    for level in TAILS:
+        if cells.draws > 1 and f"coverage_{level}" in table.index:
+            nominal = nominal_coverage(cells.draws, level)
+            table.loc[f"coverage_{level}", "meaning"] += (
+                f"; with {cells.draws} draws its nominal share is {nominal:.3f}"
+            )
     table.attrs["people"] = len(cells.truth)
     return table
 
 
 def cells_of(
-    result: Imputation | str | os.PathLike[str], truth: Cohort | np.ndarray | str | os.PathLike[str]
+    result: Imputation | str | os.PathLike[str],
+    truth: Cohort | np.ndarray | str | os.PathLike[str],
+    joint: bool = False,
 ) -> tuple[Cells, tuple[str, ...]]:
-    """The scores cell by cell, and the features' names."""
+    """The scores cell by cell, and the features' names; joint: those of whole visits too."""
     source = os.fspath(truth) if isinstance(truth, (str, os.PathLike)) else None
     if isinstance(result, Imputation):
         ids, features, draws, mean, visit = result.ids, result.features, result.draws, result.mean, result.visit
@@ -81,9 +103,11 @@ def cells_of(
         raise InputError(f"only {len(rows)} imputed people have a true follow-up", file=source, mend="Score 3 or more")
     scaling = SharedScaling.fit(baseline, site)
     drawn = np.stack([scaling.apply(draw[rows], site) for draw in draws])
-    return Cells.of(
-        scaling.apply(values, site), scaling.apply(baseline, site), scaling.apply(mean[rows], site), drawn, unit
-    ), features
+    true, before = scaling.apply(values, site), scaling.apply(baseline, site)
+    yardstick = Yardstick.fit(true, before) if joint else None
+    gap = result.gap[rows] if isinstance(result, Imputation) else None
+    cells = Cells.of(true, before, scaling.apply(mean[rows], site), drawn, unit, gap=gap, yardstick=yardstick)
+    return cells, features
 
 
 def true_followup(cohort: Cohort) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..denoiser import Denoiser
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
-from ..training.tasks import SELF_NOISE_STEP, TaskRows
+from ..training.tasks import SELF_NOISE_STEP, TaskRows, pairs_only
 from ..training.trainer import Run, Trainer, TrainingOptions
 from .finishing import Finisher
 from .people import People, TrainingPairs
@@ -31,6 +31,7 @@ class PaperOptions:
     """What `SecondgramImputer(preset="paper", ...)` accepts; the defaults are the published ones.
 
     self_conditioning : learn from people with one scan too.
+    pretraining : epochs on everybody's baselines, with no conditioning visit, before the training; 0 for none.
     start : `normal` as published, or `baseline` (see `Sampler.sample`).
     solver, steps : None for steps takes every step of the schedule.
     validate_every : published is 1; a validation draws every held-back pair through 99 steps, which costs more than the
@@ -39,6 +40,7 @@ class PaperOptions:
     """
 
     self_conditioning: bool = True
+    pretraining: int = 0
     start: str = "normal"
     solver: str = "ddpm"
     steps: int | None = None
@@ -56,6 +58,8 @@ class PaperOptions:
     def __post_init__(self) -> None:
         if self.start not in STARTS:
             raise InputError(f"unknown start {self.start!r}", mend=f"Use one of {', '.join(STARTS)}")
+        if self.pretraining < 0:
+            raise InputError(f"pretraining={self.pretraining}", mend="Use a number of epochs, 0 or more")
         object.__setattr__(self, "widths", tuple(self.widths))
         self.training()
 
@@ -107,6 +111,9 @@ class Published:
             widths=options.widths,
             generator=torch.Generator().manual_seed(seed),
         )
+        if options.pretraining:
+            model._pretrain(first.take(train_person), seed, run.part("pretraining"))
+            run = run.part("training")
         trainer = Trainer(
             model.net,
             Schedule.make("linear"),
@@ -135,6 +142,16 @@ class Published:
         options = PaperOptions(embedding=net.embedding, widths=net.widths)
         return cls(options, encoder, *_ranges(first, pairs), net)
 
+    def _pretrain(self, everyone: Cohort, seed: int, run: Run) -> None:
+        """Baselines as targets, told covariates and an empty visit: the middle of every range."""
+        visit = self.before.apply(everyone.baseline, everyone.site)
+        static = self.encoder.transform(everyone.covariate_table, everyone.source)
+        condition = np.concatenate([static, np.zeros_like(visit)], axis=1)
+        rows = pairs_only(_tensor(visit), _tensor(np.isfinite(visit)), _tensor(condition))
+        options = replace(self.options.training(), epochs=self.options.pretraining)
+        history = Trainer(self.net, Schedule.make("linear"), rows, options, seed=seed, run=run).fit()
+        self.record["pretraining"] = history.as_json()
+
     def _rows(self, pairs: TrainingPairs, train: np.ndarray, everyone: Cohort) -> TaskRows:
         later = self.after.apply(pairs.later, pairs.people.site)[train]
         visit = self.before.apply(everyone.baseline, everyone.site)
@@ -143,17 +160,13 @@ class Published:
             visit, static = visit[:0], static[:0]
         schedule = Schedule.make("linear")
         blur = schedule.signal[SELF_NOISE_STEP], schedule.noise_at(SELF_NOISE_STEP)
-
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.where(np.isfinite(values), values, 0.0)).float()
-
         return TaskRows(
-            tensor(later),
-            tensor(np.isfinite(later)),
-            tensor(self._conditions(pairs.people)[train]),
-            tensor(visit),
-            tensor(np.isfinite(visit)),
-            tensor(static),
+            _tensor(later),
+            _tensor(np.isfinite(later)),
+            _tensor(self._conditions(pairs.people)[train]),
+            _tensor(visit),
+            _tensor(np.isfinite(visit)),
+            _tensor(static),
             (float(blur[0]), float(blur[1])),
         )
 
@@ -241,6 +254,10 @@ class Published:
             net,
             state["record"],
         )
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.where(np.isfinite(values), values, 0.0)).float()
 
 
 def _ranges(first: Cohort, pairs: TrainingPairs) -> tuple[RangeScaling, RangeScaling]:

@@ -1,0 +1,99 @@
+"""What every baseline has: `fit` on training people, `mean` and `draw` for others, like the presets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.covariance import ledoit_wolf
+from sklearn.model_selection import GroupKFold
+
+from ...cohort.table import Cohort
+from ...diffusion.noise import Purpose
+from ...imputation.context import Context
+from ...imputation.people import People, TrainingPairs
+from ...ops.noise import normals
+
+FOLDS = 5
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+class Baseline(ABC):
+    """A point prediction of the follow-up, the same for every draw; fitted on the first visit and the target visit."""
+
+    def fit(self, train: Cohort, seed: int) -> Baseline:
+        """Learn from training people alone."""
+        self.seed = seed
+        self.pairs = TrainingPairs.of(train, every=False)
+        self.context = Context.fit(train, self.pairs)
+        X = self.context.inputs(self.pairs.people)
+        self.width = len(train.features)
+        change = self.context.scaling.apply(self.pairs.later, self.pairs.people.site) - X[:, : self.width]
+        self.learn(X, self.complete(change))
+        return self
+
+    def complete(self, change: np.ndarray) -> np.ndarray:
+        """A missing target counts as the feature's mean change: change (P, D) -> (P, D) without NaN."""
+        return np.where(np.isfinite(change), change, np.nanmean(change, axis=0))
+
+    @abstractmethod
+    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
+        """X (P, D + C + 1) = [baseline, covariates, gap], change (P, D), scaled."""
+
+    @abstractmethod
+    def change(self, X: np.ndarray) -> np.ndarray:
+        """Predicted change (N, D), scaled."""
+
+    def mean(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """(N, D) in original units."""
+        X = self.context.inputs(people)
+        return self.context.scaling.invert(X[:, : self.width] + self.change(X), people.site)
+
+    def draw(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """(1, N, D): a point prediction has one draw."""
+        return self.mean(people, draws, seed)[None]
+
+
+class GaussianBaseline(Baseline):
+    """A regression of the change, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
+
+    @abstractmethod
+    def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
+        """Fit X (P, D + C + 1) -> change (P, D), and return the map of X (N, ...) to the predicted change (N, D)."""
+
+    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
+        self.predictor = self.regression(X, change)
+        self.learn_residual(self.out_of_fold(X, change))
+
+    def change(self, X: np.ndarray) -> np.ndarray:
+        return self.predictor(X).reshape(len(X), self.width)
+
+    def out_of_fold(self, X: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """Residuals (P, D) of regressions fitted on other people."""
+        folds = GroupKFold(min(FOLDS, len(set(self.pairs.unit)))).split(X, groups=self.pairs.unit)
+        residual = np.empty_like(change)
+        for train, test in folds:
+            residual[test] = change[test] - self.regression(X[train], change[train])(X[test]).reshape(-1, self.width)
+        return residual
+
+    def learn_residual(self, residual: np.ndarray) -> None:
+        """residual (P, D), out of fold."""
+        covariance = ledoit_wolf(residual, assume_centered=True)[0]
+        self.factor = np.linalg.cholesky(covariance + 1e-9 * np.eye(self.width)).T
+
+    def components(self, z: np.ndarray) -> np.ndarray:
+        """Standard normals (M, N, D) -> components of the residual."""
+        return z
+
+    def draw(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        X = self.context.inputs(people)
+        z = normals(people.keys, self.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws, dtype=np.float64)
+        scaled = X[:, : self.width] + self.change(X) + self.components(z) @ self.factor
+        return self.context.scaling.invert(scaled, people.site)

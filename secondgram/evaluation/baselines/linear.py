@@ -1,0 +1,116 @@
+"""Linear predictors of the change: nothing, covariates, every feature alone, all features, and latent directions."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import LinearRegression, RidgeCV
+from sklearn.model_selection import GroupKFold
+
+from ...imputation.quantiles import QuantileMap
+from ...imputation.residual import ResidualComponents
+from .base import FOLDS, Baseline, GaussianBaseline, Predictor
+
+# Multiples of the number of pairs, for columns of about unit variance.
+PENALTIES = np.logspace(-3, 2, 11)
+# Numbers of latent directions that partial least squares chooses from.
+DIRECTIONS = (1, 2, 4, 8, 16)
+
+
+class CarryForward(Baseline):
+    """The follow-up equals the baseline."""
+
+    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
+        """There is nothing to learn."""
+
+    def change(self, X: np.ndarray) -> np.ndarray:
+        return np.zeros((len(X), self.width))
+
+
+class MeanChange(Baseline):
+    """Baseline plus the change expected from covariates and gap (least squares)."""
+
+    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
+        self.model = LinearRegression().fit(X[:, self.width :], change)
+
+    def change(self, X: np.ndarray) -> np.ndarray:
+        return self.model.predict(X[:, self.width :]).reshape(len(X), self.width)
+
+
+class Ridge(Baseline):
+    """Baseline plus a ridge regression of the change on all baseline features, covariates and gap.
+
+    The penalty is chosen by leave-one-out error. Regressing the change and not the level shrinks towards carry-forward.
+    """
+
+    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
+        self.model = fit_ridge(X, change)
+
+    def change(self, X: np.ndarray) -> np.ndarray:
+        return self.model.predict(X).reshape(len(X), self.width)
+
+
+def fit_ridge(X: np.ndarray, change: np.ndarray) -> RidgeCV:
+    return RidgeCV(alphas=PENALTIES * len(X)).fit(X, change)
+
+
+class RidgeGaussian(GaussianBaseline):
+    """Ridge, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
+
+    def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
+        return fit_ridge(X, change).predict
+
+
+class RidgeEmpirical(RidgeGaussian):
+    """Ridge, with draws in which every principal component of its out-of-fold residuals is distributed as it was."""
+
+    def learn_residual(self, residual: np.ndarray) -> None:
+        spread = np.sqrt((residual**2).mean(axis=0))
+        weight = np.ones(len(residual))
+        principal = ResidualComponents.fit(residual / spread, weight)
+        self.factor = principal.loading * spread
+        self.distribution = QuantileMap.fit(principal.components(residual / spread), weight)
+
+    def components(self, z: np.ndarray) -> np.ndarray:
+        return self.distribution.forward(z)
+
+
+class FeatureRidge(GaussianBaseline):
+    """Every feature's change from its own baseline, covariates and gap; its penalty by leave-one-out error."""
+
+    def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
+        fitted = [fit_ridge(self._columns(X, feature), change[:, feature]) for feature in range(self.width)]
+
+        def predict(X: np.ndarray) -> np.ndarray:
+            return np.stack([model.predict(self._columns(X, feature)) for feature, model in enumerate(fitted)], axis=1)
+
+        return predict
+
+    def _columns(self, X: np.ndarray, feature: int) -> np.ndarray:
+        return np.concatenate([X[:, feature, None], X[:, self.width :]], axis=1)
+
+
+class PartialLeastSquares(GaussianBaseline):
+    """Partial least squares (Wold 1966; PLS2) of the change on all baseline features, covariates and gap.
+
+    The number of latent directions is that of the least cross-validated squared error over units; none is a choice too,
+    and gives the mean change.
+    """
+
+    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
+        folds = list(GroupKFold(min(FOLDS, len(set(self.pairs.unit)))).split(X, groups=self.pairs.unit))
+        most = min(X.shape[1], min(len(train) for train, _ in folds) - 1)
+        loss = {}
+        for count in (0, *(count for count in DIRECTIONS if count <= most)):
+            self.directions = count
+            errors = [change[test] - self.regression(X[train], change[train])(X[test]) for train, test in folds]
+            loss[count] = sum(float((error**2).sum()) for error in errors)
+        self.directions = min(loss, key=lambda count: loss[count])
+        super().learn(X, change)
+
+    def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
+        if self.directions == 0:
+            expected = change.mean(axis=0)
+            return lambda X: np.broadcast_to(expected, (len(X), len(expected)))
+        model = PLSRegression(self.directions, scale=False, max_iter=1000).fit(X, change)
+        return lambda X: model.predict(X).reshape(len(X), -1)
