@@ -26,6 +26,7 @@ OPTIONS = {
     "evaluate": [*COHORT_OPTIONS, "--out", "--seed", "--quiet"],
     "compare": [*COHORT_OPTIONS, "--out", "--methods", "--folds", "--repeats", "--draws", "--seed", "--quiet"],
     "simulate": ["--out", "--subjects", "--features", "--paired", "--seed", "--mode", "--selection"],
+    "report": ["--out", "--open", "--quiet"],
     "demo": ["--out", "--subjects", "--features", "--seed"],
     "doctor": [],
     "import-checkpoint": [*COHORT_OPTIONS, "--cohort", "--out", "--quiet"],
@@ -132,7 +133,8 @@ def test_compare_writes_a_run(here, cli):
     done = cli(*f"compare study.csv --out run --methods {methods} --folds 3 --draws 4 --seed 1".split())
     assert done.code == 0, done.err
     assert "60 people held out whole" in done.out
-    assert {path.name for path in Path("run").iterdir()} == {"table.csv", "table.md", "features.csv", "run.json"}
+    names = {"table.csv", "table.md", "features.csv", "run.json", "evidence.json", "report.html"}
+    assert {path.name for path in Path("run").iterdir()} == names
     told = json.loads(Path("run/run.json").read_text())
     assert (told["people"], told["draws"], told["folds"], told["seed"]) == (60, 4, 3, 1)
 
@@ -172,7 +174,7 @@ def test_demo(here, cli):
     outcome = cli(*"demo --out shown --subjects 400 --features 4".split())
     assert outcome.code == 0, outcome.err
     names = {path.name for path in Path("shown").iterdir()}
-    expected = {"model", "imputed.parquet", "table.csv", "table.md", "features.csv", "run.json"}
+    expected = {"model", "imputed.parquet", "table.csv", "table.md", "features.csv", "run.json", "report.html"}
     assert expected <= names
     assert any(name.endswith(".png") for name in names)
     for method in ("carry-forward", "ridge-gaussian", "default"):

@@ -28,8 +28,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, sg.Cohort, sg.Co
     seen = []
     original = comparing.predictions
 
-    def watch(name, learn, judge, draws, seed):
-        mean, drawn = original(name, learn, judge, draws, seed)
+    def watch(name, learn, judge, draws, seed, fitted=None):
+        mean, drawn = original(name, learn, judge, draws, seed, fitted)
         seen.append((name, learn, judge, mean, drawn))
         return mean, drawn
 
@@ -132,7 +132,8 @@ def test_a_comparison_has_every_method_and_metric(cohort, tmp_path):
     pd.testing.assert_frame_equal(compared(cohort), table)
     assert not compared(cohort, seed=1).equals(table)
 
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"table.csv", "table.md", "features.csv", "run.json"}
+    names = {"table.csv", "table.md", "features.csv", "run.json", "evidence.json", "report.html"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
     written = pd.read_csv(tmp_path / "run" / "table.csv")
     pd.testing.assert_frame_equal(written, table.reset_index(drop=True), check_exact=False, check_dtype=False)
     features = pd.read_csv(tmp_path / "run" / "features.csv")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,12 @@ from ..cohort.simulate import SimulatedCohort
 from ..cohort.table import C, Cohort
 from ..errors import InputError, some
 from ..imputation.imputer import SecondgramImputer
+from ..imputation.model import FollowupModel
 from ..imputation.people import People, check_trainable
 from ..progress import progress
 from .baselines import BASELINES
 from .evaluate import BOOTSTRAPS, true_followup
+from .evidence import Evidence
 from .metrics import METRICS, Cells, interval, resamples, scores
 
 DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
@@ -55,7 +57,7 @@ def compare(
         holds a quarter of the people out once.
     draws : per person, for the methods that draw.
     seed : decides folds, training, draws and bootstrap.
-    out : a folder for the table as CSV and Markdown, the scores per feature, and what was run.
+    out : a folder for the table as CSV and Markdown, the scores per feature, what was run, and the report.
 
     Returns
     -------
@@ -73,14 +75,18 @@ def compare(
     if draws < 1 or repeats < 1:
         raise InputError(f"draws={draws}, repeats={repeats}", mend="Use 1 or more of each")
     check_trainable(cohort)
-    cells = _cross_validated(cohort, methods, folds, draws, seed, repeats, show)
+    evidence = None if out is None else Evidence()
+    cells = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, evidence)
     table = comparison_table(cells, bootstraps, seed)
     table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)
     table.attrs.update(repeats=repeats, seed=seed, features=len(cohort.features), pairs=int(cohort.paired.sum()))
-    if out is not None:
+    if out is not None and evidence is not None:
         from .files import write_run
+        from .report import report
 
         write_run(out, table, cells, cohort)
+        evidence.write(out, table, cells, cohort)
+        report(out)
     return table
 
 
@@ -100,10 +106,18 @@ def splits(cohort: C, folds: int, repeats: int, seed: int) -> Iterator[tuple[str
 
 
 def _cross_validated(
-    cohort: Cohort, methods: Sequence[str], folds: int, draws: int, seed: int, repeats: int, show: bool
+    cohort: Cohort,
+    methods: Sequence[str],
+    folds: int,
+    draws: int,
+    seed: int,
+    repeats: int,
+    show: bool,
+    evidence: Evidence | None,
 ) -> dict[str, Cells]:
     scaling = SharedScaling.fit(cohort.baseline, cohort.site)
     parts: dict[str, list[Cells]] = {name: [] for name in methods}
+    fitted = None if evidence is None else evidence.fitted
     with progress("comparing", folds * repeats * len(methods), show) as advance:
         for what, learn, judge in splits(cohort, folds, repeats, seed):
             check_trainable(learn)
@@ -111,14 +125,26 @@ def _cross_validated(
                 continue
             for name in methods:
                 advance(0, f"{what}, {name}")
-                mean, drawn = predictions(name, learn, judge, draws, seed)
+                mean, drawn = predictions(name, learn, judge, draws, seed, fitted)
+                if evidence is not None:
+                    evidence.add(name, learn, judge, scaling, drawn)
                 parts[name].append(scored(scaling, judge, mean, drawn))
                 advance(1)
     return {name: Cells.joined(list_of) for name, list_of in parts.items()}
 
 
-def predictions(name: str, learn: Cohort, judge: Cohort, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (N, D) and draws (M, N, D) of a method for people it has not seen, original units."""
+def predictions(
+    name: str,
+    learn: Cohort,
+    judge: Cohort,
+    draws: int,
+    seed: int,
+    fitted: Callable[[str, FollowupModel], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (N, D) and draws (M, N, D) of a method for people it has not seen, original units.
+
+    fitted : told the name and the model of a preset once it is trained.
+    """
     if name == "exact-posterior":
         assert isinstance(judge, SimulatedCohort)
         return np.asarray(judge.posterior_mean), judge.posterior_draws(draws, seed)
@@ -131,7 +157,10 @@ def predictions(name: str, learn: Cohort, judge: Cohort, draws: int, seed: int) 
         if name == "paper-no-self"
         else SecondgramImputer(name, seed=seed)
     )
-    result = imputer.fit(learn, show=False).impute(judge, draws=draws, seed=seed, who="all")
+    imputer.fit(learn, show=False)
+    if fitted is not None:
+        fitted(name, imputer.model_)
+    result = imputer.impute(judge, draws=draws, seed=seed, who="all")
     # The order of the people is that of `judge`: every one of them has a baseline.
     return (result.draws.mean(axis=0) if name != "default" else result.mean), result.draws
 
