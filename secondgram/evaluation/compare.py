@@ -75,7 +75,7 @@ def compare(
     if draws < 1 or repeats < 1:
         raise InputError(f"draws={draws}, repeats={repeats}", mend="Use 1 or more of each")
     check_trainable(cohort)
-    evidence = None if out is None else Evidence()
+    evidence = None if out is None else Evidence(methods)
     cells = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, evidence)
     table = comparison_table(cells, bootstraps, seed)
     table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)

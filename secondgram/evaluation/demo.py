@@ -49,7 +49,7 @@ def run(out: Path, subjects: int, features: int, seed: int) -> None:
     table = comparison_table(cells, BOOTSTRAPS, seed)
     table.attrs.update(people=len(test), draws=DRAWS, features=features, seed=seed, pairs=int(train.paired.sum()))
     write_run(out, table, cells, cohort)
-    evidence = Evidence()
+    evidence = Evidence(list(drawn))
     for name, (_, draws) in drawn.items():
         evidence.add(name, train, test, scaling, draws)
     evidence.fitted("default", imputer.model_)

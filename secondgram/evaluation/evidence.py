@@ -51,7 +51,8 @@ class Drawn:
     """What draws tell of the people of one fold and cells do not, in scaled units.
 
     rank : (N, D) int32, how many of the M draws lie below the truth, ties split at random; -1 where it is unknown.
-    ends : (4, N, D) float32, ends of the central 90 and 50 % of the draws: low, inner low, inner high, high.
+    ends : (4, N, D) float32, ends of the central 90 and 50 % of the draws: low, inner low, inner high, high; N is 0 for
+        methods the report is not about.
     memory : (7,) float64, nearer and copies with their intervals (`memorisation.Memorisation`), and people checked;
         NaN where it was not asked for or could not be told.
     """
@@ -104,10 +105,13 @@ def _texts(column: pd.Series) -> np.ndarray:
 class Evidence:
     """Gathers what the report of a comparison shows; folds come in one order for all methods.
 
+    methods : those that take part; the report is about `default`, else `paper`, else the last one.
     `add` takes each method's draws for the people of a fold while they are there, `write` what is left at the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, methods: Sequence[str]) -> None:
+        # The one the report is about; the others' intervals are not kept.
+        self.ours = next((name for name in OURS if name in methods), methods[-1])
         self.drawn: dict[str, list[Drawn]] = {}
         self.tested: list[Tested] = []
         self.models: dict[str, dict[str, Any]] = {}
@@ -120,9 +124,10 @@ class Evidence:
         scaled = np.stack([scaling.apply(draw, judge.site) for draw in draws])
         truth = scaling.apply(true_followup(judge), judge.site)
         memory = np.full(7, np.nan)
-        if len(draws) > 1 and (method in OURS or method == RIDGES[0]):
+        if len(draws) > 1 and method in (self.ours, RIDGES[0]):
             memory = _memory(scaled, truth, learn, judge, scaling)
-        parts.append(Drawn(_ranks(scaled, truth), _ends(scaled), memory, len(draws)))
+        ends = _ends(scaled if method == self.ours else scaled[:, :0])
+        parts.append(Drawn(_ranks(scaled, truth), ends, memory, len(draws)))
 
     def fitted(self, method: str, model: FollowupModel) -> None:
         """How the training of a method went; the first fold's is kept."""
@@ -139,7 +144,7 @@ class Evidence:
 
     def content(self, table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> dict[str, Any]:
         """What evidence.json holds: JSON values, NaN as None."""
-        roles = _roles(list(cells), self.drawn)
+        roles = _roles(list(cells), self.ours)
         seed = int(table.attrs.get("seed", 0))
         ours = cells[roles["ours"]]
         weights = resamples(ours.unit, BOOTSTRAPS, seed)
@@ -195,10 +200,8 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def _roles(methods: list[str], drawn: dict[str, list[Drawn]]) -> dict[str, str]:
+def _roles(methods: list[str], ours: str) -> dict[str, str]:
     """Which method stands for carrying forward and for ridge, as far as they took part, and the one it is about."""
-    draw = [name for name in methods if drawn[name][0].draws > 1]
-    ours = next((name for name in OURS if name in methods), (draw or methods)[-1])
     ridge = next((name for name in RIDGES if name in methods and name != ours), None)
     carry = CARRY if CARRY in methods and ours != CARRY else None
     return {role: name for role, name in (("ours", ours), ("ridge", ridge), ("carry", carry)) if name is not None}

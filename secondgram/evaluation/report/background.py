@@ -57,9 +57,9 @@ def people(evidence: Evidence) -> Html:
         f"{len(names)} features that change most, those at fixed places in the order of their error."
     )
     caption = (
-        "How to read it: black is the change that was measured, in baseline SD; the label at the right is the "
-        "years it took. The wedge is where the draws go: its dark part holds half of them, all of it 90 %; beside "
-        "it the same as lines, with the mean. The scale of a feature is the same for all people. Rows count "
+        "How to read it: the line between two points is the change that was measured, in baseline SD, over the years that "
+        "stand below it where they are known. The wedge is where the draws go: its inner part holds half of them, all of it "
+        "90 %; beside it the same as lines, with the mean. The scale of a feature is the same for all people. Rows count "
         "people in the cohort's table; no identifier is in this page."
     )
     keys = figures.legend({"strong": "measured", "ours": f"{ours(evidence)}, mean and intervals"})
@@ -76,7 +76,7 @@ def training(evidence: Evidence) -> Html:
         if told["networks"]:
             parts += _networks(name, told)
         elif told.get("reason"):
-            parts.append(paragraph(f"{words.method(name)}: no network was trained ({told['reason']})."))
+            parts.append(paragraph(f"{words.method(name)}: no network was trained ({words.typeset(told['reason'])})."))
     if not parts:
         parts = [paragraph("No method that took part trains a network, or none kept its history.")]
     return section("training", title, *parts)
@@ -102,7 +102,7 @@ def _rungs(told: dict[str, Any]) -> list[Html]:
         rows.append(
             row(
                 words.plain(rung),
-                cell(words.plain(str(ladder["choice"][place])), "choice", "words"),
+                cell(str(ladder["choice"][place]).replace("_", " "), "choice", "words"),
                 cell(value(gain), "gain"),
                 cell(
                     strip(triple, ends, f"{rung}: {gain}, {kind}", kind, at=0.0) if triple[0] is not None else "",
@@ -115,7 +115,8 @@ def _rungs(told: dict[str, Any]) -> list[Html]:
         [f"{words.plain(name)} for {count}" for name, count in sorted(means.items(), key=lambda m: -m[1])]
     )
     reasons = [
-        tag("li", f"{words.plain(rung)}: {text}.") for rung, text in zip(ladder["rung"], ladder["reason"], strict=True)
+        tag("li", f"{words.plain(rung)}: {words.typeset(text)}.")
+        for rung, text in zip(ladder["rung"], ladder["reason"], strict=True)
     ]
     return [
         tag("h3", "What each part earned"),
@@ -142,9 +143,9 @@ def _networks(name: str, told: dict[str, Any]) -> list[Html]:
         f"kept are those after epoch {_each(networks, 'best')}. {_skips(skipped)}"
     )
     if not told["kept"]:
-        finding += f" No draw comes from them: {told['reason']}."
+        finding += f" No draw comes from them: {words.typeset(told['reason'])}."
     elif told["reason"]:
-        finding += f" Draws come from them: {told['reason']}."
+        finding += f" Draws come from them: {words.typeset(told['reason'])}."
     one = networks[0]
     panels = []
     scores = {
@@ -161,7 +162,9 @@ def _networks(name: str, told: dict[str, Any]) -> list[Html]:
     losses = _by_task(one)
     last = ", ".join(f"{key} {words.number(line[-1][1])}" for key, line in losses.items())
     what = "Training loss by task" + (", network 1" if len(networks) > 1 else "")
-    panels.append(panel(what, _keys(losses), figures.curves(losses, f"Last training losses: {last}.", "loss")))
+    panels.append(
+        panel(what, _keys(losses), figures.curves(losses, f"Last training losses: {last}.", "loss", cut=0.02))
+    )
     cosines = _cosines(one)
     if cosines:
         means = ", ".join(
@@ -183,9 +186,8 @@ def _networks(name: str, told: dict[str, Any]) -> list[Html]:
             f"network {place + 1}": list(zip(n["epoch"], map(float, n["skipped"]), strict=True))
             for place, n in enumerate(networks)
         }
-        panels.append(
-            panel("Skipped steps", _keys(steps), figures.curves(steps, f"{skipped} steps were skipped.", "steps"))
-        )
+        drawing = figures.stems(steps, f"{_skips(skipped)} At most {_most(steps)} in one epoch or few.", "steps")
+        panels.append(panel("Skipped steps" + (", all networks" if len(networks) > 1 else ""), drawing))
     caption = (
         "How to read it: a score that still rises at the end asks for more epochs; one that falls long before it "
         "shows that training was stopped in time, because the best weights are kept. Of several folds, the first "
@@ -199,6 +201,10 @@ def _each(networks: list[dict[str, Any]], key: str) -> str:
     """What the networks have, said once where it is the same."""
     told = list(dict.fromkeys(str(network[key]) for network in networks))
     return told[0] if len(told) == 1 else words.listed([str(network[key]) for network in networks])
+
+
+def _most(steps: dict[str, list[tuple[int, float]]]) -> str:
+    return words.number(max(value for line in steps.values() for _, value in line), 0)
 
 
 def _skips(skipped: int) -> str:
@@ -276,6 +282,10 @@ def memory(evidence: Evidence) -> Html:
 # -- 10. provenance --------------------------------------------------------------------------
 
 
+def _told(run: dict[str, Any], key: str) -> str:
+    return f"{run[key]:,}" if key in run else "an unknown number of"
+
+
 def provenance(evidence: Evidence, about: dict[str, Any]) -> Html:
     told, run = evidence["provenance"], evidence["run"]
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
@@ -288,11 +298,11 @@ def provenance(evidence: Evidence, about: dict[str, Any]) -> Html:
         ("Command", tag("code", about.get("command") or told["command"])),
         (
             "Data",
-            f"{told['source']}: {told['people']:,} people, {told['width']:,} features, {run.get('pairs', '?')} pairs",
+            f"{told['source']}: {told['people']:,} people, {told['width']:,} features, {_told(run, 'pairs')} pairs",
         ),
         ("Data, SHA-256", tag("code", told["data"])),
-        ("Design", f"{design}; {run['people']:,} people scored, {run.get('draws', '?')} draws each"),
-        ("Seed", str(run.get("seed", "unknown"))),
+        ("Design", f"{design}; {_told(run, 'people')} people scored, {_told(run, 'draws')} draws each"),
+        ("Seed", _told(run, "seed")),
         ("Methods", ", ".join(dict.fromkeys(evidence["table"]["method"]))),
         ("Backends", ", ".join(f"{name}: {backend}" for name, backend in told["backends"].items())),
         ("Versions", versions),

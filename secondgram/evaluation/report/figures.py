@@ -38,7 +38,7 @@ def caterpillar(triples: Sequence[Triple], label: str, y_label: str) -> Html:
     values = [float(v) for t in known for v in t if v is not None]
     # A few very wide intervals would flatten all others.
     low, high = (float(v) for v in np.quantile(values, [0.01, 0.99])) if values else (-1.0, 1.0)
-    y = Scale(*spanning([low, high], 0.12, zero=True), CATERPILLAR_HEIGHT - 14.0, 28.0)
+    y = Scale(*spanning([low, high], 0.12, zero=True), CATERPILLAR_HEIGHT - 14.0, 38.0)
     parts = [tag("text", y_label, x=0, y=12, class_="label")]
     for tick in y.ticks(5):
         kind = "reference" if tick == 0 else "grid"
@@ -142,7 +142,7 @@ def trajectory(values: Sequence[float | None], gap: float | None, ends: tuple[fl
     x, y = Scale(0.0, 1.0, 42.0, width - 42.0), Scale(*ends, height - 26.0, 10.0)
     truth, mean, low, inner_low, inner_high, high = (float(v) if v is not None else 0.0 for v in values)
     base = 0.0
-    ticks = y.ticks(4)
+    ticks = y.ticks(6)
     written = decimals(ticks)
     parts = [tag("line", x1=34, x2=width - 10, y1=y(t), y2=y(t), class_="grid") for t in ticks]
     parts += [tag("text", written(t), x=28, y=y(t) + 4, class_="tick end") for t in ticks]
@@ -170,12 +170,12 @@ def curves(
     y_label: str,
     best: int | None = None,
     zero: bool = False,
+    cut: float = 0.0,
 ) -> Html:
-    """Lines over epochs, each named at its end; `best` marks the epoch that was kept."""
+    """Lines over epochs; `best` marks the epoch that was kept, `cut` is the share of highest values left off."""
     found = [value for line in lines.values() for _, value in line]
     last = max((x for line in lines.values() for x, _ in line), default=1.0)
-    # The first epochs of a loss would flatten all that follow.
-    low, high = (float(v) for v in np.quantile(found, [0.0, 0.98])) if found else (0.0, 1.0)
+    low, high = (float(v) for v in np.quantile(found, [0.0, 1.0 - cut])) if found else (0.0, 1.0)
     frame = Frame.of((0.0, float(max(last, 1))), spanning([low, high], 0.08, zero), height=260)
     parts = []
     for place, line in enumerate(lines.values()):
@@ -191,6 +191,19 @@ def curves(
     if zero:
         parts.insert(0, frame.segment((0, 0), (frame.x.high, 0), "reference"))
     return frame.svg(label, frame.axes("epoch", y_label), *parts)
+
+
+def stems(lines: Mapping[str, Sequence[tuple[float, float]]], label: str, y_label: str) -> Html:
+    """Counts over epochs, one stroke each, those of several lines on top of each other."""
+    last = max((x for line in lines.values() for x, _ in line), default=1.0)
+    total: dict[float, float] = {}
+    for line in lines.values():
+        for x, value in line:
+            total[x] = total.get(x, 0.0) + value
+    frame = Frame.of((0.0, float(max(last, 1))), (0.0, 1.08 * max([1.0, *total.values()])), height=260)
+    strokes = [frame.segment((x, 0), (x, value), "whisker peer") for x, value in total.items() if value]
+    whole = lambda value: words.number(value, 0)  # noqa: E731
+    return frame.svg(label, frame.axes("epoch", y_label, y_format=whole), *strokes)
 
 
 def legend(entries: dict[str, str], line: bool = False) -> Html:

@@ -47,7 +47,7 @@ def headline(evidence: Evidence) -> str:
         if key in features:
             counts, total = tallied(features[key]), len(features["name"])
             return (
-                f"{_upper(ours(evidence))} is better than {other} on {counts['better']} of "
+                f"{_upper(ours(evidence))} is better than {other} on {words.amount(counts['better'])} of "
                 f"{words.count(total, 'feature')}; ties on {words.amount(counts['tie'])}; loses on "
                 f"{words.amount(counts['worse'])}."
             )
@@ -65,7 +65,7 @@ def lead(evidence: Evidence) -> Html:
             f"{words.amount(counts['worse'])}."
         )
     uses = Counter(features["use"])
-    told = [f"{words.method(roles[role])} for {uses[role]}" for role in ("ours", "ridge", "carry") if uses[role]]
+    told = [f"{words.method(roles[role])} for {many}" for role, many in uses.most_common()]
     parts.append(f"The simplest method that nothing clearly beats: {words.listed(told)}.")
     run = evidence["run"]
     parts.append(
@@ -289,7 +289,7 @@ def change(evidence: Evidence) -> Html:
         f"r{words.SPACE}={words.SPACE}{words.interval(r, 2)}."
     )
     caption = (
-        "How to read it: each cell is darker the more people and features fall on it. Points are tenths of the "
+        "How to read it: each cell is stronger the more people and features fall on it. Points are tenths of the "
         "predicted changes with the mean of the true ones and its 95 % interval; the full line is their "
         "regression, the broken one is where prediction and truth agree. True changes scatter more, because a "
         "second measurement has errors that nobody can predict."
@@ -436,38 +436,42 @@ def groups(evidence: Evidence) -> Html:
         else "No simple method took part that groups could be compared with."
     )
     ends = {key: _strip_ends([group[key] for group in found if key in group]) for key in keys}
-    bodies: dict[str, list[Html]] = {}
-    for kind, heading in GROUPS.items():
-        mine = [group for group in found if group["kind"] == kind]
-        if not mine:
-            continue
-        rows = []
-        for group in mine:
-            cells = [cell(f"{group['people']:,}", "people", "number beside")]
-            for key in keys:
-                triple, text = group[key], words.difference(group[key])
-                label = f"{heading}, {group['name']}: {names[key]} {text}, {standing(triple)}"
-                cells.append(cell(value(text), names[key]))
-                cells.append(cell(strip(triple, ends[key], label, standing(triple), at=0.0), kind="plot"))
-            if "coverage" in group:
-                cells.append(cell(words.percent(group["coverage"][0]), "90 % intervals hold"))
-            rows.append(row(group["name"], *cells))
-        bodies[heading] = rows
     headings = ["group", "people"]
     for key in keys:
         headings += [names[key], "← better"]
     if any("coverage" in group for group in found):
         headings.append("inside 90 %")
     caption = "Differences with 95 % intervals over people, and the share of true values inside 90 % intervals"
-    many = {heading: rows for heading, rows in bodies.items() if len(rows) > 2 * FIRST}
-    shown = {heading: rows for heading, rows in bodies.items() if heading not in many}
-    tables_of = [table(caption, headings, shown)] if shown else []
-    for heading, rows in many.items():
-        tables_of.append(
-            folded(f"{heading}: {words.count(len(rows), 'group')}", table(caption, headings, {heading: rows}))
-        )
+    shown: dict[str, list[Html]] = {}
+    hidden = []
+    for kind, heading in GROUPS.items():
+        mine = [group for group in found if group["kind"] == kind]
+        rows = [_group_row(heading, group, {key: (names[key], ends[key]) for key in keys}) for group in mine]
+        if len(rows) > 2 * FIRST:
+            # A long list is folded, what is lost in it never.
+            whole = table(caption, headings, {heading: rows})
+            hidden.append(folded(f"{heading}: {words.count(len(rows), 'group')}", whole))
+            heading = f"{heading}: where it loses"
+            lost = [any(standing(group[key]) == "worse" for key in keys) for group in mine]
+            rows = [each for each, bad in zip(rows, lost, strict=True) if bad]
+        if rows:
+            shown[heading] = rows
     note = (
         f"Groups of fewer than {FEWEST_PEOPLE} people are put together as “{POOLED}”, and left out where even "
         "these are fewer. Full circles are better, hollow ones tie, squares are worse."
     )
-    return section("groups", title, paragraph(finding, kind="finding"), paragraph(note, kind="soft"), *tables_of)
+    return section("groups", title, paragraph(finding, kind="finding"), paragraph(note, kind="soft"),
+        table(caption, headings, shown) if shown else None, *hidden,
+    )  # fmt: skip
+
+
+def _group_row(heading: str, group: dict[str, Any], keys: dict[str, tuple[str, tuple[float, float]]]) -> Html:
+    cells = [cell(f"{group['people']:,}", "people", "number beside")]
+    for key, (name, ends) in keys.items():
+        triple, text = group[key], words.difference(group[key])
+        label = f"{heading}, {group['name']}: {name} {text}, {standing(triple)}"
+        cells.append(cell(value(text), name))
+        cells.append(cell(strip(triple, ends, label, standing(triple), at=0.0), kind="plot"))
+    if "coverage" in group:
+        cells.append(cell(words.percent(group["coverage"][0]), "90 % intervals hold"))
+    return row(group["name"], *cells)

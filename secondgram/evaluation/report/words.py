@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 MINUS, DASH, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
@@ -23,9 +24,12 @@ HEADINGS = {
 MEANS = {
     "carry_forward": "carry-forward",
     "mean_change": "mean change by covariates and gap",
-    "self_conditioned": "self-conditioned",
+    "own": "the feature's own baseline",
+    "self_conditioned": "self-conditioning",
     "ridge": "ridge",
-    "ridge_after": "ridge after self-conditioned",
+    "self_conditioned_ridge": "ridge after self-conditioning",
+    "gap_ridge": "ridge by gap",
+    "blend": "a blend of them",
 }
 TASKS = {"paired": "people scanned twice", "self_clean": "own baseline", "self_noised": "own baseline, noised"}
 
@@ -44,6 +48,11 @@ def heading(metric: str) -> str:
 def plain(name: str) -> str:
     """A name of the program's as words."""
     return MEANS.get(name, name.replace("_", " "))
+
+
+def typeset(text: str) -> str:
+    """A sentence of the program's with the signs of print."""
+    return re.sub(r"(?<=[\s(])-(?=\d)", MINUS, text.replace("+-", "±"))
 
 
 def number(value: float | None, digits: int = 3) -> str:
