@@ -57,10 +57,10 @@ def people(evidence: Evidence) -> Html:
         f"{len(names)} features that change most, those at fixed places in the order of their error."
     )
     caption = (
-        "How to read it: the line between two points is the change that was measured, in baseline SD, over the years that "
-        "stand below it where they are known. The wedge is where the draws go: its inner part holds half of them, all of it "
-        "90 %; beside it the same as lines, with the mean. The scale of a feature is the same for all people. Rows count "
-        "people in the cohort's table; no identifier is in this page."
+        "How to read it: the line between two points is the change that was measured, in baseline SD, over the "
+        "years that stand below it where they are known. The wedge is where the draws go: its inner part holds "
+        "half of them, all of it 90 %; beside it the same as lines, with the mean. The scale of a feature is the "
+        "same for all people. Rows count people in the cohort's table; no identifier is in this page."
     )
     keys = figures.legend({"strong": "measured", "ours": f"{ours(evidence)}, mean and intervals"})
     return section("people", title, paragraph(finding, kind="finding"), figure(caption, keys, *parts, kind="long"))

@@ -45,13 +45,13 @@ def caterpillar(triples: Sequence[Triple], label: str, y_label: str) -> Html:
         parts.append(tag("line", x1=0, x2="100%", y1=y(tick), y2=y(tick), class_=kind))
         parts.append(tag("text", words.signed(tick, 0 if y.high - y.low > 5 else 1), x=0, y=y(tick) - 5, class_="tick"))
     size = min(4.5, max(1.2, 180.0 / max(len(known), 1)))
-    thin = " thin" if len(known) > 80 else ""
+    thin = " faint" if len(known) > 150 else " thin" if len(known) > 80 else ""
     for place, triple in enumerate(known):
         kind, x = standing(triple), between((place + 0.5) / len(known), 9.0, 100.0)
         value, *ends = (y(y.cut(float(v if v is not None else triple[0]))) for v in triple)  # type: ignore[arg-type]
         parts.append(tag("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_=f"whisker {kind}{thin}"))
         dot = tag("circle", cx=x, cy=value, r=size, class_=f"mark {kind}")
-        parts.append(square(x, f"{value:.2f}", size) if kind == "worse" else dot)
+        parts.append(square(x, f"{value:.2f}", max(size, 2.5)) if kind == "worse" else dot)
     return tag("svg", *parts, role="img", aria_label=label, class_="wide", width="100%", height=CATERPILLAR_HEIGHT)
 
 

@@ -18,6 +18,8 @@ from .tables import breakable, cell, figure, folded, panel, paragraph, row, sect
 Evidence = dict[str, Any]
 Triple = Sequence["float | None"]
 FIRST = 8
+# Of what is lost more is shown than of what is won.
+SHOWN = {"better": FIRST, "tie": FIRST, "worse": 3 * FIRST}
 KINDS = {"better": "Better", "tie": "Ties", "worse": "Worse"}
 # What single interval would seem to differ if nothing did.
 CHANCE = 0.05
@@ -109,9 +111,10 @@ def _against(evidence: Evidence, key: str, other: str, y_label: str, what: str) 
         found = [(name, triple) for name, triple in zip(names, triples, strict=True) if standing(triple) == kind]
         # The clearest first; ties by how near they are to one side.
         found.sort(key=lambda each: -abs(each[1][0] or 0.0))
-        items = [tag("li", breakable(name), tag("small", words.difference(triple))) for name, triple in found[:FIRST]]
-        if len(found) > FIRST:
-            items.append(tag("li", f"and {len(found) - FIRST} more, in the table below", class_="soft"))
+        first = SHOWN[kind]
+        items = [tag("li", breakable(name), tag("small", words.difference(triple))) for name, triple in found[:first]]
+        if len(found) > first:
+            items.append(tag("li", f"and {len(found) - first:,} more, in the table below", class_="soft"))
         body = tag("ul", *items) if items else paragraph("None.", kind="soft")
         heading = tag("h4", tag("span", str(counts[kind]), class_="many"), " ", title)
         columns.append(tag("div", heading, body, class_=f"outcome {kind}"))
@@ -180,7 +183,8 @@ def methods(evidence: Evidence) -> Html:
     finding = f"{_upper(words.method(best))} comes first by {words.heading(metric)}: {value_of}."
     apart = shown[metric][best][3]
     if apart[0] is not None:
-        finding += f" Its difference to ridge-gaussian on the same people is {words.difference(apart, '', 4)}."
+        reference = next((name for name in order if shown[metric][name][3][0] is None), "the reference")
+        finding += f" Its difference to {reference} on the same people is {words.difference(apart, '', 4)}."
     parts = [paragraph(finding, kind="finding")]
     for name in [each for each in (metric, "rmse") if each in shown and (each == metric or metric != "rmse")]:
         parts.append(_ranking(evidence, shown[name], name, _ranked(shown, name)))
