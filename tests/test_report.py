@@ -18,6 +18,7 @@ import secondgram as sg
 from secondgram.evaluation import findings
 from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
 from secondgram.evaluation.metrics import Cells, resamples
+from secondgram.evaluation.report.background import SHARES
 from secondgram.evaluation.report.drawing import Scale
 from secondgram.evaluation.report.html import Html, join, tag
 from secondgram.evaluation.report.words import difference, interval, number, shares
@@ -380,16 +381,20 @@ def test_change_finds_slope_and_correlation() -> None:
 
 
 def test_small_groups_are_pooled() -> None:
-    labels = findings.named(np.array(["big"] * 30 + ["a"] * 6 + ["b"] * 5 + [None], dtype=object))
+    person = np.arange(42)
+    labels = findings.named(np.array(["big"] * 30 + ["a"] * 6 + ["b"] * 5 + [None], dtype=object), person)
     assert list(labels[[0, 30, 36, 41]]) == ["big", findings.POOLED, findings.POOLED, ""]
     rng = np.random.default_rng(0)
     cells = _cells(*(rng.normal(size=(42, 2)) for _ in range(3)))
     weights = resamples(cells.unit, 20, 0)
-    rows = findings.groups({"ours": cells, "carry": cells}, None, {"site": labels}, weights)
+    rows = findings.groups({"ours": cells, "carry": cells}, None, {"site": labels}, person, weights)
     assert [(row["name"], row["people"]) for row in rows] == [("big", 30), (findings.POOLED, 11)]
     # A pool that is small itself is not shown, and a single group is no comparison.
+    # Nor is one of few people who were tested several times.
+    assert findings.named(np.array(["a"] * 12), np.arange(12) % 4)[0] == findings.POOLED
+    assert findings.groups({"ours": cells}, None, {"site": labels}, person % 9, weights) == []
     labels[36:] = ""
-    assert findings.groups({"ours": cells}, None, {"site": labels}, weights) == []
+    assert findings.groups({"ours": cells}, None, {"site": labels}, person, weights) == []
 
 
 def test_quarters_cover_everyone_known() -> None:
@@ -402,6 +407,7 @@ def test_quarters_cover_everyone_known() -> None:
 
 
 def test_people_are_chosen_by_rule() -> None:
+    assert set(SHARES) == set(findings.SHOWN_PEOPLE)
     rng = np.random.default_rng(5)
     truth, baseline = rng.normal(size=(101, 6)), np.zeros((101, 6))
     error = np.arange(101)[rng.permutation(101)]
@@ -412,6 +418,10 @@ def test_people_are_chosen_by_rule() -> None:
     assert found is not None
     assert [error[person["row"] - 1] for person in found["people"]] == [5, 25, 50, 75, 95]
     assert len(found["features"]) == findings.SHOWN_FEATURES
+    twice = [*range(50), *range(51)]
+    found = findings.people(cells, ends, np.full(101, 2.0), twice, list("abcdef"))
+    assert found is not None
+    assert found["complete"] == 51
     truth[:, :] = np.nan
     nobody = _cells(truth, baseline, mean)
     assert findings.people(nobody, ends, np.full(101, 2.0), list(range(101)), list("abcdef")) is None

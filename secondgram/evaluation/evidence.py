@@ -145,7 +145,7 @@ class Evidence:
     def content(self, table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> dict[str, Any]:
         """What evidence.json holds: JSON values, NaN as None."""
         roles = _roles(list(cells), self.ours)
-        seed = int(table.attrs.get("seed", 0))
+        seed, folds = int(table.attrs.get("seed", 0)), int(table.attrs.get("folds", 1))
         ours = cells[roles["ours"]]
         weights = resamples(ours.unit, BOOTSTRAPS, seed)
         tested = Tested.joined(self.tested)
@@ -168,10 +168,10 @@ class Evidence:
             "change": {name: findings.change(cells[name], weights) for name in judged},
             "calibration": {name: findings.calibration(counts[name], weights) for name in shown},
             "pit": {name: findings.pit(counts[name], weights) for name in shown},
-            "groups": findings.groups(focus, counts.get(roles["ours"]), _grouped(tested), weights),
+            "groups": findings.groups(focus, counts.get(roles["ours"]), _grouped(tested), tested.ids, weights),
             "correlation": findings.correlations(ours),
             "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
-            "memory": {name: _joined_memory(self.drawn[name]) for name in shown},
+            "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in shown},
             "training": {name: self.models[name] for name in self.models if name in cells},
             "provenance": _provenance(cohort, table),
         }
@@ -248,7 +248,7 @@ def _complete_features(truth: np.ndarray, learned: np.ndarray) -> np.ndarray:
 
 
 def _joined_memory(parts: list[Drawn]) -> dict[str, Any] | None:
-    """Folds together: means weighted by people, and intervals whose squares add, because folds share nobody."""
+    """Folds of one repeat together: means weighted by people, and intervals whose squares add, because folds share nobody."""
     memory = np.stack([part.memory for part in parts])
     memory = memory[np.isfinite(memory).all(axis=1)]
     if not len(memory):
@@ -268,8 +268,8 @@ def _grouped(tested: Tested) -> dict[str, np.ndarray]:
     return {
         "gap": findings.quarters(tested.gap),
         "age": findings.quarters(tested.age),
-        "sex": findings.named(tested.sex),
-        "site": findings.named(tested.site),
+        "sex": findings.named(tested.sex, tested.ids),
+        "site": findings.named(tested.site, tested.ids),
     }
 
 

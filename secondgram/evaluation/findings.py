@@ -186,20 +186,24 @@ def quarters(values: np.ndarray) -> np.ndarray:
     return labels
 
 
-def named(values: np.ndarray) -> np.ndarray:
-    """Labels (N,) of groups by name, "" where it is unknown; small groups are pooled, the largest groups come first."""
+def named(values: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """Labels (N,) of groups by name, "" where it is unknown; small groups are pooled. person : (N,) who a row is."""
     labels = np.array(["" if value is None else str(value) for value in values], dtype=object)
-    names, count = np.unique(labels[labels != ""].astype(str), return_counts=True)
-    small = names[count < FEWEST_PEOPLE]
+    names = np.unique(labels[labels != ""].astype(str))
+    small = [name for name in names if len(set(person[labels == name])) < FEWEST_PEOPLE]
     return np.where(np.isin(labels.astype(str), small), POOLED, labels) if len(small) else labels
 
 
 def groups(
-    focus: dict[str, Cells], counts: np.ndarray | None, labels: dict[str, np.ndarray], weights: np.ndarray
+    focus: dict[str, Cells],
+    counts: np.ndarray | None,
+    labels: dict[str, np.ndarray],
+    person: np.ndarray,
+    weights: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Per group of people: how many, errors against carry-forward and ridge in per cent, and coverage.
 
-    labels : by kind, (N,) text each. A pool of fewer than `FEWEST_PEOPLE` people is left out, its size not told.
+    labels : by kind, (N,) text each.  person : (N,), who a row is; repeats test a person several times.  A pool of fewer than `FEWEST_PEOPLE` people is left out, its size not told.
     """
     sums = {}
     for role, cells in focus.items():
@@ -209,9 +213,12 @@ def groups(
     for kind, label in labels.items():
         for name in _ordered(label, kind):
             mine = label == name
-            if mine.sum() < FEWEST_PEOPLE or len(set(focus["ours"].unit[mine])) < 2:
+            people_of = len(set(person[mine]))
+            if people_of < FEWEST_PEOPLE or len(set(focus["ours"].unit[mine])) < 2:
                 continue
-            found.append({"kind": kind, "name": name, **_group(sums, counts, mine, weights[:, mine])})
+            found.append(
+                {"kind": kind, "name": name, "people": people_of, **_group(sums, counts, mine, weights[:, mine])}
+            )
     return [row for row in found if sum(other["kind"] == row["kind"] for other in found) > 1]
 
 
@@ -225,7 +232,7 @@ def _ordered(label: np.ndarray, kind: str) -> list[str]:
 def _group(
     sums: Mapping[str, tuple[np.ndarray, ...]], counts: np.ndarray | None, mine: np.ndarray, weights: np.ndarray
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"people": int(mine.sum())}
+    row: dict[str, Any] = {}
     with np.errstate(invalid="ignore", divide="ignore"):
         rmse = {role: np.sqrt(weights @ each[0][mine] / (weights @ each[2][mine])) for role, each in sums.items()}
         crps = {role: weights @ each[1][mine] / (weights @ each[2][mine]) for role, each in sums.items()}
@@ -320,13 +327,16 @@ def people(
     """A few people's changes with the ends of their intervals, chosen by rule; None where nobody is complete.
 
     The features are those that change most on average, the people those at fixed shares of the order of error, among
-    people complete in these features. rows : place of each person in the cohort's table, from 0.
+    people complete in these features. rows : place of each person in the cohort's table, from 0; of a person who was
+    tested several times the first counts.
     """
     step = ours.truth - ours.baseline
     moved = np.abs(np.nansum(step, axis=0)) / np.maximum(np.isfinite(step).sum(axis=0), 1)
     columns = np.argsort(-moved, kind="stable")[:SHOWN_FEATURES]
     complete = np.isfinite(ours.truth[:, columns]).all(axis=1) & np.isfinite(ours.baseline[:, columns]).all(axis=1)
-    able = np.flatnonzero(complete)
+    first = np.zeros(len(complete), dtype=bool)
+    first[np.unique(np.asarray(rows), return_index=True)[1]] = True
+    able = np.flatnonzero(complete & first)
     if not len(able):
         return None
     error = np.nanmean(ours.crps, axis=1)[able]

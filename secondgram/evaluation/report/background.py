@@ -13,11 +13,11 @@ from .quality import Evidence, ours
 from .tables import breakable, cell, figure, folded, panel, paragraph, row, section, table, value
 
 SHARES = {
-    0.1: "small error",
-    0.3: "rather small error",
+    0.05: "small error",
+    0.25: "rather small error",
     0.5: "median error",
-    0.7: "rather large error",
-    0.9: "large error",
+    0.75: "rather large error",
+    0.95: "large error",
 }
 
 
@@ -111,9 +111,7 @@ def _rungs(told: dict[str, Any]) -> list[Html]:
             )
         )
     means = told.get("means", {})
-    used = words.listed(
-        [f"{words.plain(name)} for {count}" for name, count in sorted(means.items(), key=lambda m: -m[1])]
-    )
+    used = [f"{words.plain(name)} {many}" for name, many in sorted(means.items(), key=lambda each: -each[1])]
     reasons = [
         tag("li", f"{words.plain(rung)}: {words.typeset(text)}.")
         for rung, text in zip(ladder["rung"], ladder["reason"], strict=True)
@@ -121,10 +119,8 @@ def _rungs(told: dict[str, Any]) -> list[Html]:
     return [
         tag("h3", "What each part earned"),
         paragraph(
-            "Each part is judged on training people it was not fitted on; below zero is better. The predictor of "
-            f"the mean is {used}."
-            if used
-            else "Each part is judged on training people it was not fitted on.",
+            "Each part is judged on training people it was not fitted on."
+            + (f" Features by what predicts their mean: {', '.join(used)}." if used else "")
         ),
         table(
             "Difference in CRPS to the part before, with 95 % intervals over people",

@@ -219,8 +219,11 @@ def _ranked(shown: dict[str, dict[str, tuple[Any, ...]]], metric: str) -> list[s
 
 def _ranking(evidence: Evidence, shown: dict[str, tuple[Any, ...]], metric: str, order: list[str]) -> Html:
     value = [float(shown[name][0]) for name in order]
-    # A method far off the others would press them together; what is off the scale stands at its edge, with an arrow.
+    # A method far off would press the others together: beyond carry-forward and far from most, it stands at the edge of
+    # the scale, with an arrow.
     limit = min(value) + 6.0 * (sorted(value)[int(0.75 * (len(value) - 1))] - min(value))
+    carried = evidence["roles"].get("carry")
+    limit = max(limit, float(shown[carried][0])) if carried in shown else limit
     near = [name for name in order if shown[name][0] <= limit] if limit > min(value) else order
     ends = spanning([float(v) for name in near for v in shown[name][:3] if v is not None], 0.05)
     rows = []

@@ -29,7 +29,7 @@ MEANS = {
     "ridge": "ridge",
     "self_conditioned_ridge": "ridge after self-conditioning",
     "gap_ridge": "ridge by gap",
-    "blend": "a blend of them",
+    "blend": "a blend",
 }
 TASKS = {"paired": "people scanned twice", "self_clean": "own baseline", "self_noised": "own baseline, noised"}
 
