@@ -172,6 +172,12 @@ def test_cosines_and_skipped_steps_of_the_published_method(tmp_path: Path) -> No
     assert "Cosines between task gradients" in text
     assert "people scanned twice / own baseline" in text
     assert "skipped for too large a gradient" in text
+    assert "rival (is not <installed>)" in text
+    # What is finished is not trained again, and its curves are still there.
+    assert json.loads((tmp_path / "training.json").read_text())["paper"]["networks"]
+    assert Evidence(tmp_path, ["paper"])._earlier().keys() == {"paper"}
+    (tmp_path / "training.json").write_text("{")
+    assert Evidence(tmp_path, ["paper"])._earlier() == {}
 
 
 def _published_page(folder: Path, cohort: sg.SimulatedCohort, imputer: sg.SecondgramImputer) -> Seen:
@@ -181,14 +187,14 @@ def _published_page(folder: Path, cohort: sg.SimulatedCohort, imputer: sg.Second
 
     scaling = SharedScaling.fit(cohort.baseline)
     result = imputer.impute(cohort, draws=5, who="all", show=False)
-    evidence = Evidence(["paper"])
+    evidence = Evidence(folder, ["paper"])
     evidence.add("paper", cohort, cohort, scaling, result.draws)
     evidence.fitted("paper", imputer.model_)
     cells = {"paper": scored(scaling, cohort, result.mean, result.draws)}
     table = comparison_table(cells, 20, 0)
-    table.attrs.update(people=90, draws=5, features=4, seed=0, pairs=45)
+    table.attrs.update(people=90, draws=5, features=4, seed=0, pairs=45, skipped={"rival": "is not <installed>"})
     write_run(folder, table, cells, cohort)
-    evidence.write(folder, table, cells, cohort)
+    evidence.write(table, cells, cohort)
     # Neither carry-forward nor ridge took part: the page says so.
     assert "nothing simple took part" in sg.report(folder).read_text(encoding="utf-8")
     return Seen((folder / "report.html").read_text(encoding="utf-8"))

@@ -75,7 +75,7 @@ def compare(
     if draws < 1 or repeats < 1:
         raise InputError(f"draws={draws}, repeats={repeats}", mend="Use 1 or more of each")
     check_trainable(cohort)
-    evidence = None if out is None else Evidence(methods)
+    evidence = None if out is None else Evidence(out, methods)
     cells = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, evidence)
     table = comparison_table(cells, bootstraps, seed)
     table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)
@@ -85,7 +85,7 @@ def compare(
         from .report import report
 
         write_run(out, table, cells, cohort)
-        evidence.write(out, table, cells, cohort)
+        evidence.write(table, cells, cohort)
         report(out)
     return table
 

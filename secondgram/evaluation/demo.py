@@ -49,11 +49,11 @@ def run(out: Path, subjects: int, features: int, seed: int) -> None:
     table = comparison_table(cells, BOOTSTRAPS, seed)
     table.attrs.update(people=len(test), draws=DRAWS, features=features, seed=seed, pairs=int(train.paired.sum()))
     write_run(out, table, cells, cohort)
-    evidence = Evidence(list(drawn))
+    evidence = Evidence(out, list(drawn))
     for name, (_, draws) in drawn.items():
         evidence.add(name, train, test, scaling, draws)
     evidence.fitted("default", imputer.model_)
-    evidence.write(out, table, cells, cohort)
+    evidence.write(table, cells, cohort)
     report(out)
 
     truth = scaling.apply(true_followup(test), test.site)

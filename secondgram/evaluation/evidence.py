@@ -32,7 +32,7 @@ from .memorisation import memorisation
 from .metrics import METRICS, Cells, interval_rank, resamples
 
 EVIDENCE_VERSION = 1
-FILE = "evidence.json"
+FILE, TRAINING = "evidence.json", "training.json"
 BOOTSTRAPS = 300
 # The check for copies costs draws x people x training people; this many of each tell a copier from others.
 MEMORY_DRAWS, MEMORY_PEOPLE = 4, 400
@@ -105,11 +105,12 @@ def _texts(column: pd.Series) -> np.ndarray:
 class Evidence:
     """Gathers what the report of a comparison shows; folds come in one order for all methods.
 
-    methods : those that take part; the report is about `default`, else `paper`, else the last one.
+    folder : of the run.  methods : those that take part; it is about `default`, else `paper`, else the last one.
     `add` takes each method's draws for the people of a fold while they are there, `write` what is left at the end.
     """
 
-    def __init__(self, methods: Sequence[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], methods: Sequence[str]) -> None:
+        self.folder = Path(folder)
         # The one the report is about; the others' intervals are not kept.
         self.ours = next((name for name in OURS if name in methods), methods[-1])
         self.drawn: dict[str, list[Drawn]] = {}
@@ -130,17 +131,29 @@ class Evidence:
         parts.append(Drawn(_ranks(scaled, truth), ends, memory, len(draws)))
 
     def fitted(self, method: str, model: FollowupModel) -> None:
-        """How the training of a method went; the first fold's is kept."""
-        self.models.setdefault(method, _trained(model))
+        """How the training of a method went; that of one fold is kept, on disk too.
 
-    def write(
-        self, folder: str | os.PathLike[str], table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort
-    ) -> None:
-        """Write evidence.json into a run's folder; `table` and `cells` are the comparison's."""
+        A comparison that goes on where it was stopped does not train again what is finished.
+        """
+        if method not in self.models:
+            self.models[method] = rounded(_trained(model))
+            self._put(TRAINING, self._earlier() | self.models)
+
+    def _earlier(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / TRAINING).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _put(self, name: str, content: Any) -> None:
+        with replacing(self.folder / name) as temporary:
+            temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+
+    def write(self, table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> None:
+        """Write evidence.json into the run's folder; `table` and `cells` are the comparison's."""
         content = self.content(table, cells, cohort)
-        told = {"evidence_version": EVIDENCE_VERSION, "sha256": digest(content), "content": content}
-        with replacing(Path(folder) / FILE) as temporary:
-            temporary.write_text(json.dumps(told, allow_nan=False) + "\n", encoding="utf-8")
+        self._put(FILE, {"evidence_version": EVIDENCE_VERSION, "sha256": digest(content), "content": content})
 
     def content(self, table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> dict[str, Any]:
         """What evidence.json holds: JSON values, NaN as None."""
@@ -152,18 +165,20 @@ class Evidence:
         counts = {
             name: findings.rank_counts(np.concatenate([part.rank for part in parts]), parts[0].draws)
             for name, parts in self.drawn.items()
-            if parts[0].draws > 1
+            if name in cells and parts[0].draws > 1
         }
         focus = {role: cells[name] for role, name in roles.items()}
         judged = [roles[role] for role in ("ours", "ridge") if role in roles]
         shown = [name for name in judged if name in counts]
         ends = np.concatenate([part.ends for part in self.drawn[roles["ours"]]], axis=1)
         rows = {name: row for row, name in enumerate(cohort.ids)}
+        models = self._earlier() | self.models
         found = {
             "roles": roles,
             "run": {key: value for key, value in table.attrs.items() if isinstance(value, (int, float, str))},
             "table": table.to_dict(orient="list"),
             "meaning": METRICS,
+            "absent": table.attrs.get("skipped", {}) | table.attrs.get("failed", {}),
             "features": findings.verdict(focus, list(cohort.features), weights),
             "change": {name: findings.change(cells[name], weights) for name in judged},
             "calibration": {name: findings.calibration(counts[name], weights) for name in shown},
@@ -172,7 +187,7 @@ class Evidence:
             "correlation": findings.correlations(ours),
             "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
             "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in shown},
-            "training": {name: self.models[name] for name in self.models if name in cells},
+            "training": {name: models[name] for name in cells if name in models},
             "provenance": _provenance(cohort, table),
         }
         return rounded(found)
@@ -202,6 +217,8 @@ def rounded(value: Any) -> Any:
 
 def _roles(methods: list[str], ours: str) -> dict[str, str]:
     """Which method stands for carrying forward and for ridge, as far as they took part, and the one it is about."""
+    # Another library's method may have failed.
+    ours = ours if ours in methods else methods[-1]
     ridge = next((name for name in RIDGES if name in methods and name != ours), None)
     carry = CARRY if CARRY in methods and ours != CARRY else None
     return {role: name for role, name in (("ours", ours), ("ridge", ridge), ("carry", carry)) if name is not None}
@@ -248,7 +265,7 @@ def _complete_features(truth: np.ndarray, learned: np.ndarray) -> np.ndarray:
 
 
 def _joined_memory(parts: list[Drawn]) -> dict[str, Any] | None:
-    """Folds of one repeat together: means weighted by people, and intervals whose squares add, because folds share nobody."""
+    """Folds of one repeat together: means weighted by people; squares of intervals add, as folds share nobody."""
     memory = np.stack([part.memory for part in parts])
     memory = memory[np.isfinite(memory).all(axis=1)]
     if not len(memory):

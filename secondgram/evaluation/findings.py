@@ -203,7 +203,8 @@ def groups(
 ) -> list[dict[str, Any]]:
     """Per group of people: how many, errors against carry-forward and ridge in per cent, and coverage.
 
-    labels : by kind, (N,) text each.  person : (N,), who a row is; repeats test a person several times.  A pool of fewer than `FEWEST_PEOPLE` people is left out, its size not told.
+    labels : by kind, (N,) text each.  person : (N,), who a row is; repeats test a person several times.
+    A pool of fewer than `FEWEST_PEOPLE` people is left out, its size not told.
     """
     sums = {}
     for role, cells in focus.items():
@@ -337,7 +338,7 @@ def people(
     first = np.zeros(len(complete), dtype=bool)
     first[np.unique(np.asarray(rows), return_index=True)[1]] = True
     able = np.flatnonzero(complete & first)
-    if not len(able):
+    if not len(able) or not ends.shape[1]:
         return None
     error = np.nanmean(ours.crps, axis=1)[able]
     order = able[np.argsort(error, kind="stable")]

@@ -186,7 +186,7 @@ def _networks(name: str, told: dict[str, Any]) -> list[Html]:
         panels.append(panel("Skipped steps" + (", all networks" if len(networks) > 1 else ""), drawing))
     caption = (
         "How to read it: a score that still rises at the end asks for more epochs; one that falls long before it "
-        "shows that training was stopped in time, because the best weights are kept. Of several folds, the first "
+        "shows that training was stopped in time, because the best weights are kept. Of several folds one "
         "is shown."
     )
     heading = tag("h3", f"Training of {words.method(name)}")

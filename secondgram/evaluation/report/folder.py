@@ -14,7 +14,19 @@ from ..files import RUN_VERSION
 AGAIN = "Run `secondgram compare` (or demo) again with the same --out"
 SHARED = ("seed", "draws", "features", "people")
 PARTS = (
-    *("roles", "run", "table", "meaning", "features", "change", "calibration", "pit", "groups", "correlation"),
+    *(
+        "roles",
+        "run",
+        "table",
+        "meaning",
+        "absent",
+        "features",
+        "change",
+        "calibration",
+        "pit",
+        "groups",
+        "correlation",
+    ),
     *("people", "memory", "training", "provenance"),
 )
 

@@ -188,6 +188,9 @@ def methods(evidence: Evidence) -> Html:
     parts = [paragraph(finding, kind="finding")]
     for name in [each for each in (metric, "rmse") if each in shown and (each == metric or metric != "rmse")]:
         parts.append(_ranking(evidence, shown[name], name, _ranked(shown, name)))
+    if evidence["absent"]:
+        told = "; ".join(f"{words.method(name)} ({why})" for name, why in sorted(evidence["absent"].items()))
+        parts.append(paragraph(f"Not in the tables: {told}.", kind="soft"))
     others = [name for name in shown if name not in (metric, "rmse")]
     if others:
         parts.append(
