@@ -10,7 +10,7 @@ import numpy as np
 
 from ..findings import FEWEST_PEOPLE, POOLED, standing
 from ..metrics import HIGHER_IS_BETTER
-from . import figures, tables, words
+from . import figures, words
 from .drawing import spanning, strip
 from .html import Html, join, tag
 from .tables import breakable, cell, figure, folded, panel, paragraph, row, section, table, value
@@ -186,17 +186,17 @@ def methods(evidence: Evidence) -> Html:
         reference = next((name for name in order if shown[metric][name][3][0] is None), "the reference")
         finding += f" Its difference to {reference} on the same people is {words.difference(apart, '', 4)}."
     parts = [paragraph(finding, kind="finding")]
-    for name in [each for each in (metric, "rmse") if each in shown and (each == metric or metric != "rmse")]:
-        parts.append(_ranking(evidence, shown[name], name, _ranked(shown, name)))
+    first = [name for name in dict.fromkeys((metric, "rmse")) if name in shown]
+    parts += [_ranking(evidence, shown[name], name, _ranked(shown, name)) for name in first]
     if evidence["absent"]:
         told = "; ".join(f"{words.method(name)} ({why})" for name, why in sorted(evidence["absent"].items()))
         parts.append(paragraph(f"Not in the tables: {told}.", kind="soft"))
-    others = [name for name in shown if name not in (metric, "rmse")]
+    others = [name for name in shown if name not in first]
     if others:
         parts.append(
             folded(
                 f"{_upper(words.count(len(others), 'more metric'))}, every method",
-                _wide(evidence, shown, others, order),
+                _further(evidence, shown, others, order),
             )
         )
     return section("methods", "Methods, ranked", *parts)
@@ -221,32 +221,38 @@ def _ranked(shown: dict[str, dict[str, tuple[Any, ...]]], metric: str) -> list[s
 
 
 def _ranking(evidence: Evidence, shown: dict[str, tuple[Any, ...]], metric: str, order: list[str]) -> Html:
-    value = [float(shown[name][0]) for name in order]
-    # A method far off would press the others together: beyond carry-forward and far from most, it stands at the edge of
-    # the scale, with an arrow.
-    limit = min(value) + 6.0 * (sorted(value)[int(0.75 * (len(value) - 1))] - min(value))
     carried = evidence["roles"].get("carry")
-    limit = max(limit, float(shown[carried][0])) if carried in shown else limit
-    near = [name for name in order if shown[name][0] <= limit] if limit > min(value) else order
-    ends = spanning([float(v) for name in near for v in shown[name][:3] if v is not None], 0.05)
-    rows = []
-    for name in order:
-        text = words.interval(shown[name][:3]) + (" →" if shown[name][0] > ends[1] else "")
-        mine = name == evidence["roles"]["ours"]
-        kind = "ours" if mine else "other"
-        rows.append(
-            row(
-                _named(name), cell(tables.value(text)),
-                cell(strip(shown[name][:3], ends, f"{name}: {words.heading(metric)} {text}", kind), kind="plot"),
-                kind="ours" if mine else None,
-            )
-        )  # fmt: skip
+    ends = _method_ends(shown, [carried] if carried in shown else [])
     meaning = evidence["meaning"].get(metric, metric)
     return table(
         f"{words.heading(metric)}: {meaning}. The lower the better; 95 % intervals over people.",
         ["method", words.heading(metric), "← better"],
-        rows,
+        _method_rows(evidence, shown, metric, order, ends),
     )
+
+
+def _method_ends(shown: dict[str, tuple[Any, ...]], always: list[str]) -> tuple[float, float]:
+    """Ends of a scale for the methods' values; what is far off most of them, and not in `always`, is left outside."""
+    values = np.array([float(numbers[0]) for numbers in shown.values()])
+    low, high = (float(v) for v in np.quantile(values, [0.1, 0.75]))
+    space = 4.0 * (high - low) or np.inf
+    near = [name for name, value in zip(shown, values, strict=True) if low - space <= value <= high + space]
+    return spanning([float(v) for name in {*near, *always} for v in shown[name][:3] if v is not None], 0.05)
+
+
+def _method_rows(
+    evidence: Evidence, shown: dict[str, tuple[Any, ...]], metric: str, order: list[str], ends: tuple[float, float]
+) -> list[Html]:
+    rows = []
+    for name in order:
+        triple = shown[name][:3]
+        off = " →" if triple[0] > ends[1] else " ←" if triple[0] < ends[0] else ""
+        text = words.interval(triple) + off
+        mine = name == evidence["roles"]["ours"]
+        drawing = strip(triple, ends, f"{name}: {words.heading(metric)} {text}", "ours" if mine else "other")
+        cells = [cell(value(text)), cell(drawing, kind="plot")]
+        rows.append(row(_named(name), *cells, kind="ours" if mine else None))
+    return rows
 
 
 def _named(name: str) -> Html:
@@ -255,23 +261,18 @@ def _named(name: str) -> Html:
     return join(told, None if told == name else tag("span", f" {name}", class_="soft"))
 
 
-def _wide(
+def _further(
     evidence: Evidence, shown: dict[str, dict[str, tuple[Any, ...]]], metrics: list[str], order: list[str]
 ) -> Html:
-    names = order + [name for metric in metrics for name in shown[metric] if name not in order]
-    rows = []
-    for name in dict.fromkeys(names):
-        told = [shown[metric].get(name, (None, None, None))[:3] for metric in metrics]
-        rows.append(row(_named(name), *(cell(value(words.interval(triple))) for triple in told)))
-    meanings = [
-        f"{words.heading(metric)}: {evidence['meaning'][metric]}."
-        for metric in metrics
-        if metric in evidence["meaning"]
-    ]
-    whole = table(
-        "Further metrics, 95 % intervals over people", ["method", *map(words.heading, metrics)], rows, stack=False
-    )
-    return join(whole, tag("ul", [tag("li", text) for text in meanings], class_="soft") if meanings else None)
+    """One table, its rows by metric."""
+    rows = {}
+    for metric in metrics:
+        names = [name for name in order if name in shown[metric]]
+        names += [name for name in shown[metric] if name not in names]
+        meaning = evidence["meaning"].get(metric)
+        heading = words.heading(metric) + (f": {meaning}" if meaning else "")
+        rows[heading] = _method_rows(evidence, shown[metric], metric, names, _method_ends(shown[metric], []))
+    return table("Further metrics, 95 % intervals over people", ["method", "value", "interval"], rows)
 
 
 # -- 3. change -------------------------------------------------------------------------------

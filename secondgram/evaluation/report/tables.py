@@ -53,12 +53,10 @@ def value(text: str) -> Html:
     return join(head, " ", tag("small", f"({rest}")) if bracket else join(text)
 
 
-def table(
-    caption: str, headings: Sequence[str], rows: Sequence[Html] | Mapping[str, Sequence[Html]], stack: bool = True
-) -> Html:
-    """A table, its rows under headings of their own where they come as a dict.
+def table(caption: str, headings: Sequence[str], rows: Sequence[Html] | Mapping[str, Sequence[Html]]) -> Html:
+    """A table, its rows under headings of their own where they come as a mapping.
 
-    stack : its cells stand below each other on a narrow screen; else it scrolls by itself.
+    On a narrow screen the cells of a row stand below each other.
     """
     # Roles are told again, because cells that are laid out as blocks lose them.
     head = tag("tr", [tag("th", text, scope="col", role="columnheader") for text in headings], role="row")
@@ -67,18 +65,7 @@ def table(
         tag("tbody", _group_heading(name, len(headings)) if name else None, *each, role="rowgroup")
         for name, each in groups.items()
     ]
-    whole = tag(
-        "table",
-        tag("caption", caption),
-        tag("thead", head, role="rowgroup"),
-        *bodies,
-        class_="stack" if stack else None,
-        role="table",
-    )
-    if stack:
-        return tag("div", whole, class_="stackable")
-    # What scrolls must be reached by the keyboard and have a name.
-    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return tag("table", tag("caption", caption), tag("thead", head, role="rowgroup"), *bodies, role="table")
 
 
 def _group_heading(name: str, columns: int) -> Html:
