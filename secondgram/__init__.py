@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import InputError
     from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
+    from .evaluation.report import report
     from .imputation.imputer import SecondgramImputer, load
     from .imputation.result import Imputation
     from .imputation.sampler import Sampler
@@ -41,6 +42,7 @@ _HOME = {
     "InputError": "errors",
     "compare": "evaluation.compare",
     "evaluate": "evaluation.evaluate",
+    "report": "evaluation.report",
     "SecondgramImputer": "imputation.imputer",
     "load": "imputation.imputer",
     "Imputation": "imputation.result",
@@ -60,6 +62,7 @@ __all__ = [
     "evaluate",
     "load",
     "read_cohort",
+    "report",
     "simulate",
 ]
 

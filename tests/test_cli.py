@@ -26,6 +26,7 @@ OPTIONS = {
     "evaluate": [*COHORT_OPTIONS, "--out", "--seed", "--quiet"],
     "compare": [*COHORT_OPTIONS, *"--out --methods --folds --repeats --draws --seed --time-limit --quiet".split()],
     "simulate": ["--out", "--subjects", "--features", "--paired", "--seed", "--mode", "--selection"],
+    "report": ["--out", "--open", "--quiet"],
     "demo": ["--out", "--subjects", "--features", "--seed"],
     "doctor": [],
     "import-checkpoint": [*COHORT_OPTIONS, "--cohort", "--out", "--quiet"],
@@ -134,6 +135,7 @@ def test_compare_writes_a_run(here, cli):
     assert "60 people held out whole" in done.out
     names = {path.name for path in Path("run").iterdir()}
     assert {"table.csv", "table.md", "features.csv", "run.json", "coverage.csv", "parts"} <= names
+    assert {"evidence.json", "report.html"} <= names
     told = json.loads(Path("run/run.json").read_text())
     assert (told["people"], told["draws"], told["folds"], told["seed"]) == (60, 4, 3, 1)
 
@@ -173,7 +175,7 @@ def test_demo(here, cli):
     outcome = cli(*"demo --out shown --subjects 400 --features 4".split())
     assert outcome.code == 0, outcome.err
     names = {path.name for path in Path("shown").iterdir()}
-    expected = {"model", "imputed.parquet", "table.csv", "table.md", "features.csv", "run.json"}
+    expected = {"model", "imputed.parquet", "table.csv", "table.md", "features.csv", "run.json", "report.html"}
     assert expected <= names
     assert any(name.endswith(".png") for name in names)
     for method in ("carry-forward", "ridge-gaussian", "default"):

@@ -255,7 +255,7 @@ def test_draws_with_gaps_are_refused(few, monkeypatch):
     monkeypatch.setattr(
         comparing,
         "predictions",
-        lambda name, learn, judge, draws, seed: (judge.baseline, judge.baseline[None] * np.nan),
+        lambda name, learn, judge, draws, seed, fitted: (judge.baseline, judge.baseline[None] * np.nan),
     )
     with pytest.raises(sg.InputError, match="hold NaN"):
         compared(few)

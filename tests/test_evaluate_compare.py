@@ -34,8 +34,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, sg.Cohort, sg.Co
     seen = []
     original = comparing.predictions
 
-    def watch(name, learn, judge, draws, seed):
-        mean, drawn = original(name, learn, judge, draws, seed)
+    def watch(name, learn, judge, draws, seed, fitted=None):
+        mean, drawn = original(name, learn, judge, draws, seed, fitted)
         seen.append((name, learn, judge, mean, drawn))
         return mean, drawn
 
@@ -162,7 +162,8 @@ def test_a_comparison_has_every_method_and_metric(cohort, tmp_path):
 
     details = {f"{name}.csv" for name in ("coverage", "pit", "components", "resemblance")}
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {"table.csv", "table.md", "features.csv", "run.json", "parts", *details}
+    report = {"evidence.json", "report.html"}
+    assert written == {"table.csv", "table.md", "features.csv", "run.json", "parts", *details, *report}
     written = pd.read_csv(tmp_path / "run" / "table.csv")
     pd.testing.assert_frame_equal(written, table.reset_index(drop=True), check_exact=False, check_dtype=False)
     features = pd.read_csv(tmp_path / "run" / "features.csv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,13 @@ from ..cohort.simulate import SimulatedCohort
 from ..cohort.table import C, Cohort
 from ..errors import InputError, some
 from ..imputation.imputer import SecondgramImputer
+from ..imputation.model import FollowupModel
 from ..imputation.people import People, check_trainable
 from ..progress import progress
 from .baselines import ARMS, BASELINES, PEERS, RIVALS
 from .baselines.apart import PeerFailure, predictions_apart
 from .evaluate import BOOTSTRAPS, true_followup
+from .evidence import Evidence
 from .metrics import BETTER, FURTHER, METRICS, Cells, Yardstick, further_scores, interval, nominal_coverage, resamples
 from .metrics import scores as headline
 from .parts import Parts
@@ -78,8 +80,8 @@ def compare(
     draws : per person, for the methods that draw.
     seed : decides folds, training, draws and bootstrap.
     out : a folder for the table as CSV and Markdown, the scores per feature, calibration, components, resemblance,
-        outcomes and noise ceilings as CSV, and what was run. What is finished of a method and fold is kept in `parts`
-        below it, and a rerun on the same cohort with the same settings and code goes on from there.
+        outcomes and noise ceilings as CSV, what was run, and the report. What is finished of a method and fold is
+        kept in `parts` below it, and a rerun on the same cohort with the same settings and code goes on from there.
     time_limit : seconds that another library may take for one fold, in a process of its own.
 
     Returns
@@ -101,19 +103,23 @@ def compare(
         raise InputError(f"time_limit={time_limit}", mend="Use a number of seconds above zero")
     check_trainable(cohort)
     parts = Parts(None if out is None else Path(out), cohort, draws=draws, folds=folds, seed=seed)
-    cells, failed = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, parts, time_limit)
+    evidence = None if out is None else Evidence(out, methods)
+    cells, failed = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, parts, time_limit, evidence)
     table = comparison_table(cells, bootstraps, seed, further=True, failed=failed)
     table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)
     table.attrs.update(repeats=repeats, seed=seed, features=len(cohort.features), pairs=int(cohort.paired.sum()))
     table.attrs.update(skipped=skipped, failed=failed)
     table.attrs["peers"] = {name: PEERS[name].versions() for name in cells if name in PEERS}
-    if out is not None:
+    if out is not None and evidence is not None:
         from .details import details, write_details
         from .files import write_run
+        from .report import report
 
         tables, table.attrs["untold"] = details(cells, cohort, seed)
         write_run(out, table, cells, cohort)
         write_details(out, tables)
+        evidence.write(table, cells, cohort)
+        report(out)
     return table
 
 
@@ -165,6 +171,7 @@ def _cross_validated(
     show: bool,
     parts: Parts,
     time_limit: float,
+    evidence: Evidence | None,
 ) -> tuple[dict[str, Cells], dict[str, str]]:
     """The cells of every method that came through, and why the others did not."""
     scaling = SharedScaling.fit(cohort.baseline, cohort.site)
@@ -173,6 +180,7 @@ def _cross_validated(
     )
     cells: dict[str, list[Cells]] = {name: [] for name in methods}
     failed: dict[str, str] = {}
+    fitted = None if evidence is None else evidence.fitted
     with progress("comparing", folds * repeats * len(methods), show) as advance:
         for what, learn, judge in splits(cohort, folds, repeats, seed):
             check_trainable(learn)
@@ -182,8 +190,10 @@ def _cross_validated(
                 advance(0, f"{what}, {name}")
                 if name not in failed:
                     try:
-                        mean, drawn = _remembered(parts, name, what, learn, judge, draws, seed, time_limit)
+                        mean, drawn = _remembered(parts, name, what, learn, judge, draws, seed, time_limit, fitted)
                         cells[name].append(scored(scaling, judge, mean, drawn, yardstick))
+                        if evidence is not None:
+                            evidence.add(name, learn, judge, scaling, drawn)
                     except PeerFailure as failure:
                         failed[name] = f"{what}: {failure}"
                 advance(1)
@@ -194,7 +204,15 @@ def _cross_validated(
 
 
 def _remembered(
-    parts: Parts, name: str, what: str, learn: Cohort, judge: Cohort, draws: int, seed: int, time_limit: float
+    parts: Parts,
+    name: str,
+    what: str,
+    learn: Cohort,
+    judge: Cohort,
+    draws: int,
+    seed: int,
+    time_limit: float,
+    fitted: Callable[[str, FollowupModel], None] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a method predicts for a fold, from an earlier run where that came so far."""
     found = parts.load(name, what)
@@ -202,13 +220,23 @@ def _remembered(
         if name in PEERS:
             found = predictions_apart(name, learn, judge, draws, seed, time_limit)
         else:
-            found = predictions(name, learn, judge, draws, seed)
+            found = predictions(name, learn, judge, draws, seed, fitted)
         parts.save(name, what, found)
     return found
 
 
-def predictions(name: str, learn: Cohort, judge: Cohort, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (N, D) and draws (M, N, D) of a method for people it has not seen, original units."""
+def predictions(
+    name: str,
+    learn: Cohort,
+    judge: Cohort,
+    draws: int,
+    seed: int,
+    fitted: Callable[[str, FollowupModel], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (N, D) and draws (M, N, D) of a method for people it has not seen, original units.
+
+    fitted : told the name and the model of a preset once it is trained.
+    """
     if name == "exact-posterior":
         assert isinstance(judge, SimulatedCohort)
         return np.asarray(judge.posterior_mean), judge.posterior_draws(draws, seed)
@@ -218,8 +246,10 @@ def predictions(name: str, learn: Cohort, judge: Cohort, draws: int, seed: int) 
         people, numbers = People.of(judge, keep_known=False), np.arange(draws)
         return model.mean(people, numbers, seed), model.draw(people, numbers, seed)
     preset, overrides = ARMS.get(name, (name, {}))
-    result = SecondgramImputer(preset, seed=seed, **overrides).fit(learn, show=False)
-    imputed = result.impute(judge, draws=draws, seed=seed, who="all")
+    imputer = SecondgramImputer(preset, seed=seed, **overrides).fit(learn, show=False)
+    if fitted is not None:
+        fitted(name, imputer.model_)
+    imputed = imputer.impute(judge, draws=draws, seed=seed, who="all")
     # The order of the people is that of `judge`: every one of them has a baseline.
     return (imputed.draws.mean(axis=0) if preset == "paper" else imputed.mean), imputed.draws
 

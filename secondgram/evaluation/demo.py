@@ -1,4 +1,4 @@
-"""The demonstration: from a simulated cohort to a table, a file of draws and three plots."""
+"""The demonstration: from a simulated cohort to a table, a file of draws, three plots and a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from . import plots
 from .baselines import BASELINES
 from .compare import METHODS, comparison_table, predictions, scored
 from .evaluate import true_followup
+from .evidence import Evidence
 from .files import show_comparison, write_run
+from .report import report
 
 DRAWS = 20
 PAIRED = 0.2
@@ -25,7 +27,7 @@ PEER = "ridge-gaussian"
 
 
 def run(out: Path, subjects: int, features: int, seed: int) -> None:
-    """Simulate, hold a quarter of the people out whole, learn from the rest, impute, score, write and plot."""
+    """Simulate, hold a quarter of the people out whole, learn from the rest, impute, score, write, plot and report."""
     console = Console()
     started = time.monotonic()
     with explained(out):
@@ -47,6 +49,12 @@ def run(out: Path, subjects: int, features: int, seed: int) -> None:
     table = comparison_table(cells, BOOTSTRAPS, seed)
     table.attrs.update(people=len(test), draws=DRAWS, features=features, seed=seed, pairs=int(train.paired.sum()))
     write_run(out, table, cells, cohort)
+    evidence = Evidence(out, list(drawn))
+    for name, (_, draws) in drawn.items():
+        evidence.add(name, train, test, scaling, draws)
+    evidence.fitted("default", imputer.model_)
+    evidence.write(table, cells, cohort)
+    report(out)
 
     truth = scaling.apply(true_followup(test), test.site)
     levels, covered = np.zeros(0), {}
@@ -67,5 +75,6 @@ def run(out: Path, subjects: int, features: int, seed: int) -> None:
         console.print(f"  [bold]{name}[/bold]: {METHODS[name]}")
     console.print(
         f"In {out}: imputed.parquet ({len(result.ids)} people x {DRAWS} draws), model, table.csv, table.md, "
-        f"features.csv, change.png, calibration.png, wins.png, overview.png. {time.monotonic() - started:.0f} s."
+        f"features.csv, change.png, calibration.png, wins.png, overview.png, and report.html, which shows and explains "
+        f"it all. {time.monotonic() - started:.0f} s."
     )

@@ -16,7 +16,7 @@ from ..files import explained, replacing
 from ..imputation.provenance import versions
 from .metrics import METRICS, Cells, further_per_feature, nominal_coverage, per_feature
 
-RUN_VERSION = 1
+RUN_VERSION = 2
 # Short enough for a terminal of 80 columns.
 HEADINGS = {
     "pearson_mean": "r mean",
