@@ -18,9 +18,9 @@ import secondgram as sg
 from secondgram.evaluation import findings
 from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
 from secondgram.evaluation.metrics import Cells, resamples
-from secondgram.evaluation.report.background import SHARES
 from secondgram.evaluation.report.drawing import Scale
 from secondgram.evaluation.report.html import Html, join, tag
+from secondgram.evaluation.report.people import SHARES
 from secondgram.evaluation.report.words import difference, interval, number, shares
 
 HOSTILE = "<b>x</b>&\"'"
