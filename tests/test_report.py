@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 
 import secondgram as sg
+from secondgram.cohort.scaling import SharedScaling
 from secondgram.evaluation import findings
+from secondgram.evaluation.compare import comparison_table, scored
 from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
 from secondgram.evaluation.metrics import Cells, resamples
-from secondgram.evaluation.report.background import SHARES
 from secondgram.evaluation.report.drawing import Scale
 from secondgram.evaluation.report.html import Html, join, tag
+from secondgram.evaluation.report.people import SHARES
 from secondgram.evaluation.report.words import difference, interval, number, shares
 
 HOSTILE = "<b>x</b>&\"'"
@@ -181,8 +183,6 @@ def test_cosines_and_skipped_steps_of_the_published_method(tmp_path: Path) -> No
 
 
 def _published_page(folder: Path, cohort: sg.SimulatedCohort, imputer: sg.SecondgramImputer) -> Seen:
-    from secondgram.cohort.scaling import SharedScaling
-    from secondgram.evaluation.compare import comparison_table, scored
     from secondgram.evaluation.files import write_run
 
     scaling = SharedScaling.fit(cohort.baseline)
@@ -356,8 +356,30 @@ def test_correlations_agree_with_numpy_and_skip_missing_cells() -> None:
     values[rng.random(values.shape) < 0.2] = np.nan
     expected = pd.DataFrame(values).corr().to_numpy()
     np.testing.assert_allclose(findings.correlation(values), expected, atol=1e-12)
-    values[:, 0] = 3.0
-    assert np.isnan(findings.correlation(values)[0]).all()
+    # Neither a constant nor a feature that nobody has correlates with anything.
+    values[:, 0], values[:, 1] = 3.0, np.nan
+    assert np.isnan(findings.correlation(values)[:2]).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_feature_that_nobody_has_at_follow_up(tmp_path: Path) -> None:
+    cohort = sg.simulate(60, 3, 0.7, seed=2, mode="gaussian")
+    visits = cohort.visits.copy()
+    visits[:, 1, 1] = np.nan
+    poor = sg.Cohort(ids=cohort.ids, visits=visits, features=cohort.features)
+    evidence = Evidence(tmp_path, ["carry-forward"])
+    scaling = SharedScaling.fit(poor.baseline)
+    judge = poor.take(poor.paired)
+    draws = judge.baseline[None] + np.random.default_rng(0).normal(size=(5, *judge.baseline.shape))
+    evidence.add("carry-forward", poor, judge, scaling, draws)
+    cells = {"carry-forward": scored(scaling, judge, judge.baseline, draws)}
+    weights = resamples(cells["carry-forward"].unit, 20, 0)
+    found = findings.verdict(
+        {"ours": cells["carry-forward"], "ridge": cells["carry-forward"]}, ["a", "b", "c"], weights
+    )
+    assert findings.standing(found["ours_ridge"][1]) == "tie"
+    matrix = findings.correlations(cells["carry-forward"])["levels"]["real"]
+    assert (np.array(matrix) == 0).sum() >= 5
 
 
 def test_floor_is_the_distance_of_independent_samples() -> None:
@@ -452,7 +474,6 @@ def test_folds_of_the_check_for_copies_are_put_together() -> None:
 
 
 def test_copies_are_found_in_changes() -> None:
-    from secondgram.cohort.scaling import SharedScaling
     from secondgram.evaluation.evidence import _memory
 
     cohort = sg.simulate(400, 8, 0.5, seed=1, mode="gaussian")

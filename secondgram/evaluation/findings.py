@@ -276,8 +276,10 @@ def correlations(cells: Cells) -> dict[str, Any]:
 def correlation(values: np.ndarray) -> np.ndarray:
     """(D, D) Pearson correlations over the people who have both features; NaN where there are none or no spread."""
     seen = np.isfinite(values).astype(float)
+    known = np.where(seen > 0, values, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        x = np.where(seen > 0, values - np.nanmean(values, axis=0), 0.0)
+        # Centred first: the sums below lose precision on values far from zero.
+        x = np.where(seen > 0, known - known.sum(axis=0) / seen.sum(axis=0), 0.0)
         count = seen.T @ seen
         mean = x.T @ seen / count  # [j, k]: of j over those who have k
         square = (x * x).T @ seen / count - mean**2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...files import replacing
-from . import background, quality
+from . import background, groups, people, quality, ranking, training, verdict
 from .folder import RunFolder
 from .html import Html, tag
 from .tables import paragraph
@@ -38,17 +38,17 @@ def report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = Non
 def page(run: RunFolder) -> str:
     """The report as text."""
     evidence = run.evidence
-    headline = quality.headline(evidence)
+    headline = verdict.headline(evidence)
     sections = [
-        quality.verdict(evidence),
-        quality.methods(evidence),
+        verdict.verdict(evidence),
+        ranking.methods(evidence),
         quality.change(evidence),
         quality.calibration(evidence),
         quality.correlation(evidence),
-        background.people(evidence),
-        background.training(evidence),
+        people.people(evidence),
+        training.training(evidence),
         background.memory(evidence),
-        quality.groups(evidence),
+        groups.groups(evidence),
         background.provenance(evidence, run.about),
     ]
     source = evidence["provenance"]["source"]
@@ -56,7 +56,7 @@ def page(run: RunFolder) -> str:
         "header",
         paragraph(f"secondgram report · {source}", kind="eyebrow"),
         tag("h1", headline),
-        quality.lead(evidence),
+        verdict.lead(evidence),
         _contents(),
     )
     footer = tag(

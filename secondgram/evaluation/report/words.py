@@ -42,6 +42,7 @@ def method(name: str) -> str:
 
 
 def heading(metric: str) -> str:
+    """A metric as a column names it."""
     return HEADINGS.get(metric, metric.replace("_", " "))
 
 
