@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from .cohort import Cohort, SimulatedCohort, read_cohort, simulate
     from .denoiser import Denoiser
     from .errors import InputError
+    from .evaluation.analysis import completed_tables, fit_pooled
     from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
+    from .evaluation.pooling import Pooled, pool
     from .imputation.imputer import SecondgramImputer, load
     from .imputation.result import Imputation
     from .imputation.sampler import Sampler
@@ -39,8 +41,12 @@ _HOME = {
     "simulate": "cohort",
     "Denoiser": "denoiser",
     "InputError": "errors",
+    "completed_tables": "evaluation.analysis",
+    "fit_pooled": "evaluation.analysis",
     "compare": "evaluation.compare",
     "evaluate": "evaluation.evaluate",
+    "Pooled": "evaluation.pooling",
+    "pool": "evaluation.pooling",
     "SecondgramImputer": "imputation.imputer",
     "load": "imputation.imputer",
     "Imputation": "imputation.result",
@@ -52,13 +58,17 @@ __all__ = [
     "Denoiser",
     "Imputation",
     "InputError",
+    "Pooled",
     "Sampler",
     "SecondgramImputer",
     "SimulatedCohort",
     "__version__",
     "compare",
+    "completed_tables",
     "evaluate",
+    "fit_pooled",
     "load",
+    "pool",
     "read_cohort",
     "simulate",
 ]
