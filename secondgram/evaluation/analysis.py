@@ -68,7 +68,8 @@ def fit_pooled(
         a function of the table that returns a model of statsmodels, its results, or (estimates, variances or
         covariance) with, if wanted, the degrees of freedom.
     result, cohort : as in `completed_tables`.
-    formula : names that are no identifiers are written `Q("25005_change")`.
+    formula : as statsmodels has it. Columns of features whose names are no identifiers (`25005_change`,
+        `Left-Hippocampus_change`) are quoted for it; write `Q("name")` for other such columns.
     y, x : columns; categories become one 0/1 column for each level but the first. Rows with a missing value are left
         out.
     features : for a function, the features it uses; None gives it all.
@@ -93,11 +94,13 @@ def fit_pooled(
         if formula is not None:
             raise InputError("two formulas were given", mend="Give the model of statsmodels first, then formula=")
         model, formula = _statsmodels().OLS, model
+    known = _known_features(result)
+    formula = None if formula is None else _quoted(formula, known)
     columns = [] if x is None else [x] if isinstance(x, str) else [str(name) for name in x]
     analyse = _analysis(model, formula, y, columns, fit)
     if features is None:
         named = " ".join([formula or "", y or "", *columns])
-        features = _mentioned(named, _known_features(result)) if named.strip() else None
+        features = _mentioned(named, known) if named.strip() else None
     completion = _completion(result, cohort, features)
     if len(completion.drawn) < 2:
         raise InputError("one draw cannot show what is uncertain", mend="Impute with draws=20")
@@ -134,8 +137,25 @@ def _known_features(result: Source) -> tuple[str, ...]:
 
 def _mentioned(text: str, features: Sequence[str]) -> list[str]:
     """Features of which a part stands in the text, as a name of its own."""
-    parts = "|".join(PARTS)
-    return [name for name in features if re.search(rf"(?<!\w){re.escape(name)}_({parts})(?!\w)", text)]
+    return [name for name in features if _column_of([name]).search(text)]
+
+
+def _column_of(features: Sequence[str]) -> re.Pattern[str]:
+    """A column of any of these features; the longest name that fits."""
+    names = "|".join(re.escape(name) for name in sorted(features, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{names})_(?:{'|'.join(PARTS)})(?!\w)")
+
+
+def _quoted(formula: str, features: Sequence[str]) -> str:
+    """The formula with Q("...") around columns of features whose names are no identifiers."""
+    odd = [name for name in features if not f"{name}_".isidentifier()]
+    if not odd:
+        return formula
+    return re.sub(rf"""Q\(["'].*?["']\)|{_column_of(odd).pattern}""", _quote, formula)
+
+
+def _quote(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith("Q(") else f'Q("{found[0]}")'
 
 
 def _completion(result: Source, cohort: Cohort, features: str | Sequence[str] | None) -> _Completion:
@@ -281,8 +301,7 @@ def _formula(make: Callable[..., Any], formula: str, table: pd.DataFrame) -> Any
             raise
         raise InputError(
             f"the formula {formula!r} cannot be used ({str(error).splitlines()[0]})",
-            mend="A feature has the columns <feature>_baseline, <feature>_followup and <feature>_change; write "
-            'Q("name") for a name with signs or a first digit',
+            mend="A feature has the columns <feature>_baseline, <feature>_followup and <feature>_change",
         ) from error
 
 
@@ -330,7 +349,8 @@ def _read(found: Any, fit: dict[str, Any]) -> _Fit:
     count = len(getattr(found, "fe_params", params))
     if np.ndim(params) != 1:
         raise InputError("a model of several equations is not pooled", mend="Return (estimates, covariance), flattened")
-    names = [str(name) for name in getattr(params, "index", found.model.exog_names)][:count]
+    labels = [str(name) for name in getattr(params, "index", found.model.exog_names)][:count]
+    names = [re.sub(r'Q\("([^"]*)"\)', r"\1", name) for name in labels]
     return _Fit(names, np.asarray(params)[:count], covariance[:count, :count], getattr(found, "df_resid", None))
 
 
