@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .evaluation.pooling import Pooled, pool
     from .imputation.imputer import SecondgramImputer, load
+    from .imputation.refit import impute_refitted
     from .imputation.result import Imputation
     from .imputation.sampler import Sampler
 
@@ -49,6 +50,7 @@ _HOME = {
     "pool": "evaluation.pooling",
     "SecondgramImputer": "imputation.imputer",
     "load": "imputation.imputer",
+    "impute_refitted": "imputation.refit",
     "Imputation": "imputation.result",
     "Sampler": "imputation.sampler",
 }
@@ -67,6 +69,7 @@ __all__ = [
     "completed_tables",
     "evaluate",
     "fit_pooled",
+    "impute_refitted",
     "load",
     "pool",
     "read_cohort",

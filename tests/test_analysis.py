@@ -12,6 +12,7 @@ import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
 import secondgram as sg
+from secondgram.imputation.refit import resampled
 
 sm = pytest.importorskip("statsmodels.api", reason="statsmodels is not installed")
 
@@ -169,6 +170,49 @@ def test_names_with_signs() -> None:
         LinearRegression(fit_intercept=False), result, odd, y="25005_change", x="lh.area-x_baseline"
     )
     assert without.names == ("lh.area-x_baseline",)
+
+
+def test_models_refitted_at_every_draw(cohort: sg.SimulatedCohort, names: tuple[str, str]) -> None:
+    imputer = sg.SecondgramImputer(shape="off")
+    some = cohort.take(range(180))
+    refitted = sg.impute_refitted(imputer, some, draws=4, seed=2, show=False)
+    again = sg.impute_refitted(imputer, some, draws=4, seed=2, show=False)
+    for one, other in zip(refitted, again, strict=True):
+        np.testing.assert_array_equal(one.draws, other.draws)
+    # Another model and another noise at every draw.
+    assert len({float(one.mean[0, 0]) for one in refitted}) == 4
+    one_model = imputer.fit(some, show=False).impute(some, draws=20, show=False)
+    formula = f"{names[0]}_change ~ age"
+    wide, narrow = sg.fit_pooled(formula, refitted, some), sg.fit_pooled(formula, one_model, some)
+    assert wide.draws == 4
+    assert wide.names == narrow.names
+    others = imputer.impute(cohort.take(range(100, 300)), draws=1, show=False)
+    with pytest.raises(sg.InputError, match="different people"):
+        sg.fit_pooled(formula, [*refitted, others], some)
+    with pytest.raises(sg.InputError, match="there is no imputation"):
+        sg.fit_pooled(formula, [], some)
+    with pytest.raises(sg.InputError, match="draws=1"):
+        sg.impute_refitted(imputer, some, draws=1, show=False)
+
+
+def test_a_bootstrap_keeps_people_and_families_whole() -> None:
+    rng = np.random.default_rng(0)
+    visits = rng.normal(size=(90, 2, 2))
+    visits[40:, 1] = np.nan
+    families = np.arange(90) // 2
+    cohort = sg.Cohort(np.arange(90), visits, ("a", "b"), groups=families, site=rng.choice(["A", "B"], 90))
+    drawn = resampled(cohort, 1)
+    assert len(set(drawn.ids)) == len(drawn) == 90
+    assert drawn.groups is not None
+    assert int(drawn.paired.sum()) == 40
+    source = np.array([int(name.split("#")[0]) for name in drawn.ids])
+    assert 20 < len(set(source)) < 80
+    np.testing.assert_array_equal(drawn.visits, cohort.visits[source])
+    np.testing.assert_array_equal(drawn.groups.astype(int), families[source])
+    copies = np.array([int(name.split("#")[1]) for name in drawn.ids])
+    for copy in set(copies):
+        assert len(set(families[source[copies == copy]])) == 1
+        assert (copies == copy).sum() == 2
 
 
 PARTS = ["{}_change", "{}_baseline", "{}_followup"]

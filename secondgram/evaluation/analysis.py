@@ -17,7 +17,7 @@ from .evaluate import drawn_features, read_draws
 from .pooling import Pooled, pool
 
 PARTS = ("baseline", "followup", "change")
-Source = Imputation | str | os.PathLike[str]
+Source = Imputation | Sequence[Imputation] | str | os.PathLike[str]
 
 
 def completed_tables(
@@ -27,7 +27,7 @@ def completed_tables(
 
     Parameters
     ----------
-    result : what `impute` returned, or the Parquet file it wrote.
+    result : what `impute` or `impute_refitted` returned, or a Parquet file of draws.
     cohort : the people to analyse, matched by subject id; people without a baseline are left out.
     features : those wanted; None takes all, which holds all draws in memory.
 
@@ -132,7 +132,21 @@ class _Completion(NamedTuple):
 
 
 def _known_features(result: Source) -> tuple[str, ...]:
-    return result.features if isinstance(result, Imputation) else drawn_features(result)
+    if isinstance(result, (str, os.PathLike)):
+        return drawn_features(result)
+    each = _imputations(result)
+    for one in each[1:]:
+        same = one.features == each[0].features and one.visit == each[0].visit
+        if not same or not np.array_equal(one.ids, each[0].ids):
+            raise InputError("the imputations are of different people, visits or features", mend="Impute one cohort")
+    return each[0].features
+
+
+def _imputations(result: Imputation | Sequence[Imputation]) -> list[Imputation]:
+    each = [result] if isinstance(result, Imputation) else list(result)
+    if not each or not all(isinstance(one, Imputation) for one in each):
+        raise InputError("there is no imputation", mend="Give what impute or impute_refitted returned, or a file")
+    return each
 
 
 def _mentioned(text: str, features: Sequence[str]) -> list[str]:
@@ -202,19 +216,19 @@ def _completion(result: Source, cohort: Cohort, features: str | Sequence[str] | 
 
 def _draws(result: Source, features: list[str]) -> tuple[np.ndarray, np.ndarray, str, np.ndarray | None]:
     """Ids (n,), draws (M, n, d) of these features, the visit's label, and gaps (n,) where they are known."""
-    if not isinstance(result, Imputation):
+    if isinstance(result, (str, os.PathLike)):
         ids, _, draws, visit = read_draws(result, features)
         return ids, draws, visit, None
-    columns = [result.features.index(name) for name in features]
-    # Draws that are kept already need not be made again.
-    parts = [result.draws] if "draws" in vars(result) else [part for _, part in _chosen(result, columns)]
-    draws = parts[0][:, :, columns] if "draws" in vars(result) else np.concatenate(parts, axis=1)
-    return result.ids, draws, result.visit, result.gap
+    each = _imputations(result)
+    columns = [each[0].features.index(name) for name in features]
+    return each[0].ids, np.concatenate([_columns(one, columns) for one in each]), each[0].visit, each[0].gap
 
 
-def _chosen(result: Imputation, columns: list[int]) -> Iterator[tuple[slice, np.ndarray]]:
-    for rows, part in result.chunks():
-        yield rows, part[:, :, columns]
+def _columns(result: Imputation, columns: list[int]) -> np.ndarray:
+    """Draws (M, n, d) of these columns; those that are kept already are not made again."""
+    if "draws" in vars(result):
+        return result.draws[:, :, columns]
+    return np.concatenate([part[:, :, columns] for _, part in result.chunks()], axis=1)
 
 
 def _rest(
