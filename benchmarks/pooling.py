@@ -3,8 +3,8 @@
 One simulated population with every follow-up known gives the true coefficients. Each study samples people of it, hides
 most follow-ups, fits a model to what is left, imputes, and pools a regression of change on age, sex and gap for every
 feature. Written to results/pooling.json: the share of intervals that cover, and their width, for draws of one model
-(`impute`), for a model refitted at every draw (`impute_refitted`), for people with measured pairs only, and for a single
-draw taken for data.
+(`impute`), for a model refitted at every draw (`impute_refitted`), for people with measured pairs only, and for a
+single draw taken for data.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def alone(cohort: sg.Cohort, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def study(population: sg.SimulatedCohort, true: np.ndarray, pairs: int, seed: int) -> dict[str, Any]:
     """Whether each interval (features, terms) covers, and its width, in each of three analyses."""
     rng = np.random.default_rng(seed)
-    cohort = population.take(rng.choice(len(population), PEOPLE, replace=False))
-    visits = cohort.visits.copy()
-    visits[:, 1] = cohort.truth
+    some = population.take(rng.choice(len(population), PEOPLE, replace=False))
+    visits = some.visits.copy()
+    visits[:, 1] = some.truth
     visits[pairs:, 1] = np.nan
-    cohort = sg.Cohort(cohort.ids, visits, cohort.features, cohort.visit_labels, cohort.times, cohort.covariate_table)
+    cohort = sg.Cohort(some.ids, visits, some.features, some.visit_labels, some.times, some.covariate_table)
     imputer = sg.SecondgramImputer(shape="off", seed=seed).fit(cohort, show=False)
     result = imputer.impute(cohort, draws=DRAWS, seed=seed, show=False)
     refitted = sg.impute_refitted(imputer, cohort, DRAWS, seed, show=False)
