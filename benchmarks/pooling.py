@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality import current_commit
+from ledger import commit
 from sklearn.linear_model import LinearRegression
 
 import secondgram as sg
@@ -78,7 +78,7 @@ def main() -> None:
     true = np.array([alone(population, change[:, column])[0] for column in range(FEATURES)])
     about: dict[str, Any] = {
         "command": f"python benchmarks/pooling.py --studies {chosen.studies}",
-        "commit": current_commit(),
+        "commit": commit(),
         "people": PEOPLE,
         "features": FEATURES,
         "draws": DRAWS,
