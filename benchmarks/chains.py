@@ -30,7 +30,7 @@ class Size:
     features: int
     conditions: int
     embedding: int
-    widths: tuple[int, ...]
+    widths: tuple[int, int, int]
     people: int
     draws: int
 
@@ -64,6 +64,19 @@ class Problem:
         self.c = torch.randn(size.people, size.conditions, generator=generator)
         self.x = torch.randn(size.rows, size.features, generator=generator)
         self.table = solver_table(Schedule.make("linear"), "ddpm", steps, "noise").rows
+
+    @property
+    def bytes(self) -> int:
+        """What has to move at least once, in float32: weights and conditions in, draws out."""
+        folded = self.folded
+        arrays = [
+            getattr(block, part)
+            for block in folded.blocks.values()
+            for part in ("inner", "inner_bias", "image", "embed", "embed_bias", "context", "bias", "join")
+        ]
+        arrays += [part for layers in folded.bottlenecks for one in layers for part in (one.weight, one.bias)]
+        weights = sum(array.size for array in (*arrays, folded.out.weight, folded.out.bias) if array is not None)
+        return 4 * (weights + self.c.numel() + self.x.numel())
 
     def exact(self, time: float) -> Tensor:
         """The folded network's output for `x` in float64."""

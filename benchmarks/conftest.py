@@ -12,6 +12,8 @@ import pytest
 
 # As in tests: a kernel is interpreted unless the caller asks for the compiler.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# torch.compile's workers each import torch, which takes longer than the few kernels there are.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # Modules that several benchmarks share lie beside them.
 sys.path.insert(0, str(Path(__file__).parent))
 

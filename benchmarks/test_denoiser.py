@@ -177,9 +177,8 @@ def test_one_evaluation(benchmark: Any, name: str, threads: int) -> None:
             group=f"one evaluation of the network, {name}",
             threads=threads,
             precision="fp32",
-            flop=size.people
-            * size.draws
-            * flops(size.features, size.conditions, size.embedding, size.widths, size.draws),
+            flop=size.rows * size.flop,
+            bytes=problem.bytes,
         )
 
 

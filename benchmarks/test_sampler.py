@@ -49,13 +49,18 @@ class Case:
             self.c[some], self.keys[some], self.draws, 1, self.solver, len(self.table), keys=self.keys[some]
         )
 
-    def note(self, benchmark: Any, group: str, threads: int) -> None:
+    def note(self, benchmark: Any, group: str, way: str, threads: int) -> None:
         features, conditions, embedding, widths = self.size
         per_step = flops(features, conditions, embedding, widths, self.draws)
         operations = self.people * self.draws * len(self.table) * per_step
         benchmark.group = group
         benchmark.extra_info.update(
-            people=self.people, draws=self.draws, steps=len(self.table), threads=threads, folded_flop=operations
+            way=way,
+            people=self.people,
+            draws=self.draws,
+            steps=len(self.table),
+            threads=threads,
+            folded_flop=operations,
         )
 
 
@@ -75,14 +80,15 @@ def test_native(benchmark: Any, name: str, architecture: str, threads: int | Non
 
     plain = case.eager(2)
     assert np.linalg.norm(run()[:, :2] - plain) <= GATE * np.linalg.norm(plain)
-    case.note(benchmark, name, threads or native.default_threads())
+    count = threads or native.default_threads()
+    case.note(benchmark, name, f"secondgram {architecture}, {count} thread{'s' * (count > 1)}", count)
     benchmark(run)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_eager_torch(benchmark: Any, name: str) -> None:
     case = Case(name)
-    case.note(benchmark, name, torch.get_num_threads())
+    case.note(benchmark, name, "eager torch", torch.get_num_threads())
     benchmark.pedantic(case.eager, rounds=3)
 
 
@@ -118,6 +124,7 @@ def test_chain(benchmark: Any, name: str, precision: str, threads: int) -> None:
             distance=distance,
             precision=precision,
             flop=operations,
+            bytes=problem.bytes,
             size=list(vars(size).values()),
         )
 
