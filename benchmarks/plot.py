@@ -138,10 +138,11 @@ def _label(each: dict[str, Any]) -> str:
 
 
 def _points(own: list[dict[str, Any]]) -> list[Point]:
+    only_small = all("small" in each["name"] for each in own if "flop" in each and "bytes" in each)
     return [
         Point(each["group"], each["flop"], each["bytes"], each["seconds"]["0.5"], each.get("precision", "fp32"))
         for each in own
-        if "flop" in each and "bytes" in each
+        if "flop" in each and "bytes" in each and ("small" not in each["name"] or only_small)
     ]
 
 
@@ -230,17 +231,20 @@ def roofline_figure(shown: Picture) -> Figure:
     axes.annotate(
         slope, (x[40], x[40] * shown.bandwidth), (8, -12), textcoords="offset points", fontsize=8.5, color=CEILING
     )
-    order = sorted(zip(intensities, shown.points, strict=True), key=lambda each: each[1].flop / each[1].seconds)
+    order = sorted(
+        zip(intensities, shown.points, strict=True), key=lambda each: (each[0], each[1].flop / each[1].seconds)
+    )
     # Labels are kept apart, because points of one network lie above one another.
     lowest = 0.0
+    last = None
     for intensity, point in order:
         rate = point.flop / point.seconds
         axes.plot(intensity, rate, "o", color=OURS, markersize=6, zorder=3)
         share = (
             f" ({100 * rate / shown.peaks[point.precision]:.0f} % of peak)" if point.precision in shown.peaks else ""
         )
-        height = max(rate, lowest * 1.28)
-        lowest = height
+        height = max(rate, lowest * 1.28) if last == intensity else rate
+        lowest, last = height, intensity
         axes.annotate(
             f"{point.label}{share}",
             (intensity, rate),
@@ -249,6 +253,7 @@ def roofline_figure(shown: Picture) -> Figure:
             va="center",
             fontsize=8,
             color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
         )
     axes.set_xscale("log")
     axes.set_yscale("log")

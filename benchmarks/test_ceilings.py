@@ -40,9 +40,9 @@ def test_copy(benchmark: Any, name: str, threads: int) -> None:
     benchmark.pedantic(lambda: target.copy_(source), rounds=9)
     benchmark.group = "ceilings"
     moved = 2 * source.numel() * 4
-    benchmark.extra_info.update(
-        ceiling="copy", bytes_per_second=moved / float(np.median(benchmark.stats.stats.data)), threads=threads
-    )
+    if not benchmark.disabled:
+        rate = moved / float(np.median(benchmark.stats.stats.data))
+        benchmark.extra_info.update(ceiling="copy", bytes_per_second=rate, threads=threads)
 
 
 @pytest.mark.gpu
@@ -67,7 +67,8 @@ def test_peak_of_a_device(benchmark: Any, precision: str) -> None:
     finally:
         torch.set_float32_matmul_precision(before)
     benchmark.group = "ceilings"
-    benchmark.extra_info.update(ceiling=precision, flop_per_second=2 * side**3 / benchmark.stats.stats.min)
+    if not benchmark.disabled:
+        benchmark.extra_info.update(ceiling=precision, flop_per_second=2 * side**3 / benchmark.stats.stats.min)
 
 
 @pytest.mark.gpu
@@ -85,4 +86,5 @@ def test_copy_of_a_device(benchmark: Any) -> None:
     assert torch.equal(source, target)
     benchmark.pedantic(run, rounds=15)
     benchmark.group = "ceilings"
-    benchmark.extra_info.update(ceiling="copy", bytes_per_second=8 * source.numel() / benchmark.stats.stats.min)
+    if not benchmark.disabled:
+        benchmark.extra_info.update(ceiling="copy", bytes_per_second=8 * source.numel() / benchmark.stats.stats.min)
