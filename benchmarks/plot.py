@@ -226,7 +226,7 @@ def roofline_figure(shown: Picture) -> Figure:
     for name, peak in sorted(shown.peaks.items(), key=lambda each: each[1]):
         axes.plot(x, np.minimum(x * shown.bandwidth, peak), color=CEILING, linewidth=1.4)
         text = f"peak {name}: {peak / 1e9:,.0f} GFLOP/s"
-        axes.text(right, peak * 1.06, text, ha="right", fontsize=8.5, color=CEILING)
+        axes.text(right * 1.08, peak, text, va="center", fontsize=8.5, color=CEILING)
     slope = f"copy: {shown.bandwidth / 1e9:,.1f} GB/s"
     axes.annotate(
         slope, (x[40], x[40] * shown.bandwidth), (8, -12), textcoords="offset points", fontsize=8.5, color=CEILING
@@ -256,6 +256,7 @@ def roofline_figure(shown: Picture) -> Figure:
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
         )
     axes.set_xscale("log")
+    axes.set_xlim(left, right)
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte that has to move once", fontsize=9)
     axes.set_ylabel("operations a second", fontsize=9)
