@@ -172,6 +172,22 @@ def test_names_with_signs() -> None:
     assert without.names == ("lh.area-x_baseline",)
 
 
+def test_people_left_out_are_told() -> None:
+    rng = np.random.default_rng(0)
+    visits = rng.normal(size=(80, 2, 2)).cumsum(axis=1)
+    visits[40:, 1] = np.nan
+    visits[:3, 0, 0] = np.nan
+    holed = sg.Cohort(np.arange(80), visits, ("a", "b"))
+    result = sg.SecondgramImputer(shape="off").fit(holed, show=False).impute(holed, draws=3, show=False)
+    for options in (
+        {"model": "a_change ~ b_baseline"},
+        {"model": LinearRegression(), "y": "a_change", "x": "b_baseline"},
+    ):
+        with pytest.warns(UserWarning, match="3 of 80 people"):
+            found = sg.fit_pooled(result=result, cohort=holed, **options)  # type: ignore[arg-type]
+        assert (found.df <= 75).all()
+
+
 def test_models_refitted_at_every_draw(cohort: sg.SimulatedCohort, names: tuple[str, str]) -> None:
     imputer = sg.SecondgramImputer(shape="off")
     some = cohort.take(range(180))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -76,8 +77,9 @@ def fit_pooled(
     complete_df : degrees of freedom of the complete data; None takes the model's `df_resid`.
     fit : options of the fit of statsmodels, `cov_type="HC3"` say.
 
-    Raises `InputError` for fewer than two draws, an unknown column, a model without standard errors, or coefficients
-    that differ between draws.
+    Warns where people are left out because a value is missing, in a baseline cell or a covariate. Raises `InputError`
+    for fewer than two draws, an unknown column, a model without standard errors, or coefficients that differ between
+    draws.
 
     Examples
     --------
@@ -112,6 +114,14 @@ def fit_pooled(
                 f"draw {number} has the coefficients {some(each.names or [])}, draw 0 {some(first or [])}",
                 mend="Make the columns of the model the same for every draw",
             )
+    used = [each.people for each in fits if each.people is not None]
+    if used and min(used) < len(completion.rest):
+        left = len(completion.rest) - min(used)
+        warnings.warn(
+            f"{left} of {len(completion.rest)} people have a missing value in a column of the model (a baseline cell, "
+            "say) and are left out",
+            stacklevel=2,
+        )
     found = [each.df for each in fits if each.df is not None]
     df = complete_df if complete_df is not None else min(found) if found else None
     return pool([each.estimates for each in fits], [each.variances for each in fits], df, names=first)
@@ -267,12 +277,13 @@ def _tables(completion: _Completion) -> Iterator[pd.DataFrame]:
 
 
 class _Fit(NamedTuple):
-    """Coefficients of one draw: estimates (K,), variances (K,) or covariance (K, K)."""
+    """Coefficients of one draw: estimates (K,), variances (K,) or covariance (K, K); people is None where unknown."""
 
     names: list[str] | None
     estimates: Any
     variances: Any
     df: float | None
+    people: int | None = None
 
 
 def _statsmodels() -> Any:
@@ -365,7 +376,11 @@ def _read(found: Any, fit: dict[str, Any]) -> _Fit:
         raise InputError("a model of several equations is not pooled", mend="Return (estimates, covariance), flattened")
     labels = [str(name) for name in getattr(params, "index", found.model.exog_names)][:count]
     names = [re.sub(r'Q\("([^"]*)"\)', r"\1", name) for name in labels]
-    return _Fit(names, np.asarray(params)[:count], covariance[:count, :count], getattr(found, "df_resid", None))
+    people = getattr(found, "nobs", None)
+    df = getattr(found, "df_resid", None)
+    return _Fit(
+        names, np.asarray(params)[:count], covariance[:count, :count], df, None if people is None else int(people)
+    )
 
 
 def _talks(model: Any) -> bool:
@@ -402,4 +417,6 @@ def _estimator(model: Any, y: pd.Series, design: pd.DataFrame) -> _Fit:
             raise InputError("has more than two classes", column=str(y.name), mend="Make it 0 and 1")
         share = fitted.predict_proba(inputs)[:, 1]
         covariance = np.linalg.inv((D * (share * (1 - share))[:, None]).T @ D)
-    return _Fit([str(name) for name in design.columns], estimates, (covariance + covariance.T) / 2, float(df))
+    return _Fit(
+        [str(name) for name in design.columns], estimates, (covariance + covariance.T) / 2, float(df), len(values)
+    )
