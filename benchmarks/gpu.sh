@@ -65,7 +65,7 @@ step "registers and spills" 50 env -u TRITON_INTERPRET "$python" -m secondgram.k
 if ((dry)); then
   step "benchmarks of a device, collected" 60 "$python" -m pytest "${test_options[@]}" --benchmark-disable \
     benchmarks -m "gpu and not slow"
-  step "benchmarks, small, once each" 150 "$python" -m pytest "${test_options[@]}" --benchmark-disable benchmarks -k small
+  step "benchmarks, small, once each" 240 "$python" -m pytest "${test_options[@]}" --benchmark-disable benchmarks -k small
 else
   step "benchmarks" 160 "$python" -m pytest "${test_options[@]}" --benchmark-max-time=1 \
     --benchmark-json="$out/gpu.json" benchmarks -m "gpu and not slow"

@@ -22,6 +22,9 @@ import secondgram as sg
 from secondgram.files import replacing
 
 RESULT = Path(__file__).parent / "results" / "pooling.json"
+PAGE = Path(__file__).parent.parent / "docs" / "pooling.md"
+# What stands between these lines of the page is written by this script.
+MARKS = "<!-- coverage -->", "<!-- end of coverage -->"
 POPULATION, FEATURES, PEOPLE, DRAWS, LEVEL = 40_000, 6, 600, 20, 0.95
 PAIRS = (60, 120, 300)
 TERMS = ["age", "sex", "gap"]
@@ -69,6 +72,34 @@ def study(population: sg.SimulatedCohort, true: np.ndarray, pairs: int, seed: in
     return {way: ((each[:, 0] <= true) & (true <= each[:, 1]), each[:, 1] - each[:, 0]) for way, each in ends.items()}
 
 
+def write_page(about: dict[str, Any]) -> None:
+    """Put the coverage into the page of the documentation."""
+    ways = list(next(iter(about["pairs"].values())))
+    lines = [
+        f"| people with a follow-up, of {about['people']} | " + " | ".join(ways) + " |",
+        "|" + " --- |" * (len(ways) + 1),
+    ]
+    for pairs, rows in about["pairs"].items():
+        cells = [
+            f"{100 * rows[way]['covered']:.1f} % (+- {196 * rows[way]['error']:.1f}), "
+            f"width {rows[way]['width_of_measured_pairs']:.2f}"
+            for way in ways
+        ]
+        lines.append(f"| {pairs} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Coverage of {100 * about['level']:.0f} % intervals, +- its 95 % interval over {about['studies']} studies of "
+        f"{about['features']} features with {about['draws']} draws each, and the median width of the intervals against "
+        f"that of people with measured pairs only; preset `default` without its diffusion model; commit "
+        f"{about['commit']}.",
+    ]
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    with replacing(PAGE) as temporary:
+        text = "\n".join([before + MARKS[0], "", *lines, "", MARKS[1] + after])
+        temporary.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=200)
@@ -106,6 +137,7 @@ def main() -> None:
         about["pairs"][str(pairs)] = rows
         with replacing(RESULT) as temporary:
             temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_page(about)
 
 
 if __name__ == "__main__":
