@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,14 @@ def test_bad_requests_are_refused(
     options, match = BAD[case]
     with pytest.raises(sg.InputError, match=match):
         sg.fit_pooled(result=result, cohort=cohort, **{key: told(value) for key, value in options.items()})
+
+
+def test_without_statsmodels_a_formula_says_what_to_install(
+    cohort: sg.SimulatedCohort, result: sg.Imputation, names: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "statsmodels.api", None)
+    with pytest.raises(sg.InputError, match=r"pip install 'secondgram\[stats\]'"):
+        sg.fit_pooled(f"{names[0]}_change ~ age", result, cohort)
 
 
 def test_bad_people_are_refused(

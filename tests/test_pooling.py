@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import secondgram as sg
+from secondgram.evaluation import analysis, pooling
 
 
 def with_moments(mean: float, variance: float, count: int) -> np.ndarray:
@@ -200,6 +202,13 @@ def test_bad_input_is_refused(case: str) -> None:
     estimates, variances, df, match = BAD[case]
     with pytest.raises(sg.InputError, match=match):
         sg.pool(estimates, variances, df)
+
+
+def test_the_examples_of_the_docstrings() -> None:
+    for module in (analysis, pooling):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
 
 
 def test_bad_names_and_levels_are_refused() -> None:

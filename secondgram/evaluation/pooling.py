@@ -152,7 +152,7 @@ def pool(
     >>> import secondgram as sg
     >>> found = sg.pool([1.0, 1.2, 1.1, 0.9, 1.3], [0.04, 0.04, 0.05, 0.04, 0.03], complete_df=100)
     >>> print(f"{found.estimate:.2f} {found.standard_error:.3f} {found.df:.1f}")
-    1.10 0.265 26.3
+    1.10 0.265 15.7
     """
     if names is None and isinstance(estimates, pd.DataFrame):
         names = [str(name) for name in estimates.columns]
