@@ -17,7 +17,7 @@ from secondgram.imputation.people import People
 from secondgram.imputation.result import Imputation
 
 # people, features, draws, rounds
-SIZES: dict[str, Any] = {"small": (500, 24, 5, 7), "large": (20_000, 256, 20, 5)}
+SIZES: dict[str, Any] = {"small": (500, 24, 5, 7), "large": (10_000, 256, 10, 5)}
 
 
 class Kept:

@@ -17,7 +17,7 @@ from secondgram.evaluation.evaluate import read_draws
 from secondgram.ops import native
 
 # people, features, share with a follow-up, draws, epochs, rounds
-SIZES: dict[str, Any] = {"small": (400, 12, 0.4, 10, 3, 5), "large": (20_000, 128, 0.1, 20, 20, 5)}
+SIZES: dict[str, Any] = {"small": (400, 12, 0.4, 10, 3, 5), "large": (10_000, 128, 0.2, 20, 20, 5)}
 GATE = 1e-4
 
 

@@ -85,7 +85,7 @@ def fit_pooled(
     --------
     >>> import secondgram as sg
     >>> from sklearn.linear_model import LinearRegression
-    >>> cohort = sg.simulate(400, 6, 0.3, seed=1)
+    >>> cohort = sg.simulate(400, 6, 0.3, seed=1, mode="gaussian")
     >>> result = sg.SecondgramImputer(shape="off").fit(cohort, show=False).impute(cohort, draws=5, show=False)
     >>> name = cohort.features[0] + "_change"
     >>> found = sg.fit_pooled(LinearRegression(), result, cohort, y=name, x=["age", "gap"])
