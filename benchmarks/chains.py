@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,73 @@ import torch
 from torch import Tensor, nn
 
 from secondgram import Denoiser
-from secondgram.diffusion.folding import FoldedDenoiser, fold
+from secondgram.diffusion.folding import FoldedDenoiser, flops, fold
 from secondgram.diffusion.schedule import Schedule
 from secondgram.diffusion.solvers import solver_table
 from secondgram.ops import native
 
-FEATURES, CONDITIONS = 769, 783
+
+@dataclass(frozen=True)
+class Size:
+    """A network, and the people and draws of a batch."""
+
+    features: int
+    conditions: int
+    embedding: int
+    widths: tuple[int, int, int]
+    people: int
+    draws: int
+
+    @property
+    def rows(self) -> int:
+        return self.people * self.draws
+
+    @property
+    def flop(self) -> float:
+        """Operations of one row and step, folded."""
+        return flops(self.features, self.conditions, self.embedding, self.widths, self.draws)
+
+
 # The published batch: 16 people with 16 draws each.
-PEOPLE, DRAWS = 16, 16
+PUBLISHED = Size(769, 783, 256, (512, 256, 128), 16, 16)
+SMALL = Size(32, 46, 64, (64, 32, 16), 8, 8)
 
 Predict = Callable[[Tensor, float], Tensor]  # x [rows, D], time -> output [rows, D]
 
 
 class Problem:
-    """A network of the published size, its people and the solver's table."""
+    """A network, its people and the solver's table."""
 
-    def __init__(self, steps: int | None = None) -> None:
+    def __init__(self, steps: int | None = None, size: Size = PUBLISHED) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.net = Denoiser(FEATURES, CONDITIONS, generator=generator).eval()
+        self.size = size
+        self.net = Denoiser(
+            size.features, size.conditions, embedding=size.embedding, widths=size.widths, generator=generator
+        ).eval()
         self.folded = fold({name: value.numpy() for name, value in self.net.state_dict().items()})
-        self.c = torch.randn(PEOPLE, CONDITIONS, generator=generator)
-        self.x = torch.randn(PEOPLE * DRAWS, FEATURES, generator=generator)
+        self.c = torch.randn(size.people, size.conditions, generator=generator)
+        self.x = torch.randn(size.rows, size.features, generator=generator)
         self.table = solver_table(Schedule.make("linear"), "ddpm", steps, "noise").rows
+
+    @property
+    def bytes(self) -> int:
+        """What has to move at least once, in float32: weights and conditions in, draws out."""
+        folded = self.folded
+        arrays = [
+            getattr(block, part)
+            for block in folded.blocks.values()
+            for part in ("inner", "inner_bias", "image", "embed", "embed_bias", "context", "bias", "join")
+        ]
+        arrays += [part for layers in folded.bottlenecks for one in layers for part in (one.weight, one.bias)]
+        weights = sum(array.size for array in (*arrays, folded.out.weight, folded.out.bias) if array is not None)
+        return 4 * (weights + self.c.numel() + self.x.numel())
 
     def exact(self, time: float) -> Tensor:
         """The folded network's output for `x` in float64."""
         emb = self.folded.embedding_of_times(np.array([time])) + self.folded.embedding_of_conditions(
             self.c.double().numpy()
         )
-        context = {name: np.tile(each, (DRAWS, 1)) for name, each in self.folded.context(emb).items()}
+        context = {name: np.tile(each, (self.size.draws, 1)) for name, each in self.folded.context(emb).items()}
         return torch.from_numpy(self.folded(self.x.double().numpy(), context))
 
 
@@ -63,22 +102,23 @@ def chain(predict: Predict, problem: Problem) -> Tensor:
 def ours(problem: Problem, precision: str) -> Callable[[], np.ndarray]:
     """The library's sampler: one call."""
     packed = native.NativeSampler(problem.folded, precision)
-    keys, numbers, c = np.arange(PEOPLE, dtype=np.uint64), np.arange(DRAWS, dtype=np.uint32), problem.c.numpy()
+    size, c = problem.size, problem.c.numpy()
+    keys, numbers = np.arange(size.people, dtype=np.uint64), np.arange(size.draws, dtype=np.uint32)
     return lambda: packed.sample(c, keys, numbers, 0, problem.table)
 
 
 def eager(problem: Problem) -> Predict:
     """The network as written, in float32."""
-    shown = problem.c.repeat(DRAWS, 1)
+    shown = problem.c.repeat(problem.size.draws, 1)
     return lambda x, time: problem.net(x, time, shown)
 
 
 class FoldedNet(nn.Module):
-    """The folded network on the draws of `PEOPLE` people: x (rows, D), emb (PEOPLE, E) -> (rows, D)."""
+    """The folded network on all draws of some people: x (draws * people, D), emb (people, E) -> (draws * people, D)."""
 
-    def __init__(self, folded: FoldedDenoiser) -> None:
+    def __init__(self, folded: FoldedDenoiser, draws: int) -> None:
         super().__init__()
-        self.count = 0
+        self.count, self.draws = 0, draws
 
         def keep(array: np.ndarray) -> str:
             self.count += 1
@@ -115,12 +155,12 @@ class FoldedNet(nn.Module):
         rstd = torch.rsqrt(h.float().var(dim=1, keepdim=True, unbiased=False) + 1e-5).to(h.dtype)
         inner = nn.functional.silu(rstd * (h @ part["inner"]) + part["inner_bias"])
         context = nn.functional.silu(emb @ part["embed"] + part["embed_bias"]) @ part["context"] + part["bias"]
-        total = inner @ part["image"] + context.repeat(DRAWS, 1)
+        total = inner @ part["image"] + context.repeat(self.draws, 1)
         return nn.functional.silu(total if skip is None else total + skip @ part["join"])
 
 
 def _embeddings(problem: Problem) -> dict[float, Tensor]:
-    """emb (PEOPLE, E) at every time of the table."""
+    """emb (people, E) at every time of the table."""
     shown = problem.folded.embedding_of_conditions(problem.c.double().numpy())
     times = problem.table[:, 0]
     return {
@@ -134,7 +174,7 @@ def inductor(problem: Problem, dtype: torch.dtype) -> Predict:
     import torch._inductor.config as config
 
     config.freezing = True
-    net = torch.compile(FoldedNet(problem.folded).eval().to(dtype))
+    net = torch.compile(FoldedNet(problem.folded, problem.size.draws).eval().to(dtype))
     emb = {time: each.to(dtype) for time, each in _embeddings(problem).items()}
     return lambda x, time: net(x.to(dtype), emb[time]).float()
 
@@ -147,7 +187,13 @@ def onnx_runtime(problem: Problem, threads: int) -> Predict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         example = (problem.x, next(iter(emb.values())))
-        torch.onnx.export(FoldedNet(problem.folded).eval(), example, str(path), input_names=["x", "emb"], dynamo=True)
+        torch.onnx.export(
+            FoldedNet(problem.folded, problem.size.draws).eval(),
+            example,
+            str(path),
+            input_names=["x", "emb"],
+            dynamo=True,
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -164,9 +210,9 @@ def openvino(problem: Problem, threads: int, precision: str) -> Predict:
 
     emb = _embeddings(problem)
     example = (problem.x, next(iter(emb.values())))
-    model = openvino.convert_model(
-        FoldedNet(problem.folded).eval(), example_input=example, input=[tuple(each.shape) for each in example]
-    )
+    net = FoldedNet(problem.folded, problem.size.draws).eval()
+    shapes = [tuple(each.shape) for each in example]
+    model = openvino.convert_model(net, example_input=example, input=shapes)
     told: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
@@ -174,3 +220,39 @@ def openvino(problem: Problem, threads: int, precision: str) -> Predict:
     }
     compiled = openvino.Core().compile_model(model, "CPU", told)
     return lambda x, time: torch.from_numpy(compiled([x.numpy(), emb[time].numpy()])[0].copy())
+
+
+# Relative distance of a network's output from float64.
+GATE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 2e-2}
+
+
+def peers(problem: Problem, threads: int, precisions: tuple[str, ...] = ("fp32", "fp16", "bf16")) -> dict[str, Predict]:
+    """Every peer that is installed, checked against the float64 network; one that is absent or wrong is told."""
+    makers: dict[str, tuple[str, Callable[[], Predict]]] = {
+        "eager torch fp32, as written": ("fp32", lambda: eager(problem)),
+        "inductor fp32": ("fp32", lambda: inductor(problem, torch.float32)),
+        "inductor bf16": ("bf16", lambda: inductor(problem, torch.bfloat16)),
+        "ONNX Runtime fp32": ("fp32", lambda: onnx_runtime(problem, threads)),
+        "OpenVINO fp32": ("fp32", lambda: openvino(problem, threads, "f32")),
+        "OpenVINO bf16": ("bf16", lambda: openvino(problem, threads, "bf16")),
+        "OpenVINO fp16": ("fp16", lambda: openvino(problem, threads, "f16")),
+    }
+    found: dict[str, Predict] = {}
+    middle = float(problem.table[len(problem.table) // 2, 0])
+    exact = problem.exact(middle)
+    for name, (precision, make) in makers.items():
+        if precision not in precisions:
+            continue
+        try:
+            predict = make()
+        except ModuleNotFoundError as error:
+            print(f"{name}: left out, {error.name} is not installed", flush=True)
+            continue
+        with torch.inference_mode():
+            distance = float(torch.linalg.norm(predict(problem.x, middle).double() - exact) / torch.linalg.norm(exact))
+        print(f"{name}: {distance:.1e} from float64", flush=True)
+        if distance <= GATE[precision]:
+            found[name] = predict
+        else:
+            print(f"{name}: left out, beyond {GATE[precision]}")
+    return found

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cpu_sampler import processor
-from quality import current_commit
+from ledger import commit, processor
 
 import secondgram as sg
 from secondgram.files import replacing
@@ -123,7 +122,7 @@ def main() -> None:
             # A process of its own, because the peak of memory is counted per process.
             command = [sys.executable, __file__, "--worker", part, folder]
             told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-            found[part] = told | {"commit": current_commit()}
+            found[part] = told | {"commit": commit()}
             print(part, json.dumps(told, indent=1), flush=True)
     with replacing(RESULT) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

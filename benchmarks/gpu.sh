@@ -61,12 +61,13 @@ else
 fi
 step "registers and spills" 50 env -u TRITON_INTERPRET "$python" -m secondgram.kernels.aot --arch 90 --rows 4096
 
-# The sampler of the CPU is measured where there is time for it. A dry run times nothing worth keeping.
-timed=(benchmarks --ignore=benchmarks/test_sampler.py -m "not slow")
+# The processor is measured where there is time for it. A dry run checks it at small sizes and times nothing.
 if ((dry)); then
-  step "benchmarks, once each" 100 "$python" -m pytest "${test_options[@]}" --benchmark-disable "${timed[@]}"
+  step "benchmarks of a device, collected" 60 "$python" -m pytest "${test_options[@]}" --benchmark-disable \
+    benchmarks -m "gpu and not slow"
+  step "benchmarks, small, once each" 240 "$python" -m pytest "${test_options[@]}" --benchmark-disable benchmarks -k small
 else
   step "benchmarks" 160 "$python" -m pytest "${test_options[@]}" --benchmark-max-time=1 \
-    --benchmark-json="$out/gpu.json" "${timed[@]}"
+    --benchmark-json="$out/gpu.json" benchmarks -m "gpu and not slow"
 fi
 exit $status

@@ -14,12 +14,16 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from beside import beside
+from chains import PUBLISHED, SMALL, Problem, ours, peers
 
 from secondgram import Denoiser
 from secondgram.diffusion import reference
 from secondgram.diffusion.folding import flops
+from secondgram.diffusion.noise import Purpose, normals
 
 SIZES = {769: (769, 783, 256, (512, 256, 128)), 32: (32, 46, 256, (512, 256, 128))}
 BATCHES = (256, 4096, 16896)
@@ -91,10 +95,10 @@ class Case:
         wanted = [out.detach()]
         if self.backward:
             wanted += torch.autograd.grad(out, list(wide.values()), self.g.double())
-        for ours, theirs in ((found[:1], wanted[:1]), (found[1:], wanted[1:])):
+        for mine, theirs in ((found[:1], wanted[:1]), (found[1:], wanted[1:])):
             if theirs:
                 want = torch.cat([value.reshape(-1) for value in theirs])
-                got = torch.cat([value.detach().double().reshape(-1) for value in ours])
+                got = torch.cat([value.detach().double().reshape(-1) for value in mine])
                 assert (got - want).norm() <= GATE[self.precision] * want.norm()
 
     def note(self, benchmark: Any, **facts: object) -> None:
@@ -147,10 +151,36 @@ def test_on_a_device(benchmark: Any, features: int, rows: int, backward: bool, p
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward and backward"])
-def test_reference_on_the_processor(benchmark: Any, backward: bool) -> None:
-    case = Case(32, 64, "fp32", backward, "cpu")
-    once = case.contender("eager")
-    case.gate(once())
-    case.note(benchmark, contender="eager", threads=torch.get_num_threads())
-    benchmark(once)
+@pytest.mark.parametrize("name", ["small", "published"])
+def test_one_evaluation(benchmark: Any, name: str, threads: int) -> None:
+    """The network once, on the processor: one step of the native chain, its start and noise included, and each peer."""
+    problem = Problem(size={"small": SMALL, "published": PUBLISHED}[name])
+    problem.table = problem.table[:1]
+    time, run = float(problem.table[0, 0]), ours(problem, "fp32")
+    others = peers(problem, threads, ("fp32",))
+    size, keys = problem.size, np.arange(problem.size.people, dtype=np.uint64)
+    start = normals(keys, size.features, seed=0, purpose=Purpose.START, draws=size.draws)
+    x = torch.from_numpy(start).reshape(-1, size.features)
+    with torch.inference_mode():
+        _, from_state, from_output, keep, now, _, fresh = problem.table[0].tolist()
+        output = problem.net(x, time, problem.c.repeat(size.draws, 1))
+        noise = normals(keys, size.features, seed=0, purpose=Purpose.STEP, draws=size.draws, step=0)
+        stepped = (
+            keep * x + now * (from_state * x + from_output * output) + fresh * torch.from_numpy(noise).reshape(x.shape)
+        )
+        assert (torch.from_numpy(run()).reshape(x.shape) - stepped).norm() <= 1e-5 * stepped.norm()
+        beside(
+            benchmark,
+            run,
+            {key: _once(predict, problem.x, time) for key, predict in others.items()},
+            rounds=25,
+            group=f"one evaluation of the network, {name}",
+            threads=threads,
+            precision="fp32",
+            flop=size.rows * size.flop,
+            bytes=problem.bytes,
+        )
+
+
+def _once(predict: Callable[..., Any], x: torch.Tensor, time: float) -> Callable[[], Any]:
+    return lambda: predict(x, time)

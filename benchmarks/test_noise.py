@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from beside import beside
 
 from secondgram.diffusion import noise as reference
 from secondgram.diffusion.noise import Purpose, person_keys
@@ -64,3 +65,22 @@ def test_kernel(benchmark: Any) -> None:
     _note(benchmark, draws, device=torch.cuda.get_device_name())
     _gate(run().cpu().numpy(), kernel.TOLERANCE)
     benchmark(run)
+
+
+@pytest.mark.skipif(native.reason_unavailable() is not None, reason=f"native: {native.reason_unavailable()}")
+@pytest.mark.parametrize("name", ["small"])
+def test_beside_others(benchmark: Any, name: str, threads: int) -> None:
+    """Ours against the statement in numpy, and against torch's normals, which are not keyed."""
+    torch = pytest.importorskip("torch")
+    keys, width, draws = KEYS[:200], 64, 4
+    run = lambda: noise.normals(keys, width, draws=draws, backend="native", **ARGUMENTS)  # noqa: E731
+    plain = lambda: reference.normals(keys, width, draws=draws, **ARGUMENTS)  # noqa: E731
+    np.testing.assert_allclose(run(), plain(), rtol=0, atol=1e-6)
+    beside(
+        benchmark,
+        run,
+        {"numpy, keyed": plain, "torch.randn, not keyed": lambda: torch.randn(draws, len(keys), width)},
+        rounds=25,
+        group=f"keyed normals, {name}",
+        threads=threads,
+    )

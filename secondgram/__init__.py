@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from .cohort import Cohort, SimulatedCohort, read_cohort, simulate
     from .denoiser import Denoiser
     from .errors import InputError
+    from .evaluation.analysis import completed_tables, fit_pooled
     from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
+    from .evaluation.pooling import Pooled, pool
     from .evaluation.report import report
     from .imputation.imputer import SecondgramImputer, load
+    from .imputation.refit import impute_refitted
     from .imputation.result import Imputation
     from .imputation.sampler import Sampler
 
@@ -40,11 +43,16 @@ _HOME = {
     "simulate": "cohort",
     "Denoiser": "denoiser",
     "InputError": "errors",
+    "completed_tables": "evaluation.analysis",
+    "fit_pooled": "evaluation.analysis",
     "compare": "evaluation.compare",
     "evaluate": "evaluation.evaluate",
+    "Pooled": "evaluation.pooling",
+    "pool": "evaluation.pooling",
     "report": "evaluation.report",
     "SecondgramImputer": "imputation.imputer",
     "load": "imputation.imputer",
+    "impute_refitted": "imputation.refit",
     "Imputation": "imputation.result",
     "Sampler": "imputation.sampler",
 }
@@ -54,13 +62,18 @@ __all__ = [
     "Denoiser",
     "Imputation",
     "InputError",
+    "Pooled",
     "Sampler",
     "SecondgramImputer",
     "SimulatedCohort",
     "__version__",
     "compare",
+    "completed_tables",
     "evaluate",
+    "fit_pooled",
+    "impute_refitted",
     "load",
+    "pool",
     "read_cohort",
     "report",
     "simulate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -188,14 +189,19 @@ def drawn_features(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return features
 
 
-def read_draws(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, str]:
+def read_draws(
+    path: str | os.PathLike[str], only: Sequence[str] | None = None
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray, str]:
     """Ids (N,), features, draws (M, N, D) and the visit's label of a file that `to_parquet` wrote.
+
+    only : features to read, in this order; None reads all.
 
     Raises `InputError` as `drawn_features`, and for rows that are not grouped by person.
     """
-    features = drawn_features(path)
+    known = drawn_features(path)
+    features = known if only is None else tuple(only)
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=[*KEYS, *features])
     except (OSError, ValueError) as error:
         raise InputError(f"is damaged ({error})", file=path, mend="Write it again with impute") from error
     ids = table["subject_id"].to_numpy(zero_copy_only=False)

@@ -1,0 +1,117 @@
+"""What every timing carries, and the files that hold timings.
+
+    python benchmarks/ledger.py OUT.json IN.json [IN.json ...]
+
+A file of timings is a list of entries, each with its device, commit and versions, so that files can be merged and an
+old entry is told from a new one. Merging keeps, of entries of one name and kind, the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+PACKAGES = ("secondgram", "numpy", "pandas", "pyarrow", "torch", "triton", "onnxruntime", "openvino", "torchjd")
+FORMAT = 1
+
+
+def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Quantiles at `LEVELS`, by level."""
+    return {str(level): float(np.quantile(values, level)) for level in LEVELS}
+
+
+def commit() -> str:
+    """The short commit, with a plus where the sources differ from it; `unknown` outside a checkout."""
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+        except OSError:
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    found = git("rev-parse", "--short", "HEAD")
+    changed = git(
+        "status", "--porcelain", "--untracked-files=no", "--", "secondgram", "kernels", "csrc", "benchmarks/*.py"
+    )
+    return f"{found}{'+' if changed else ''}" or "unknown"
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def versions() -> dict[str, str]:
+    """Versions of what speed depends on, of what is installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def entry(
+    name: str, group: str | None, kind: str, device: str, seconds: dict[str, float], **facts: Any
+) -> dict[str, Any]:
+    """One timing: seconds by quantile, and what it was taken of."""
+    return {"name": name, "group": group, "kind": kind, "device": device, "seconds": seconds, **facts}
+
+
+def pack(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The content of a file, from entries of this process."""
+    about = {"commit": commit(), "versions": versions()}
+    return {"format": FORMAT, "entries": [each | about for each in entries]}
+
+
+def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One content from several. Raises ValueError for a part of another form."""
+    kept: dict[tuple[str, str], dict[str, Any]] = {}
+    for part in parts:
+        if part.get("format") != FORMAT:
+            raise ValueError(f"this is no file of timings of format {FORMAT}")
+        for each in part["entries"]:
+            kept.pop((each["name"], each["kind"]), None)
+            kept[each["name"], each["kind"]] = each
+    return {"format": FORMAT, "entries": list(kept.values())}
+
+
+def dump(content: dict[str, Any]) -> str:
+    """One entry a line, so that a change of one is one line of a diff."""
+    lines = ",\n".join(f"  {json.dumps(each)}" for each in content["entries"])
+    return f'{{"format": {content["format"]}, "entries": [\n{lines}\n]}}\n'
+
+
+def main() -> None:
+    from secondgram.files import replacing
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("parts", type=Path, nargs="+")
+    chosen = parser.parse_args()
+    sources = [chosen.out, *chosen.parts] if chosen.out.exists() else chosen.parts
+    content = merge([json.loads(path.read_text(encoding="utf-8")) for path in sources])
+    with replacing(chosen.out) as temporary:
+        temporary.write_text(dump(content), encoding="utf-8")
+    print(f"{chosen.out}: {len(content['entries'])} entries")
+
+
+if __name__ == "__main__":
+    main()
