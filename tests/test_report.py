@@ -204,8 +204,8 @@ def test_more_and_fewer_metrics_and_methods(run: Path, tmp_path: Path) -> None:
     told = json.loads((run / FILE).read_text())
     table = pd.DataFrame(told["content"]["table"])
     table = table[table["metric"] != "crps"].replace({"pearson_mean": "energy_score"})
-    row = {"method": "new-method", "metric": "energy_score", "value": 0.5, "low": 0.4, "high": 0.6}
-    table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+    fresh = {"method": "new-method", "metric": "energy_score", "value": 0.5, "low": 0.4, "high": 0.6}
+    table = pd.concat([table, pd.DataFrame([fresh])])
     told["content"]["table"] = rounded(table.to_dict(orient="list"))
     told["sha256"] = digest(told["content"])
     folder = tmp_path / "other"

@@ -29,7 +29,7 @@ from ..ops.registry import choose
 from . import findings
 from .evaluate import true_followup
 from .memorisation import memorisation
-from .metrics import METRICS, Cells, interval_rank, resamples
+from .metrics import FURTHER, METRICS, Cells, interval_rank, resamples
 
 EVIDENCE_VERSION = 1
 FILE, TRAINING = "evidence.json", "training.json"
@@ -177,7 +177,7 @@ class Evidence:
             "roles": roles,
             "run": {key: value for key, value in table.attrs.items() if isinstance(value, (int, float, str))},
             "table": table.to_dict(orient="list"),
-            "meaning": METRICS,
+            "meaning": METRICS | FURTHER,
             "absent": table.attrs.get("skipped", {}) | table.attrs.get("failed", {}),
             "features": findings.verdict(focus, list(cohort.features), weights),
             "change": {name: findings.change(cells[name], weights) for name in judged},
