@@ -34,8 +34,10 @@ class Baseline(ABC):
         return self
 
     def complete(self, change: np.ndarray) -> np.ndarray:
-        """A missing target counts as the feature's mean change: change (P, D) -> (P, D) without NaN."""
-        return np.where(np.isfinite(change), change, np.nanmean(change, axis=0))
+        """A missing target counts as the feature's mean change, none where no change is known: (P, D), without NaN."""
+        seen = np.isfinite(change)
+        average = np.where(seen, change, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        return np.where(seen, change, average)
 
     @abstractmethod
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
