@@ -66,6 +66,8 @@ class RidgeEmpirical(RidgeGaussian):
 
     def learn_residual(self, residual: np.ndarray) -> None:
         spread = np.sqrt((residual**2).mean(axis=0))
+        # A feature whose follow-up nobody has leaves nothing.
+        spread = np.where(spread > 0, spread, 1.0)
         weight = np.ones(len(residual))
         principal = ResidualComponents.fit(residual / spread, weight)
         self.factor = principal.loading * spread
