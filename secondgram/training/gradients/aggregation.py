@@ -129,6 +129,9 @@ def _mean(problem: _Problem) -> Tensor:
 
 def _pcgrad(problem: _Problem) -> Tensor:
     """Every row at once: A (T, T) coefficients of unit gradients, V = A C; row i loses what conflicts with its j."""
+    if problem.C.device.type == "cpu" and not bool((problem.C < 0).any()):
+        # What the loop would come to: nothing is projected.
+        return torch.ones_like(problem.size)
     A = torch.eye(len(problem.C), dtype=problem.C.dtype, device=problem.C.device)
     V = problem.C.clone()
     for j in problem.orders.T[:, :, None]:
