@@ -18,6 +18,7 @@ from typing import Any
 
 import page
 import pandas as pd
+import standing
 
 import secondgram as sg
 from secondgram.evaluation.compare import ALL
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DRAWS = 19
 RUNS = Path(__file__).resolve().parent / "results" / "quality"
 PAGE = ROOT / "docs" / "results.md"
-KEPT = ("table.csv", "run.json")
+KEPT = ("table.csv", "run.json", standing.FILE)
 STANDARD = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 ORDER = ("carry-forward", "ridge-gaussian", "paper-no-self", "paper", "default", "exact-posterior")
 
@@ -130,6 +131,9 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
     old = _earlier(name)
     asked = ALL if ALL in (methods or part.methods) else methods or part.methods
     table = sg.compare(cohort, asked, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False)
+    if ALL in part.methods:
+        with replacing(RUNS / name / standing.FILE) as temporary:
+            temporary.write_text(json.dumps(standing.kept(RUNS / name)) + "\n", encoding="utf-8")
     # The rest is for looking at, not for keeping.
     for path in (RUNS / name).iterdir():
         if path.name not in KEPT:
@@ -187,7 +191,8 @@ def write_page() -> None:
         ]
         for what, why in {**about.get("failed", {}), **about.get("skipped", {})}.items():
             lines += [f"Not compared: `{what}`, {why}.", ""]
-    lines += [*page.rungs(), *page.ablations()]
+    every = [(part.title.partition(": ")[2], RUNS / name) for name, part in PARTS.items() if ALL in part.methods]
+    lines += [*standing.section(every), *page.rungs(), *page.ablations()]
     with replacing(PAGE) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
