@@ -61,6 +61,18 @@ class Baseline(ABC):
         return self.mean(people, draws, seed)[None]
 
 
+class DrawnBaseline(Baseline):
+    """A method that has draws alone: their average is its mean."""
+
+    def change(self, X: np.ndarray) -> np.ndarray:
+        raise NotImplementedError("has draws, whose average is its mean")
+
+    def mean(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        return self.draw(people, draws, seed).mean(axis=0)
+
+
 class GaussianBaseline(Baseline):
     """A regression of the change, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
 

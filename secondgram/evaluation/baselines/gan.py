@@ -10,14 +10,14 @@ from ...diffusion.noise import Purpose
 from ...imputation.people import People
 from ...ops.noise import normals
 from ...ops.tiles import one_thread
-from .base import Baseline
+from .base import DrawnBaseline
 
 LATENT, HIDDEN = 32, 256
 STEPS, CRITIC_STEPS, BATCH = 1500, 5, 64
 RATE, BETAS, PENALTY = 1e-4, (0.0, 0.9), 10.0
 
 
-class WassersteinGAN(Baseline):
+class WassersteinGAN(DrawnBaseline):
     """Generator and critic of two hidden layers, both told baseline, covariates and gap (Gulrajani et al. 2017).
 
     The generator makes the scaled follow-up from them and 32 normals. Optimiser, penalty and the five critic steps to
@@ -44,14 +44,6 @@ class WassersteinGAN(Baseline):
 
     def _generate(self, condition: Tensor) -> Tensor:
         return self.generator(torch.cat([condition, torch.randn(len(condition), LATENT)], 1))
-
-    def change(self, X: np.ndarray) -> np.ndarray:
-        raise NotImplementedError("has draws, whose average is its mean")
-
-    def mean(
-        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
-    ) -> np.ndarray:
-        return self.draw(people, draws, seed).mean(axis=0)
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.model_selection import KFold
 
 from ...imputation.people import People
-from .base import Baseline, GaussianBaseline, Predictor
+from .base import DrawnBaseline, GaussianBaseline, Predictor
 from .linear import fit_ridge
 
 # Leading components of the baseline that trees may split on.
@@ -105,7 +105,7 @@ class BoostedTrees(Peer, GaussianBaseline):
         return predict
 
 
-class Chained(Peer, Baseline):
+class Chained(Peer, DrawnBaseline):
     """Chained equations over a table [baseline, covariates, gap | change] of the training pairs.
 
     A missing target cell is a missing cell here. A person to impute is a row without changes. People without a pair
@@ -130,14 +130,6 @@ class Chained(Peer, Baseline):
     @abstractmethod
     def impute(self, table: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
         """Changes (M, N, D) of a table (N rows) whose changes are missing."""
-
-    def change(self, X: np.ndarray) -> np.ndarray:
-        raise NotImplementedError("has draws, whose average is its mean")
-
-    def mean(
-        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
-    ) -> np.ndarray:
-        return self.draw(people, draws, seed).mean(axis=0)
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
