@@ -101,20 +101,24 @@ def picture(kind: str, found: list[dict[str, Any]]) -> Picture | None:
     )
     peaks: dict[str, float] = {}
     copies = []
+    # A ceiling holds for as many threads as it was measured with.
+    used = {each.get("threads") for each in own if "flop" in each and "bytes" in each and "small" not in each["name"]}
     for each in own:
         if each.get("ceiling") == "copy":
             copies.append((each["name"], each["bytes_per_second"]))
         elif "ceiling" in each:
-            peaks[each["ceiling"]] = max(peaks.get(each["ceiling"], 0.0), each["flop_per_second"])
+            if not used or each.get("threads") in used:
+                peaks[each["ceiling"]] = max(peaks.get(each["ceiling"], 0.0), each["flop_per_second"])
     # The largest copy is the one that no cache holds.
     large = [rate for name, rate in copies if "small" not in name] or [rate for _, rate in copies]
-    return Picture(kind, device, about, _panels(own), _points(own), peaks, min(large) if large else None)
+    return Picture(kind, device, about, _panels(own), _points(own), peaks, min(large) if large and peaks else None)
 
 
 def _panels(own: list[dict[str, Any]]) -> list[Panel]:
     panels: dict[str, list[Bar]] = {}
     for each in own:
-        if "ceiling" in each:
+        # Of the test of memory, the time means nothing.
+        if "ceiling" in each or each["group"] == "memory":
             continue
         bars = panels.setdefault(each["group"] or each["name"].split("::")[-1], [])
         if "peers" in each:

@@ -68,7 +68,9 @@ def test_devices_never_share_a_plot(module: Any, tmp_path: Path, monkeypatch: py
     entries += [timing("other", device="B", **peers), timing("g", kind="cuda", device="C", **peers)]
     work: dict[str, Any] = {"flop": 1e9, "bytes": 1e6, "precision": "fp32"}
     entries += [timing("chain", group="chain", **work, **peers)]
-    entries += [timing("peak", group="ceilings", ceiling="fp32", flop_per_second=1e11)]
+    # The points are of one thread: what two reach is no ceiling of theirs.
+    entries += [timing("peak", group="ceilings", ceiling="fp32", flop_per_second=1e11, threads=1)]
+    entries += [timing("peak of two", group="ceilings", ceiling="fp16", flop_per_second=3e11, threads=2)]
     entries += [timing("copy", group="ceilings", ceiling="copy", bytes_per_second=1e10)]
     (tmp_path / "speed.json").write_text(json.dumps({"format": 1, "entries": entries}))
     (tmp_path / "of_another_form.json").write_text("{}")
