@@ -18,9 +18,9 @@ COPIES = {"small": 64, "large": 512}
     native.sampler_reason_unavailable() is not None, reason=f"native: {native.sampler_reason_unavailable()}"
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", ["small"])
+@pytest.mark.parametrize("name", COPIES)
 def test_peak(benchmark: Any, name: str, precision: str, threads: int) -> None:
-    """Multiply-adds of the widest instructions there are, on every thread, no memory touched."""
+    """Multiply-adds of the widest instructions there are, no memory touched; on one thread where small, else on all."""
     if not native.architectures(precision):
         pytest.skip(f"no instructions for {precision}")
     rates: list[float] = []
