@@ -257,7 +257,8 @@ def roofline_figure(shown: Picture) -> Figure:
             va="center",
             fontsize=8,
             color=INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            zorder=4,
         )
     axes.set_xscale("log")
     axes.set_xlim(left, right)
