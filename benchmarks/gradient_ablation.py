@@ -1,4 +1,4 @@
-"""What projecting conflicting task gradients earns: python benchmarks/gradient_ablation.py [--data FOLDER] [--toy]
+"""What projecting conflicting task gradients earns: python benchmarks/gradient_ablation.py [--data FOLDER] [--keep FOLDER] [--toy]
 
 The preset `paper` learns three tasks (pairs, and people as their own condition, clean and noised); the denoisers of
 `default` learn one, so there is nothing to project. It is fitted without gradient manipulation, with gate and clip as
@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ledger
 import numpy as np
 from page import _section, _triple
-from quality import PARTS, ROOT, current_commit
+from quality import PARTS, ROOT
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
 from secondgram.evaluation.compare import scored, splits
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
+from secondgram.evaluation.parts import Parts, Predicted
 from secondgram.files import replacing
 from secondgram.imputation.provenance import versions
 
@@ -56,10 +58,8 @@ CASES = {
 }
 
 
-def fit_and_score(
-    learn: sg.Cohort, judge: sg.Cohort, gradients: str, seed: int, toy: bool
-) -> tuple[Cells, dict[str, Any]]:
-    """Cells of the held-out people, and what the training saw."""
+def fit(learn: sg.Cohort, judge: sg.Cohort, gradients: str, seed: int, toy: bool) -> tuple[Predicted, dict[str, Any]]:
+    """Mean and draws of the held-out people, and what the training saw."""
     start = time.perf_counter()
     options = TOY if toy else {}
     imputer = sg.SecondgramImputer("paper", seed=seed, gradients=gradients, **options).fit(learn, show=False)
@@ -73,18 +73,35 @@ def fit_and_score(
         "skipped": sum(epoch["skipped"] for epoch in history["epochs"]),
         "mean_cosines": dict(zip(history["cosines"], np.mean(seen, axis=0).round(4).tolist(), strict=True)),
     }
-    scaling = SharedScaling.fit(learn.baseline, learn.site)
-    return scored(scaling, judge, result.draws.mean(axis=0), result.draws), about
+    return (result.draws.mean(axis=0), result.draws), about
 
 
-def run(case: Case, data: Path, seeds: int, toy: bool) -> dict[str, Any]:
+def finished(
+    folder: Path | None, learn: sg.Cohort, judge: sg.Cohort, variant: str, seed: int, toy: bool
+) -> tuple[Predicted, dict[str, Any]]:
+    """What an earlier run left of this fit in the folder, or the fit."""
+    parts = Parts(folder, learn, seed=seed, toy=toy, draws=DRAWS)
+    file = None if folder is None else folder / f"{variant.replace(', ', ' ').replace(' ', '-')}-{seed}.json"
+    kept = parts.load(variant, f"seed {seed}")
+    if kept is not None and file is not None and file.exists():
+        return kept, json.loads(file.read_text(encoding="utf-8"))
+    predicted, about = fit(learn, judge, VARIANTS[variant], seed, toy)
+    if file is not None:
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(about), encoding="utf-8")
+        parts.save(variant, f"seed {seed}", predicted)
+    return predicted, about
+
+
+def run(case: Case, data: Path, seeds: int, toy: bool, folder: Path | None) -> dict[str, Any]:
     parts: dict[str, list[Cells]] = {name: [] for name in VARIANTS}
     about: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     for seed in range(seeds):
         _, learn, judge = next(splits(case.cohort(data, seed, toy), folds=1, repeats=1, seed=seed))
-        for name, gradients in VARIANTS.items():
-            cells, seen = fit_and_score(learn, judge, gradients, seed, toy)
-            parts[name].append(cells)
+        scaling = SharedScaling.fit(learn.baseline, learn.site)
+        for name in VARIANTS:
+            predicted, seen = finished(folder, learn, judge, name, seed, toy)
+            parts[name].append(scored(scaling, judge, *predicted))
             about[name].append(seen)
             print(f"  seed {seed}, {name}: {seen['seconds_to_fit']} s, {seen['epochs']} epochs", flush=True)
     return {"title": case.title, "seeds": seeds, "variants": _table(parts), "training": about}
@@ -152,13 +169,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
     parser.add_argument("--only", nargs="*", choices=list(CASES), help="cohorts to run; all if left out")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--keep", type=Path, help="folder of finished fits, from which a killed run goes on")
     parser.add_argument("--toy", action="store_true", help="a small network for a few epochs; nothing is written")
     parser.add_argument("--page", action="store_true", help="only print the section from the results there are")
     given = parser.parse_args()
     for name in [] if given.page else given.only or list(CASES):
         print(name, flush=True)
         try:
-            found = run(CASES[name], given.data, given.seeds, given.toy)
+            found = run(CASES[name], given.data, given.seeds, given.toy, given.keep and given.keep / name)
         except sg.InputError as error:
             print(f"{name}: left out. {error}")
             continue
@@ -166,7 +184,7 @@ def main() -> None:
             print(f"  {variant}: CRPS {each['crps']['value']}, difference {each['crps']['difference']}", flush=True)
         if given.toy:
             continue
-        found |= {"command": f"python benchmarks/gradient_ablation.py --only {name}", "commit": current_commit()}
+        found |= {"command": f"python benchmarks/gradient_ablation.py --only {name}", "commit": ledger.commit()}
         RESULTS.mkdir(parents=True, exist_ok=True)
         with replacing(RESULTS / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(found | {"versions": versions()}, indent=1) + "\n", encoding="utf-8")
