@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ledger
 import numpy as np
-from quality import ROOT, current_commit
+from quality import ROOT
 from rungs import BOOTSTRAPS, DRAWS, along_axis
 
 import secondgram as sg
@@ -211,7 +212,7 @@ def main() -> None:
         found = run_pairs() if name == "pairs" else run_table(TABLES[name])
         found |= {
             "command": f"python benchmarks/ablations.py --only {name}",
-            "commit": current_commit(),
+            "commit": ledger.commit(),
             "draws": DRAWS,
         }
         with replacing(RESULTS / f"{name}.json") as temporary:

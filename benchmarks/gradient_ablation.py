@@ -1,4 +1,6 @@
-"""What projecting conflicting task gradients earns: python benchmarks/gradient_ablation.py [--data FOLDER] [--keep FOLDER] [--toy]
+"""What projecting conflicting task gradients earns.
+
+    python benchmarks/gradient_ablation.py [--data FOLDER] [--keep FOLDER] [--toy]
 
 The preset `paper` learns three tasks (pairs, and people as their own condition, clean and noised); the denoisers of
 `default` learn one, so there is nothing to project. It is fitted without gradient manipulation, with gate and clip as

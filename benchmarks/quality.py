@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ledger
 import page
 import pandas as pd
 import standing
@@ -52,6 +52,18 @@ def _refund(data: Path) -> sg.Cohort:
     return sg.read_cohort(file, static=["sex", "pasat"], features=["cca_*", "rcst_*"])
 
 
+def _corr_qap(data: Path) -> sg.Cohort:
+    return sg.read_cohort(data / "corr_qap" / "data.parquet", site="site")
+
+
+def _qtab_mriqc(data: Path) -> sg.Cohort:
+    return sg.read_cohort(data / "qtab_mriqc" / "data.parquet", groups="family_id")
+
+
+def _simulated(data: Path) -> sg.Cohort:
+    return sg.simulate(2000, 48, 0.25, 0, mode="cohort")
+
+
 def _order(seed: int) -> Part:
     return Part(
         f"Simulated, mode gaussian, seed {seed}: the published order",
@@ -80,18 +92,18 @@ PARTS: dict[str, Part] = {
     "corr_qap": Part(
         "Real: corr_qap, quality measures of T1-weighted and resting-state scans",
         "1,482 people of 32 sites, 46 features, scaled within site; 5 folds of whole people.",
-        lambda data: sg.read_cohort(data / "corr_qap" / "data.parquet", site="site"),
+        _corr_qap,
     ),
     "qtab_mriqc": Part(
         "Real: qtab_mriqc, image-quality measures of adolescent twins",
         "415 people, 82 features; 5 folds, families kept together.",
-        lambda data: sg.read_cohort(data / "qtab_mriqc" / "data.parquet", groups="family_id"),
+        _qtab_mriqc,
     ),
     "simulated": Part(
         "Simulated, mode cohort",
         "2,000 people, 48 features, a quarter with a follow-up; 5 folds of whole people, and everyone's hidden "
         "follow-up is the truth.",
-        lambda data: sg.simulate(2000, 48, 0.25, 0, mode="cohort"),
+        _simulated,
     ),
     "order_0": _order(0),
     "order_1": _order(1),
@@ -100,17 +112,17 @@ PARTS: dict[str, Part] = {
     "every_qtab_mriqc": _every(
         "qtab_mriqc",
         "415 people, 82 features; a quarter held out whole, families kept together.",
-        lambda data: sg.read_cohort(data / "qtab_mriqc" / "data.parquet", groups="family_id"),
+        _qtab_mriqc,
     ),
     "every_corr_qap": _every(
         "corr_qap",
         "1,482 people of 32 sites, 46 features, scaled within site; a quarter held out whole.",
-        lambda data: sg.read_cohort(data / "corr_qap" / "data.parquet", site="site"),
+        _corr_qap,
     ),
     "every_simulated": _every(
         "simulated, mode cohort",
         "2,000 people, 48 features, a quarter with a follow-up; a quarter held out whole.",
-        lambda data: sg.simulate(2000, 48, 0.25, 0, mode="cohort"),
+        _simulated,
     ),
     "every_gaussian": _every(
         "simulated, mode gaussian",
@@ -139,7 +151,7 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
         if path.name not in KEPT:
             remove(path)
     about = json.loads((RUNS / name / "run.json").read_text(encoding="utf-8"))
-    made = dict.fromkeys(table["method"], current_commit())
+    made = dict.fromkeys(table["method"], ledger.commit())
     if old is not None:
         kept = old[0][~old[0]["method"].isin(made)]
         table = ranked(pd.concat([kept, table]))
@@ -167,11 +179,6 @@ def _commits(about: dict[str, Any]) -> str:
     if len(made) == 1:
         return f"commit {next(iter(made))}"
     return ", ".join(f"commit {commit} ({', '.join(methods)})" for commit, methods in made.items())
-
-
-def current_commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return asked.stdout.strip() or "unknown"
 
 
 def write_page() -> None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ledger
 import numpy as np
-from quality import PARTS, ROOT, current_commit
+from quality import PARTS, ROOT
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
@@ -177,7 +178,7 @@ def check_memory(name: str, case: Case, data: Path) -> dict[str, Any] | None:
         traces(scaling, learn, judge, sg.SecondgramImputer(seed=0).fit(learn, show=False))
         for learn, judge in held_out(cohort, case)
     ]
-    found["memorisation"] = _memorisation(each) | {"commit": current_commit()}
+    found["memorisation"] = _memorisation(each) | {"commit": ledger.commit()}
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(found, indent=1, default=_plain) + "\n", encoding="utf-8")
     return found
@@ -200,7 +201,7 @@ def run(name: str, case: Case, data: Path) -> dict[str, Any] | None:
         "repeats": case.repeats,
         "draws": DRAWS,
         "command": f"python benchmarks/rungs.py --only {name}",
-        "commit": current_commit(),
+        "commit": ledger.commit(),
         "versions": versions(),
     }
     with replacing(RESULTS / f"{name}.json") as temporary:

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 from page import _table
 
-from secondgram.evaluation.findings import standing
-from secondgram.evaluation.metrics import FURTHER, METRICS
+from secondgram.evaluation.metrics import FURTHER, METRICS, standing
 
 FILE = "standing.json"
 OURS = "default"

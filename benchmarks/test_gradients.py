@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import ledger
 import numpy as np
 import pytest
 import torch
@@ -96,10 +97,9 @@ def _interleaved(benchmark: Any, run: Callable[[], object], plain: Callable[[], 
         run()
     benchmark.pedantic(timed, setup=before, rounds=rounds, iterations=1)
     ratios = np.array(ours) / np.array(beside)
-    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
     benchmark.extra_info.update(
         ratio=float(np.median(ratios)),
-        ratio_quantiles={str(level): float(np.quantile(ratios, level)) for level in levels},
+        ratio_quantiles=ledger.quantiles(ratios),
         plain_seconds=float(np.median(beside)),
         threads=torch.get_num_threads(),
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -24,14 +22,9 @@ from secondgram.evaluation.metrics import (
     weighted_correlation,
 )
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 PEOPLE, FEATURES = 40, 3
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def _pair(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

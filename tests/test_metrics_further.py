@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -41,14 +40,9 @@ from secondgram.evaluation.metrics.downstream import average_precision, binary_o
 from secondgram.evaluation.metrics.reliability import intraclass_correlation
 from secondgram.evaluation.metrics.resemblance import weighted_auc
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 PEOPLE, FEATURES = 60, 4
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def _cells(draws: int = 39, seed: int = 0, people: int = PEOPLE, joint: bool = True) -> Cells:

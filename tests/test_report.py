@@ -19,7 +19,7 @@ from secondgram.cohort.scaling import SharedScaling
 from secondgram.evaluation import findings
 from secondgram.evaluation.compare import comparison_table, scored
 from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
-from secondgram.evaluation.metrics import Cells, resamples
+from secondgram.evaluation.metrics import Cells, correlation, pit_histogram, resamples, standing
 from secondgram.evaluation.report.drawing import Scale
 from secondgram.evaluation.report.html import Html, join, tag
 from secondgram.evaluation.report.people import SHARES
@@ -146,7 +146,7 @@ def test_same_run_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_verdict_is_that_of_the_evidence(run: Path) -> None:
     evidence = json.loads((run / FILE).read_text())["content"]
-    found = [findings.standing(triple) for triple in evidence["features"]["ours_carry"]]
+    found = [standing(triple) for triple in evidence["features"]["ours_carry"]]
     text = (run / "report.html").read_text(encoding="utf-8")
     heading = re.search(r"<h1>(.*?)</h1>", text)
     assert heading is not None
@@ -311,27 +311,27 @@ def test_verdict_names_what_wins_ties_and_loses() -> None:
     ours = truth + (carry - truth)[::-1] * np.array([0.5, 1.0, 2.0])
     focus = {"ours": _cells(truth, baseline, ours), "carry": _cells(truth, baseline, carry)}
     found = findings.verdict(focus, ["a", "b", "c"], resamples(focus["ours"].unit, 200, 0))
-    assert [findings.standing(triple) for triple in found["ours_carry"]] == ["better", "tie", "worse"]
+    assert [standing(triple) for triple in found["ours_carry"]] == ["better", "tie", "worse"]
     assert found["use"] == ["ours", "carry", "carry"]
     np.testing.assert_allclose([triple[0] for triple in found["ours_carry"]], [-50, 0, 100], atol=1e-9)
     for role, values in (("ours", ours), ("carry", carry)):
         np.testing.assert_allclose(found["rmse"][role], np.sqrt(((values - truth) ** 2).mean(axis=0)))
 
 
-@pytest.mark.parametrize("draws", [1, 2, 7, 19, 50])
-def test_ranks_of_exchangeable_draws_are_even(draws: int) -> None:
-    from secondgram.evaluation.evidence import _ranks
+def _drawn(draws: np.ndarray, truth: np.ndarray) -> Cells:
+    return Cells.of(truth, np.zeros_like(truth), draws.mean(axis=0), draws, np.arange(len(truth)).astype(str))
 
+
+@pytest.mark.parametrize("draws", [2, 7, 19, 50])
+def test_ranks_of_exchangeable_draws_are_even(draws: int) -> None:
     rng = np.random.default_rng(draws)
     values = rng.integers(0, 5, size=(draws + 1, 4000, 3)).astype(float)
     values[0, 0, 0] = np.nan
-    rank = _ranks(values[1:], values[0])
-    assert rank[0, 0] == -1
-    counts = findings.rank_counts(rank, draws)
-    assert counts.sum() == 4000 * 3 - 1
+    cells, weights = _drawn(values[1:], values[0]), np.ones((2, 4000))
+    assert np.isnan(cells.below[0, 0])
     # Ties included, each of the M + 1 ranks is as likely as any other.
-    np.testing.assert_allclose(counts.sum(axis=0) / counts.sum(), 1 / (draws + 1), atol=0.02)
-    bars = findings.pit(counts, np.ones((2, 4000)))
+    np.testing.assert_allclose(pit_histogram(cells, weights, draws + 1), 1 / (draws + 1), atol=0.02)
+    bars = findings.pit(cells, weights)
     assert len(bars) == min(20, draws + 1)
     assert np.mean([bar[0] for bar in bars]) == pytest.approx(1.0)
 
@@ -339,9 +339,7 @@ def test_ranks_of_exchangeable_draws_are_even(draws: int) -> None:
 def test_calibration_counts_what_lies_inside() -> None:
     rng = np.random.default_rng(1)
     draws, truth = rng.normal(size=(19, 300, 4)), rng.normal(size=(300, 4))
-    from secondgram.evaluation.evidence import _ranks
-
-    found = findings.calibration(findings.rank_counts(_ranks(draws, truth), 19), np.ones((2, 300)))
+    found = findings.calibration(_drawn(draws, truth), np.ones((2, 300)))
     ordered = np.sort(draws, axis=0)
     k = 1
     inside = ((truth >= ordered[k - 1]) & (truth <= ordered[-k])).mean()
@@ -352,13 +350,13 @@ def test_calibration_counts_what_lies_inside() -> None:
 def test_correlations_agree_with_numpy_and_skip_missing_cells() -> None:
     rng = np.random.default_rng(2)
     values = rng.normal(size=(50, 4)) @ rng.normal(size=(4, 4)) + 7
-    np.testing.assert_allclose(findings.correlation(values), np.corrcoef(values.T), atol=1e-12)
+    np.testing.assert_allclose(correlation(values, np.ones(50)), np.corrcoef(values.T), atol=1e-12)
     values[rng.random(values.shape) < 0.2] = np.nan
     expected = pd.DataFrame(values).corr().to_numpy()
-    np.testing.assert_allclose(findings.correlation(values), expected, atol=1e-12)
+    np.testing.assert_allclose(correlation(values, np.ones(50)), expected, atol=1e-12)
     # Neither a constant nor a feature that nobody has correlates with anything.
     values[:, 0], values[:, 1] = 3.0, np.nan
-    assert np.isnan(findings.correlation(values)[:2]).all()
+    assert np.isnan(correlation(values, np.ones(50))[:2]).all()
 
 
 @pytest.mark.filterwarnings("error")
@@ -377,7 +375,7 @@ def test_a_feature_that_nobody_has_at_follow_up(tmp_path: Path) -> None:
     found = findings.verdict(
         {"ours": cells["carry-forward"], "ridge": cells["carry-forward"]}, ["a", "b", "c"], weights
     )
-    assert findings.standing(found["ours_ridge"][1]) == "tie"
+    assert standing(found["ours_ridge"][1]) == "tie"
     matrix = findings.correlations(cells["carry-forward"])["levels"]["real"]
     assert (np.array(matrix) == 0).sum() >= 5
 
@@ -416,14 +414,14 @@ def test_small_groups_are_pooled() -> None:
     rng = np.random.default_rng(0)
     cells = _cells(*(rng.normal(size=(42, 2)) for _ in range(3)))
     weights = resamples(cells.unit, 20, 0)
-    rows = findings.groups({"ours": cells, "carry": cells}, None, {"site": labels}, person, weights)
+    rows = findings.groups({"ours": cells, "carry": cells}, {"site": labels}, person, weights)
     assert [(row["name"], row["people"]) for row in rows] == [("big", 30), (findings.POOLED, 11)]
     # A pool that is small itself is not shown, and a single group is no comparison.
     # Nor is one of few people who were tested several times.
     assert findings.named(np.array(["a"] * 12), np.arange(12) % 4)[0] == findings.POOLED
-    assert findings.groups({"ours": cells}, None, {"site": labels}, person % 9, weights) == []
+    assert findings.groups({"ours": cells}, {"site": labels}, person % 9, weights) == []
     labels[36:] = ""
-    assert findings.groups({"ours": cells}, None, {"site": labels}, person, weights) == []
+    assert findings.groups({"ours": cells}, {"site": labels}, person, weights) == []
 
 
 def test_quarters_cover_everyone_known() -> None:
@@ -461,9 +459,9 @@ def test_folds_of_the_check_for_copies_are_put_together() -> None:
 
     blank = np.zeros((1, 1))
     parts = [
-        Drawn(blank, blank, np.array([0.5, 0.4, 0.6, 0.0, -0.03, 0.04, 100]), 5),
-        Drawn(blank, blank, np.array([0.6, 0.5, 0.7, 0.0, -0.03, 0.04, 300]), 5),
-        Drawn(blank, blank, np.full(7, np.nan), 5),
+        Drawn(blank, np.array([0.5, 0.4, 0.6, 0.0, -0.03, 0.04, 100])),
+        Drawn(blank, np.array([0.6, 0.5, 0.7, 0.0, -0.03, 0.04, 300])),
+        Drawn(blank, np.full(7, np.nan)),
     ]
     found = _joined_memory(parts)
     assert found is not None

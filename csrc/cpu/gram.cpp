@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-// Set by CMakeLists.txt to target_clones(...) where compiler and system can choose an instruction set at load time.
-#ifndef SECONDGRAM_CLONES
-#define SECONDGRAM_CLONES
-#endif
+#include "clones.hpp"
 
 namespace secondgram::cpu {
 namespace {

@@ -8,11 +8,7 @@
 #include "../core/normal.hpp"
 #include "../core/normal_float.hpp"
 #include "../core/philox.hpp"
-
-// Set by CMakeLists.txt to target_clones(...) where compiler and system can choose an instruction set at load time.
-#ifndef SECONDGRAM_CLONES
-#define SECONDGRAM_CLONES
-#endif
+#include "clones.hpp"
 
 namespace secondgram::cpu {
 namespace {

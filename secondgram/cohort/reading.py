@@ -185,7 +185,7 @@ def give_back_memory() -> None:
 
 @contextmanager
 def _exact_memory() -> Iterator[None]:
-    """Let Arrow take memory from the system: its own allocator takes twice as much for a thousand columns."""
+    """Let Arrow take memory from the system: its own allocator takes more for a thousand columns."""
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:

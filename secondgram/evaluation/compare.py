@@ -22,7 +22,18 @@ from .baselines import ARMS, BASELINES, PEERS, RIVALS
 from .baselines.apart import PeerFailure, predictions_apart
 from .evaluate import BOOTSTRAPS, true_followup
 from .evidence import Evidence
-from .metrics import BETTER, FURTHER, METRICS, Cells, Yardstick, further_scores, interval, nominal_coverage, resamples
+from .metrics import (
+    BETTER,
+    FURTHER,
+    METRICS,
+    Cells,
+    Yardstick,
+    further_scores,
+    interval,
+    nominal_coverage,
+    resamples,
+    standing,
+)
 from .metrics import scores as headline
 from .parts import Parts
 
@@ -341,4 +352,4 @@ def verdict(metric: str, ours: np.ndarray, theirs: np.ndarray, draws: int) -> st
     value, low, high = interval(theirs - ours if right == "higher" else ours - theirs)
     if not np.isfinite(value):
         return "-"
-    return "better" if high < 0 else "worse" if low > 0 else "tie"
+    return standing((value, low, high))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from ..cohort.scaling import SharedScaling
@@ -15,7 +14,6 @@ from ..imputation.imputer import SecondgramImputer
 from . import plots
 from .baselines import BASELINES
 from .compare import METHODS, comparison_table, predictions, scored
-from .evaluate import true_followup
 from .evidence import Evidence
 from .files import show_comparison, write_run
 from .report import report
@@ -56,14 +54,9 @@ def run(out: Path, subjects: int, features: int, seed: int) -> None:
     evidence.write(table, cells, cohort)
     report(out)
 
-    truth = scaling.apply(true_followup(test), test.site)
-    levels, covered = np.zeros(0), {}
-    for name in ("default", PEER):
-        scaled = np.stack([scaling.apply(draw, test.site) for draw in drawn[name][1]])
-        levels, covered[name] = plots.interval_coverage(scaled, truth)
     panels = {
         "change": plots.change(cells["default"]),
-        "calibration": plots.calibration(levels, covered),
+        "calibration": plots.calibration({name: cells[name] for name in ("default", PEER)}),
         "wins": plots.wins(cells["default"], cells["carry-forward"]),
     }
     for name, panel in panels.items():

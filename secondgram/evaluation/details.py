@@ -12,9 +12,11 @@ from ..cohort.scaling import CovariateEncoder, SharedScaling
 from ..cohort.table import Cohort
 from ..errors import InputError
 from ..files import replacing
+from .columns import numbers_of
 from .evaluate import true_followup
 from .metrics import (
     Cells,
+    cell_mean,
     coverage_table,
     downstream,
     interval,
@@ -24,7 +26,6 @@ from .metrics import (
     resemblance_table,
     retest_reliability,
 )
-from .metrics.bootstrap import cell_mean
 
 BOOTSTRAPS = 200
 
@@ -75,11 +76,9 @@ def _groups(cells: Cells, cohort: Cohort) -> dict[str, np.ndarray]:
     groups = {}
     if cells.gap is not None:
         groups["gap"] = cells.gap
-    rows, table = _rows(cells, cohort), cohort.covariate_table
-    for name in table.columns:
-        if "age" in str(name).lower().split("_") and pd.api.types.is_numeric_dtype(table[name]):
-            groups["age"] = table[name].to_numpy(dtype=float)[rows]
-            break
+    age = numbers_of(cohort.covariate_table, "age")
+    if age is not None:
+        groups["age"] = age.to_numpy(dtype=float)[_rows(cells, cohort)]
     return groups
 
 

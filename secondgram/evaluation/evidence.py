@@ -23,13 +23,15 @@ from ..cohort.scaling import SharedScaling
 from ..cohort.table import Cohort
 from ..files import replacing
 from ..imputation.model import FollowupModel, JudgedModel
-from ..imputation.provenance import tree_digest, versions
+from ..imputation.provenance import versions
 from ..ops import noise, sampling
 from ..ops.registry import choose
 from . import findings
+from .columns import labels_of, numbers_of
 from .evaluate import true_followup
 from .memorisation import memorisation
 from .metrics import FURTHER, METRICS, Cells, interval_rank, resamples
+from .parts import cohort_digest
 
 EVIDENCE_VERSION = 1
 FILE, TRAINING = "evidence.json", "training.json"
@@ -43,24 +45,20 @@ CURVE_POINTS = 160
 CARRY = "carry-forward"
 RIDGES = ("ridge-gaussian", "ridge-empirical", "multivariate-ridge", "ridge")
 OURS = ("default", "paper")
-UNKNOWN = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """What draws tell of the people of one fold and cells do not, in scaled units.
 
-    rank : (N, D) int32, how many of the M draws lie below the truth, ties split at random; -1 where it is unknown.
     ends : (4, N, D) float32, ends of the central 90 and 50 % of the draws: low, inner low, inner high, high; N is 0 for
         methods the report is not about.
     memory : (7,) float64, nearer and copies with their intervals (`memorisation.Memorisation`), and people checked;
         NaN where it was not asked for or could not be told.
     """
 
-    rank: np.ndarray
     ends: np.ndarray
     memory: np.ndarray
-    draws: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +75,7 @@ class Tested:
     def of(cls, judge: Cohort) -> Tested:
         table, people = judge.covariate_table, len(judge)
         none = np.full(people, None, dtype=object)
-        age = next((table[name] for name in table if _is(name, "age") and table[name].dtype.kind == "f"), None)
-        sex = next((table[name] for name in table if _is(name, "sex") or _is(name, "gender")), None)
+        age, sex = numbers_of(table, "age"), labels_of(table, "sex", "gender")
         return cls(
             judge.ids,
             np.full(people, np.nan) if age is None else age.to_numpy(dtype=float),
@@ -90,11 +87,6 @@ class Tested:
     @classmethod
     def joined(cls, parts: Sequence[Tested]) -> Tested:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
-
-
-def _is(name: object, word: str) -> bool:
-    parts = "".join(sign if sign.isalnum() else " " for sign in str(name).lower()).split()
-    return word in parts
 
 
 def _texts(column: pd.Series) -> np.ndarray:
@@ -128,7 +120,7 @@ class Evidence:
         if len(draws) > 1 and method in (self.ours, RIDGES[0]):
             memory = _memory(scaled, truth, learn, judge, scaling)
         ends = _ends(scaled if method == self.ours else scaled[:, :0])
-        parts.append(Drawn(_ranks(scaled, truth), ends, memory, len(draws)))
+        parts.append(Drawn(ends, memory))
 
     def fitted(self, method: str, model: FollowupModel) -> None:
         """How the training of a method went; that of one fold is kept, on disk too.
@@ -162,14 +154,9 @@ class Evidence:
         ours = cells[roles["ours"]]
         weights = resamples(ours.unit, BOOTSTRAPS, seed)
         tested = Tested.joined(self.tested)
-        counts = {
-            name: findings.rank_counts(np.concatenate([part.rank for part in parts]), parts[0].draws)
-            for name, parts in self.drawn.items()
-            if name in cells and parts[0].draws > 1
-        }
         focus = {role: cells[name] for role, name in roles.items()}
         judged = [roles[role] for role in ("ours", "ridge") if role in roles]
-        shown = [name for name in judged if name in counts]
+        shown = [name for name in judged if cells[name].draws > 1]
         ends = np.concatenate([part.ends for part in self.drawn[roles["ours"]]], axis=1)
         rows = {name: row for row, name in enumerate(cohort.ids)}
         models = self._earlier() | self.models
@@ -181,9 +168,9 @@ class Evidence:
             "absent": table.attrs.get("skipped", {}) | table.attrs.get("failed", {}),
             "features": findings.verdict(focus, list(cohort.features), weights),
             "change": {name: findings.change(cells[name], weights) for name in judged},
-            "calibration": {name: findings.calibration(counts[name], weights) for name in shown},
-            "pit": {name: findings.pit(counts[name], weights) for name in shown},
-            "groups": findings.groups(focus, counts.get(roles["ours"]), _grouped(tested), tested.ids, weights),
+            "calibration": {name: findings.calibration(cells[name], weights) for name in shown},
+            "pit": {name: findings.pit(cells[name], weights) for name in shown},
+            "groups": findings.groups(focus, _grouped(tested), tested.ids, weights),
             "correlation": findings.correlations(ours),
             "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
             "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in shown},
@@ -222,16 +209,6 @@ def _roles(methods: list[str], ours: str) -> dict[str, str]:
     ridge = next((name for name in RIDGES if name in methods and name != ours), None)
     carry = CARRY if CARRY in methods and ours != CARRY else None
     return {role: name for role, name in (("ours", ours), ("ridge", ridge), ("carry", carry)) if name is not None}
-
-
-def _ranks(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    below, equal = np.zeros((2, *truth.shape), dtype=np.int32)
-    for draw in draws:
-        below += draw < truth
-        equal += draw == truth
-    # A generator of its own, because nothing else may change with it.
-    share = np.random.default_rng(0).integers(0, equal, endpoint=True) if equal.any() else 0
-    return np.where(np.isfinite(truth), below + share, UNKNOWN).astype(np.int32)
 
 
 def _ends(draws: np.ndarray) -> np.ndarray:
@@ -325,11 +302,9 @@ def _thinned(history: dict[str, Any]) -> dict[str, Any]:
 
 
 def _provenance(cohort: Cohort, table: pd.DataFrame) -> dict[str, Any]:
-    told = {"features": list(cohort.features), "visits": cohort.visits, "times": cohort.times}
-    hidden = true_followup(cohort)
     backends = {"noise": noise.CANDIDATES, "sampler": sampling.CANDIDATES}
     return {
-        "data": tree_digest(told | {"followup": hidden}),
+        "data": cohort_digest(cohort),
         "source": Path(cohort.source or "simulated").name,
         "people": len(cohort),
         "width": len(cohort.features),

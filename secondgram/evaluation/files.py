@@ -14,7 +14,7 @@ from rich.table import Table
 from ..cohort.table import Cohort
 from ..files import explained, replacing
 from ..imputation.provenance import versions
-from .metrics import METRICS, Cells, further_per_feature, nominal_coverage, per_feature
+from .metrics import BETTER, METRICS, Cells, further_per_feature, nominal_coverage, per_feature
 
 RUN_VERSION = 2
 # Short enough for a terminal of 80 columns.
@@ -139,7 +139,7 @@ def _best(table: pd.DataFrame, metric: str, draws: int) -> set[str]:
     if metric == "coverage_90":
         distance = (rows - nominal_coverage(draws)).abs()
         return set(distance.index[distance == distance.min()])
-    target = rows.min() if metric in ("rmse", "crps") else rows.max()
+    target = rows.max() if BETTER[metric] == "higher" else rows.min()
     return set(rows.index[np.isclose(rows, target)])
 
 

@@ -1,4 +1,4 @@
-"""What a report says about a comparison: verdicts, calibration, correlations and groups, from cells and ranks.
+"""What a report says about a comparison: verdicts, calibration, correlations and groups, from cells.
 
 N people, D features, B bootstrap weights (1 + B, N) of which row 0 is the sample itself; values are in baseline SD. An
 interval is a triple (value, low, high), 95 %, over people.
@@ -6,14 +6,23 @@ interval is a triple (value, low, high), 95 %, over people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from .metrics import Cells, interval
+from .metrics import (
+    Cells,
+    cell_mean,
+    correlation,
+    correlation_distance,
+    interval,
+    pit_histogram,
+    pooled_mean,
+    standing,
+)
 
 FEWEST_PEOPLE = 10
 SCATTER_BINS = 56
@@ -38,8 +47,8 @@ def verdict(focus: dict[str, Cells], names: list[str], weights: np.ndarray) -> d
     against it the root mean squared errors of the point predictions count, because carry-forward has no distribution;
     between ours and ridge the CRPS of the draws.
     """
-    squares = {role: _means((cells.mean - cells.truth) ** 2, weights) for role, cells in focus.items()}
-    crps = {role: _means(cells.crps, weights) for role, cells in focus.items()}
+    squares = {role: cell_mean((cells.mean - cells.truth) ** 2, weights) for role, cells in focus.items()}
+    crps = {role: cell_mean(cells.crps, weights) for role, cells in focus.items()}
     found: dict[str, Any] = {
         "name": names,
         "rmse": {role: np.sqrt(values[0]) for role, values in squares.items()},
@@ -54,14 +63,6 @@ def verdict(focus: dict[str, Cells], names: list[str], weights: np.ndarray) -> d
     return found
 
 
-def standing(triple: Sequence[float | None]) -> str:
-    """`better`, `worse` or `tie`: where the interval of a difference in error lies against zero."""
-    _, low, high = triple
-    if low is None or high is None or not np.isfinite([low, high]).all():
-        return "tie"
-    return "better" if high < 0 else "worse" if low > 0 else "tie"
-
-
 def _use(found: dict[str, Any], place: int) -> str:
     """The simplest method that nothing beats clearly: carry-forward, then ridge, then ours."""
     if "ours_carry" not in found:
@@ -71,13 +72,6 @@ def _use(found: dict[str, Any], place: int) -> str:
     if ours and ridge:
         return "ours" if standing(found["ours_ridge"][place]) == "better" else "ridge"
     return "ours" if ours else "ridge" if ridge else "carry"
-
-
-def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(1 + B, D) weighted means over people, NaN where nobody is seen."""
-    seen = np.isfinite(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return weights @ np.where(seen, values, 0.0) / (weights @ seen)
 
 
 def _percent(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -132,40 +126,24 @@ def change(cells: Cells, weights: np.ndarray) -> dict[str, Any] | None:
 # -- calibration ---------------------------------------------------------------------------
 
 
-def rank_counts(rank: np.ndarray, draws: int) -> np.ndarray:
-    """(N, M + 1): how many features of a person have 0 .. M draws below the truth; rank (N, D), below 0 is unknown."""
-    return np.stack([(rank == value).sum(axis=1) for value in range(draws + 1)], axis=1).astype(float)
-
-
-def covered(counts: np.ndarray, k: int, weights: np.ndarray) -> np.ndarray:
-    """(1 + B,) share of truth between the k-th smallest and the k-th largest of the draws."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return weights @ counts[:, k : counts.shape[1] - k].sum(axis=1) / (weights @ counts.sum(axis=1))
-
-
-def calibration(counts: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Share of truth inside central intervals of several nominal levels."""
-    draws = counts.shape[1] - 1
+def coverage(cells: Cells, weights: np.ndarray) -> tuple[list[float], np.ndarray]:
+    """Nominal levels (K,) of central intervals, and the share of truth inside each (1 + B, K)."""
+    draws = cells.draws
     ranks = np.unique(np.linspace(1, draws // 2, min(12, draws // 2)).round().astype(int))
-    return {
-        "draws": draws,
-        "nominal": [(draws + 1 - 2 * k) / (draws + 1) for k in ranks],
-        "share": [interval(covered(counts, int(k), weights)) for k in ranks],
-    }
+    nominal = [(draws + 1 - 2 * k) / (draws + 1) for k in ranks]
+    return nominal, np.stack([pooled_mean(cells.inside(int(k)), weights) for k in ranks], axis=1)
 
 
-def pit(counts: np.ndarray, weights: np.ndarray) -> list[Triple]:
-    """Density of the probability integral transform in equal bins, 1 throughout where draws and truth are alike.
+def calibration(cells: Cells, weights: np.ndarray) -> dict[str, Any]:
+    """Share of truth inside central intervals of several nominal levels."""
+    nominal, share = coverage(cells, weights)
+    return {"draws": cells.draws, "nominal": nominal, "share": _intervals(share)}
 
-    With M draws a rank r stands for the values from r / (M + 1) to (r + 1) / (M + 1), evenly.
-    """
-    ranks = counts.shape[1]
-    bins = min(PIT_BINS, ranks)
-    edges, starts = np.linspace(0, 1, bins + 1), np.arange(ranks) / ranks
-    # overlap[r, b]: the share of rank r that falls into bin b.
-    overlap = np.minimum(edges[None, 1:], starts[:, None] + 1 / ranks) - np.maximum(edges[None, :-1], starts[:, None])
-    share = weights @ (counts @ (np.maximum(overlap, 0.0) * ranks)) / (weights @ counts.sum(axis=1))[:, None]
-    return _intervals(share * bins)
+
+def pit(cells: Cells, weights: np.ndarray) -> list[Triple]:
+    """Density of the probability integral transform in equal bins, 1 throughout where draws and truth are alike."""
+    bins = min(PIT_BINS, cells.draws + 1)
+    return _intervals(pit_histogram(cells, weights, bins) * bins)
 
 
 # -- groups of people ----------------------------------------------------------------------
@@ -195,21 +173,13 @@ def named(values: np.ndarray, person: np.ndarray) -> np.ndarray:
 
 
 def groups(
-    focus: dict[str, Cells],
-    counts: np.ndarray | None,
-    labels: dict[str, np.ndarray],
-    person: np.ndarray,
-    weights: np.ndarray,
+    focus: dict[str, Cells], labels: dict[str, np.ndarray], person: np.ndarray, weights: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Per group of people: how many, errors against carry-forward and ridge in per cent, and coverage.
+    """Per group of people: how many, errors against carry-forward and ridge in per cent, and coverage of draws.
 
     labels : by kind, (N,) text each.  person : (N,), who a row is; repeats test a person several times.
     A pool of fewer than `FEWEST_PEOPLE` people is left out, its size not told.
     """
-    sums = {}
-    for role, cells in focus.items():
-        square, seen = (cells.mean - cells.truth) ** 2, np.isfinite(cells.truth)
-        sums[role] = np.nansum(square, axis=1), np.nansum(cells.crps, axis=1), seen.sum(axis=1)
     found = []
     for kind, label in labels.items():
         for name in _ordered(label, kind):
@@ -217,9 +187,7 @@ def groups(
             people_of = len(set(person[mine]))
             if people_of < FEWEST_PEOPLE or len(set(focus["ours"].unit[mine])) < 2:
                 continue
-            found.append(
-                {"kind": kind, "name": name, "people": people_of, **_group(sums, counts, mine, weights[:, mine])}
-            )
+            found.append({"kind": kind, "name": name, "people": people_of, **_group(focus, mine, weights[:, mine])})
     return [row for row in found if sum(other["kind"] == row["kind"] for other in found) > 1]
 
 
@@ -230,20 +198,17 @@ def _ordered(label: np.ndarray, kind: str) -> list[str]:
     return sorted(names, key=lambda name: (name == POOLED, -int(count[names == name][0]), name))
 
 
-def _group(
-    sums: Mapping[str, tuple[np.ndarray, ...]], counts: np.ndarray | None, mine: np.ndarray, weights: np.ndarray
-) -> dict[str, Any]:
+def _group(focus: dict[str, Cells], mine: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rmse = {role: np.sqrt(weights @ each[0][mine] / (weights @ each[2][mine])) for role, each in sums.items()}
-        crps = {role: weights @ each[1][mine] / (weights @ each[2][mine]) for role, each in sums.items()}
-    if "carry" in sums:
+    squares = {role: (cells.mean[mine] - cells.truth[mine]) ** 2 for role, cells in focus.items()}
+    rmse = {role: np.sqrt(pooled_mean(square, weights)) for role, square in squares.items()}
+    crps = {role: pooled_mean(cells.crps[mine], weights) for role, cells in focus.items()}
+    if "carry" in focus:
         row["ours_carry"] = interval(_percent(rmse["ours"], rmse["carry"]))
-    if "ridge" in sums:
+    if "ridge" in focus:
         row["ours_ridge"] = interval(_percent(crps["ours"], crps["ridge"]))
-    if counts is not None:
-        draws = counts.shape[1] - 1
-        row["coverage"] = interval(covered(counts[mine], max(1, round(0.05 * (draws + 1))), weights))
+    if focus["ours"].draws > 1:
+        row["coverage"] = interval(pooled_mean(focus["ours"].covered[mine], weights))
     return row
 
 
@@ -257,41 +222,20 @@ def correlations(cells: Cells) -> dict[str, Any]:
     features' correlations; `floor` that between two halves of the real people, brought to as many people as there are.
     Matrices hold per cent, features in the order of a clustering of the real ones; large ones are averaged over blocks.
     """
-    seen = np.isfinite(cells.truth)
+    seen, everyone = np.isfinite(cells.truth), np.ones(len(cells.truth))
     found: dict[str, Any] = {}
     order = None
     for what, base in (("levels", 0.0), ("changes", cells.baseline)):
-        real = correlation(cells.truth - base)
-        imputed = correlation(np.where(seen, cells.draw, np.nan) - base)
+        real = correlation(cells.truth - base, everyone)
+        imputed = correlation(np.where(seen, cells.draw, np.nan) - base, everyone)
         order = _clustered(real) if order is None else order
         found[what] = {
             "real": _blocks(real[np.ix_(order, order)]),
             "imputed": _blocks(imputed[np.ix_(order, order)]),
-            "distance": distance(real, imputed),
+            "distance": correlation_distance(real, imputed),
             "floor": _floor(cells.truth - base, cells.unit),
         }
     return found | {"features": len(cells.truth.T)}
-
-
-def correlation(values: np.ndarray) -> np.ndarray:
-    """(D, D) Pearson correlations over the people who have both features; NaN where there are none or no spread."""
-    seen = np.isfinite(values).astype(float)
-    known = np.where(seen > 0, values, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Centred first: the sums below lose precision on values far from zero.
-        x = np.where(seen > 0, known - known.sum(axis=0) / seen.sum(axis=0), 0.0)
-        count = seen.T @ seen
-        mean = x.T @ seen / count  # [j, k]: of j over those who have k
-        square = (x * x).T @ seen / count - mean**2
-        r = (x.T @ x / count - mean * mean.T) / np.sqrt(square * square.T)
-    return np.where((square > 1e-12) & (square.T > 1e-12), np.clip(r, -1, 1), np.nan)
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean absolute difference of two correlation matrices off the diagonal."""
-    upper = np.triu_indices(len(a), 1)
-    different = np.abs(a - b)[upper]
-    return float(np.nanmean(different)) if np.isfinite(different).any() else float("nan")
 
 
 def _floor(values: np.ndarray, unit: np.ndarray) -> float:
@@ -300,7 +244,7 @@ def _floor(values: np.ndarray, unit: np.ndarray) -> float:
     found = []
     for _ in range(FLOOR_SPLITS if len(names) > 3 else 0):
         half = (rng.permutation(len(names)) < len(names) // 2)[member]
-        found.append(distance(correlation(values[half]), correlation(values[~half])))
+        found.append(correlation_distance(correlation(values, half), correlation(values, ~half)))
     # Errors of halves are larger by the root of two each than those of all people.
     return float(np.mean(found)) / np.sqrt(2.0) if found else float("nan")
 

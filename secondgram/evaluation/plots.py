@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..files import replacing
+from .findings import coverage
 from .metrics import Cells, per_feature
 
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#8a8f98"
@@ -58,14 +59,15 @@ def change(cells: Cells) -> Draw:
     return draw
 
 
-def calibration(levels: np.ndarray, covered: dict[str, np.ndarray]) -> Draw:
+def calibration(methods: dict[str, Cells]) -> Draw:
     """Share of true values inside the central interval, against the interval's nominal level, per method."""
 
     def draw(axes: Axes) -> None:
         _label(axes, "Calibration of the intervals", "nominal share of the interval", "share of true values inside")
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfect calibration")
-        for (name, shares), color in zip(covered.items(), (BLUE, ORANGE), strict=False):
-            axes.plot(levels, shares, marker="o", markersize=4, color=color, label=name)
+        for (name, cells), color in zip(methods.items(), (BLUE, ORANGE), strict=False):
+            levels, shares = coverage(cells, np.ones((1, len(cells.truth))))
+            axes.plot(levels, shares[0], marker="o", markersize=4, color=color, label=name)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.legend(frameon=False, loc="upper left")
@@ -87,14 +89,3 @@ def wins(ours: Cells, carried: Cells) -> Draw:
         axes.set_xticks([])
 
     return draw
-
-
-def interval_coverage(draws: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nominal levels, and shares of truth inside, of central intervals between order statistics: draws (M, N, D)."""
-    count = len(draws)
-    ordered = np.sort(draws, axis=0)
-    seen = np.isfinite(truth)
-    ranks = np.unique(np.linspace(1, count // 2, min(12, count // 2)).round().astype(int))
-    levels = (count + 1 - 2 * ranks) / (count + 1)
-    shares = [((truth >= ordered[k - 1]) & (truth <= ordered[-k]))[seen].mean() for k in ranks]
-    return levels, np.array(shares)

@@ -20,7 +20,27 @@ Predictor = Callable[[np.ndarray], np.ndarray]
 
 
 class Baseline(ABC):
-    """A point prediction of the follow-up, the same for every draw; fitted on the first visit and the target visit."""
+    """A method of `compare`: learns from training people, and predicts and draws for others (`FollowupModel`)."""
+
+    @abstractmethod
+    def fit(self, train: Cohort, seed: int) -> Baseline:
+        """Learn from training people alone."""
+
+    @abstractmethod
+    def mean(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """(N, D) in original units."""
+
+    @abstractmethod
+    def draw(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """(M, N, D) in original units."""
+
+
+class PairBaseline(Baseline):
+    """Learned from pairs of the first visit and the target visit."""
 
     def fit(self, train: Cohort, seed: int) -> Baseline:
         """Learn from training people alone."""
@@ -43,6 +63,10 @@ class Baseline(ABC):
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
         """X (P, D + C + 1) = [baseline, covariates, gap], change (P, D), scaled."""
 
+
+class PointBaseline(PairBaseline):
+    """A point prediction of the change, the same for every draw."""
+
     @abstractmethod
     def change(self, X: np.ndarray) -> np.ndarray:
         """Predicted change (N, D), scaled."""
@@ -50,7 +74,6 @@ class Baseline(ABC):
     def mean(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
-        """(N, D) in original units."""
         X = self.context.inputs(people)
         return self.context.scaling.invert(X[:, : self.width] + self.change(X), people.site)
 
@@ -61,11 +84,8 @@ class Baseline(ABC):
         return self.mean(people, draws, seed)[None]
 
 
-class DrawnBaseline(Baseline):
-    """A method that has draws alone: their average is its mean."""
-
-    def change(self, X: np.ndarray) -> np.ndarray:
-        raise NotImplementedError("has draws, whose average is its mean")
+class DrawnBaseline(PairBaseline):
+    """It has draws alone: their average is its mean."""
 
     def mean(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -73,7 +93,7 @@ class DrawnBaseline(Baseline):
         return self.draw(people, draws, seed).mean(axis=0)
 
 
-class GaussianBaseline(Baseline):
+class GaussianBaseline(PointBaseline):
     """A regression of the change, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold
 
 from ...imputation.quantiles import QuantileMap
 from ...imputation.residual import ResidualComponents
-from .base import FOLDS, Baseline, GaussianBaseline, Predictor
+from .base import FOLDS, GaussianBaseline, PointBaseline, Predictor
 
 # Multiples of the number of pairs, for columns of about unit variance.
 PENALTIES = np.logspace(-3, 2, 11)
@@ -17,7 +17,7 @@ PENALTIES = np.logspace(-3, 2, 11)
 DIRECTIONS = (1, 2, 4, 8, 16)
 
 
-class CarryForward(Baseline):
+class CarryForward(PointBaseline):
     """The follow-up equals the baseline."""
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
@@ -27,7 +27,7 @@ class CarryForward(Baseline):
         return np.zeros((len(X), self.width))
 
 
-class MeanChange(Baseline):
+class MeanChange(PointBaseline):
     """Baseline plus the change expected from covariates and gap (least squares)."""
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
@@ -37,7 +37,7 @@ class MeanChange(Baseline):
         return self.model.predict(X[:, self.width :]).reshape(len(X), self.width)
 
 
-class Ridge(Baseline):
+class Ridge(PointBaseline):
     """Baseline plus a ridge regression of the change on all baseline features, covariates and gap.
 
     The penalty is chosen by leave-one-out error. Regressing the change and not the level shrinks towards carry-forward.

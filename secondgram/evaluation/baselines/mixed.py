@@ -46,12 +46,6 @@ class MixedModel(Baseline):
         self._estimate(values, time, static)
         return self
 
-    def learn(self, X: np.ndarray, change: np.ndarray) -> None:
-        raise NotImplementedError("learns from visits")
-
-    def change(self, X: np.ndarray) -> np.ndarray:
-        raise NotImplementedError("predicts from what was measured")
-
     def _estimate(self, values: np.ndarray, time: np.ndarray, static: np.ndarray) -> None:
         """values (N, V, D) with NaN, time (N, V), static (N, C)."""
         seen = np.isfinite(values)

@@ -120,7 +120,7 @@ class Chained(Peer, DrawnBaseline):
         # Some libraries learn those columns alone that have a gap: one row more, of which no change is known.
         rows = np.vstack([np.hstack([X, change]), np.hstack([X[:1], np.full((1, self.width), np.nan)])])
         self.table = pd.DataFrame(rows, columns=self.names)
-        self.kept: tuple[np.ndarray, np.ndarray] | None = None
+        self.kept: tuple[np.ndarray, tuple[int, int], np.ndarray] | None = None
         self.train()
 
     @abstractmethod
@@ -135,11 +135,13 @@ class Chained(Peer, DrawnBaseline):
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         X = self.context.inputs(people)
-        if self.kept is None or not np.array_equal(self.kept[0], X):
+        # Asked for the mean and then for the draws, it imputes once.
+        asked = (len(draws), seed)
+        if self.kept is None or self.kept[1] != asked or not np.array_equal(self.kept[0], X):
             empty = np.full((len(X), self.width), np.nan)
             table = pd.DataFrame(np.hstack([X, empty]), columns=self.names)
-            self.kept = X, self.impute(table, len(draws), seed)
-        return self.context.scaling.invert(X[:, : self.width] + self.kept[1], people.site)
+            self.kept = X, asked, self.impute(table, *asked)
+        return self.context.scaling.invert(X[:, : self.width] + self.kept[2], people.site)
 
 
 class IterativeBayes(Chained):

@@ -4,28 +4,45 @@ Everything is computed in units of the baseline's spread (within site where site
 different units can be averaged. A cell without truth counts nowhere.
 """
 
-from .bootstrap import interval, resamples, weighted_correlation, weighted_rank_correlation
+from .bootstrap import (
+    cell_mean,
+    interval,
+    pooled_mean,
+    resamples,
+    standing,
+    weighted_correlation,
+    weighted_rank_correlation,
+)
 from .calibration import coverage_table, pit_histogram, pit_table
 from .cells import LARGE_LOSS, TAILS, Cells, central_interval, interval_rank, nominal_coverage
 from .downstream import downstream
 from .further import BETTER, FURTHER, further_per_feature, further_scores
 from .joint import Yardstick, energy_score, joint_scores, projected_crps, variogram_score
-from .marginal import HIGHER_IS_BETTER, METRICS, per_feature, scores
+from .marginal import METRICS, per_feature, scores
 from .reliability import noise_ceilings, retest_reliability
-from .resemblance import classifier_auc, conditional_mmd, correlation_distances, resemblance_table
+from .resemblance import (
+    classifier_auc,
+    conditional_mmd,
+    correlation,
+    correlation_distance,
+    correlation_distances,
+    resemblance_table,
+)
 
 __all__ = [
     "BETTER",
     "FURTHER",
-    "HIGHER_IS_BETTER",
     "LARGE_LOSS",
     "METRICS",
     "TAILS",
     "Cells",
     "Yardstick",
+    "cell_mean",
     "central_interval",
     "classifier_auc",
     "conditional_mmd",
+    "correlation",
+    "correlation_distance",
     "correlation_distances",
     "coverage_table",
     "downstream",
@@ -40,11 +57,13 @@ __all__ = [
     "per_feature",
     "pit_histogram",
     "pit_table",
+    "pooled_mean",
     "projected_crps",
     "resamples",
     "resemblance_table",
     "retest_reliability",
     "scores",
+    "standing",
     "variogram_score",
     "weighted_correlation",
     "weighted_rank_correlation",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -20,11 +22,25 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(values[0]), float(low), float(high)
 
 
+def standing(triple: Sequence[float | None]) -> str:
+    """`better`, `worse` or `tie`: where the interval (value, low, high) of a difference in error lies against zero."""
+    _, low, high = triple
+    if low is None or high is None or not np.isfinite([low, high]).all():
+        return "tie"
+    return "better" if high < 0 else "worse" if low > 0 else "tie"
+
+
 def cell_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean over people, per feature: values (N, D), weights (B, N) -> (B, D); NaN cells count nowhere."""
     seen = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return weights @ np.where(seen, values, 0.0) / (weights @ seen)
+
+
+def pooled_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean over all cells together: values (N, D), weights (B, N) -> (B,); NaN cells count nowhere."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return weights @ np.nansum(values, axis=1) / (weights @ np.isfinite(values).sum(axis=1))
 
 
 def over_features(values: np.ndarray) -> np.ndarray:

@@ -114,7 +114,10 @@ class Cells:
         tail = TAILS[level]
         if self.draws == 1 or tail * (self.draws + 1) < 1.0 - 1e-9:
             return np.full(self.truth.shape, np.nan)
-        k = interval_rank(self.draws, level)
+        return self.inside(interval_rank(self.draws, level))
+
+    def inside(self, k: int) -> np.ndarray:
+        """(N, D) 1 where the truth lies between the k-th smallest and the k-th largest of the draws, else 0, or NaN."""
         return np.where(np.isnan(self.below), np.nan, (self.upto >= k) & (self.below <= self.draws - k))
 
 

@@ -15,7 +15,6 @@ METRICS: dict[str, str] = {
     "crps": "continuous ranked probability score of the draws, in baseline SD (one draw: mean absolute error)",
     "coverage_90": "share of true values inside the draws' central 90 % interval",
 }
-HIGHER_IS_BETTER = ("pearson_mean", "pearson_draw", "delta_r")
 
 
 def per_feature(cells: Cells, weights: np.ndarray) -> dict[str, np.ndarray]:

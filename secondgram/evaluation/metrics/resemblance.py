@@ -59,15 +59,20 @@ def _complete(cells: Cells, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def correlation(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(D, D) Pearson correlations of values (N, D) with weights (N,), each pair over the people who have both."""
+    """(D, D) Pearson correlations of values (N, D) with weights (N,), each pair over the people who have both.
+
+    NaN where nobody has both, or where one of the two does not vary among those who do.
+    """
     seen = np.isfinite(values) & (weights > 0)[:, None]
-    root = np.sqrt(weights)[:, None] * seen
+    known, weight = np.where(seen, values, 0.0), weights[:, None] * seen
     with np.errstate(invalid="ignore", divide="ignore"):
-        centre = (root**2 * np.where(seen, values, 0.0)).sum(axis=0) / (root**2).sum(axis=0)
-        centred = np.where(seen, values - centre, 0.0)
-        spread = np.sqrt((root**2 * centred**2).sum(axis=0) / (root**2).sum(axis=0))
-        standard = root * centred / np.where(spread > 1e-9, spread, np.nan)
-        return (standard.T @ standard) / (root.T @ root)
+        # Centred first: the sums below lose precision on values far from zero.
+        x = np.where(seen, known - (weight * known).sum(axis=0) / weight.sum(axis=0), 0.0)
+        count, weighted = weight.T @ seen, weight * x
+        mean = weighted.T @ seen / count  # [j, k]: of j over those who have k
+        square = (weighted * x).T @ seen / count - mean**2
+        r = (weighted.T @ x / count - mean * mean.T) / np.sqrt(square * square.T)
+    return np.where((square > 1e-12) & (square.T > 1e-12), np.clip(r, -1, 1), np.nan)
 
 
 def correlation_distance(one: np.ndarray, other: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..findings import standing
+from ..metrics import standing
 from . import image, words
 from .drawing import Frame, Scale, between, decimals, mark, picture, spanning, square
 from .html import Html, join, tag

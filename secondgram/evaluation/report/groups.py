@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ..findings import FEWEST_PEOPLE, POOLED, standing
+from ..findings import FEWEST_PEOPLE, POOLED
+from ..metrics import standing
 from . import words
 from .drawing import strip
 from .html import Html

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import HIGHER_IS_BETTER
+from ..metrics import BETTER
 from . import words
 from .drawing import spanning, strip
 from .html import Html, join, tag
@@ -57,7 +57,7 @@ def _by_metric(told: dict[str, list[Any]]) -> dict[str, dict[str, tuple[Any, ...
 
 
 def _ranked(shown: dict[str, dict[str, tuple[Any, ...]]], metric: str) -> list[str]:
-    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+    sign = -1.0 if BETTER.get(metric) == "higher" else 1.0
     return sorted(shown[metric], key=lambda name: sign * float(shown[metric][name][0]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..findings import standing
+from ..metrics import standing
 from . import figures, words
 from .drawing import spanning, strip
 from .html import Html, tag

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..findings import standing
+from ..metrics import standing
 from . import figures, words
 from .drawing import strip
 from .html import Html, join, tag
