@@ -64,6 +64,25 @@ def test_every_instruction_set_does_what_is_stated(width: int, maps: bool, preci
 
 
 @needs_extension
+@pytest.mark.parametrize("knots", [2, 5, 61, 63, 64, 200])
+@pytest.mark.parametrize("architecture", native.architectures())
+def test_maps_of_any_number_of_knots(knots: int, architecture: str) -> None:
+    rng = np.random.default_rng(knots)
+    steps = rng.gamma(0.5, size=(2, knots, 3)) + 0.1
+    start, end = 6.0 * np.cumsum(steps / steps.sum(axis=1, keepdims=True), axis=1) - 3.0
+    finisher = Finisher(3, margins=QuantileMap(start, end))
+    # Between the knots, at them, far beyond either end, and as far as floats go.
+    at = np.concatenate([rng.uniform(-4, 4, size=(50, 3)), start, np.full((2, 3), [[-1e30], [1e30]])])
+    source = at[:, None].astype(np.float32)
+    noise = NoiseRequest.of(np.zeros(1, np.uint64), 3, seed=0, purpose=Purpose.COMPONENTS, draws=len(at))
+    packed = finisher._native("fp32")
+    centre, scale = np.zeros((1, 3)), np.ones((1, 3))
+    got = packed.finish(centre, scale, noise, source, np.arange(3), None, np.dtype(float), architecture=architecture)
+    stated = finisher.stated(centre, scale, noise, source.astype(float), np.arange(3), None)
+    np.testing.assert_allclose(got, stated, rtol=2e-6, atol=2e-5)
+
+
+@needs_extension
 def test_a_residual_is_clipped_and_put_into_units() -> None:
     finisher = Finisher(5, clip=1.0)
     _, (centre, scale, noise, *_) = _case(5)

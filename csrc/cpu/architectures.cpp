@@ -15,8 +15,9 @@ namespace secondgram::cpu {
   namespace arch {                                                                                                   \
   void run_tile(const Network&, const SampleRequest&, Workspace&, Matrix&, std::size_t, std::size_t, std::size_t,    \
                 std::size_t, float*, const std::atomic<bool>&);                                                      \
+  template <typename T>                                                                                              \
   void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,       \
-                   std::size_t);                                                                                     \
+                   std::size_t, T*);                                                                                 \
   double flop_of_round();                                                                                            \
   float rounds_of_products(std::size_t);                                                                             \
   }
@@ -47,7 +48,8 @@ bool leaf7(unsigned subleaf, bool in_edx, unsigned bit) {
 }
 #endif
 
-#define SECONDGRAM_TILES(arch) arch::run_tile, arch::finish_tile, arch::flop_of_round, arch::rounds_of_products
+#define SECONDGRAM_TILES(arch)                                                                        \
+  arch::run_tile, arch::finish_tile<float>, arch::finish_tile<double>, arch::flop_of_round, arch::rounds_of_products
 
 const Architecture kArchitectures[] = {
 #ifdef SECONDGRAM_X86

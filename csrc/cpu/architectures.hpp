@@ -45,16 +45,23 @@ struct FinishScratch {
       : components(kTileRows, width), noise(kTileRows * width), residual(width * kTileRows), scratch(kTileRows) {}
 };
 
+template <typename T>
+using FinishTile = void (*)(const Finish&, const FinishRequest&, FinishScratch&, std::size_t person, std::size_t people,
+                            std::size_t draw, std::size_t draws, T* out);
+
 struct Architecture {
   const char* name;
   Precision precision;
   bool (*present)();
   void (*run_tile)(const Network&, const SampleRequest&, Workspace&, Matrix&, std::size_t person, std::size_t people,
                    std::size_t draw, std::size_t draws, float* out, const std::atomic<bool>& cancel);
-  void (*finish_tile)(const Finish&, const FinishRequest&, FinishScratch&, std::size_t person, std::size_t people,
-                      std::size_t draw, std::size_t draws);
+  FinishTile<float> finish_floats;
+  FinishTile<double> finish_doubles;
   double (*flop_of_round)();
   float (*rounds_of_products)(std::size_t rounds);
+
+  FinishTile<float> finish_tile(const float*) const { return finish_floats; }
+  FinishTile<double> finish_tile(const double*) const { return finish_doubles; }
 };
 
 // Null where it was not compiled in or this processor lacks it.

@@ -12,14 +12,16 @@ namespace secondgram::cpu {
 
 // Monotone maps of columns, each piecewise linear through `knots` points and of slope 1 beyond them; by column:
 //   x -> value + slope * (x - start)  of the last knot that x is not below.
+// Place 0 is what is below all knots; places like the last knot's make their number a power of two.
 struct Maps {
-  std::size_t columns = 0, knots = 0;
-  std::vector<float> start, value, slope;  // [columns, knots + 1], the first for what is below all knots
+  std::size_t columns = 0, levels = 0, places = 1;
+  std::vector<float> start, value, slope;  // [columns, places]
+  // The same starts as a tree, level l from 2^l on: node 2^l + n parts what is below it from what is not.
+  std::vector<float> tree;                 // [columns, places]
   std::vector<unsigned char> identity;     // [columns]
-  std::vector<float> per_unit;             // [columns] knots a unit of x where they are even, 0 where they are not
 
   Maps() = default;
-  Maps(const double* x, const double* y, std::size_t knots_, std::size_t columns_);  // x, y [knots, columns]
+  Maps(const double* x, const double* y, std::size_t knots, std::size_t columns_);  // x, y [knots, columns]
 };
 
 struct Finish {

@@ -1,29 +1,19 @@
-// Included once per instruction set after its products: one tile of people and draws, from components to residuals.
+// Included once per instruction set after its products: one tile of people and draws, from components to their units.
+#include <limits>
 
 namespace secondgram::cpu::SECONDGRAM_ARCH {
 namespace {
 
-// values [count] through the map of one column.
+#include "maps.hpp"
+#if SECONDGRAM_LANES == 16
+#include "maps_avx512.hpp"
+#endif
+
 SECONDGRAM_TARGET void apply(const Maps& maps, std::size_t column, float* values, std::size_t count) {
-  const std::size_t knots = maps.knots;
-  const float* start = maps.start.data() + column * (knots + 1);
-  const float* value = maps.value.data() + column * (knots + 1);
-  const float* slope = maps.slope.data() + column * (knots + 1);
-  std::int32_t place[kTileRows];
-  if (const float per_unit = maps.per_unit[column]; per_unit > 0.0f) {
-    const float last = static_cast<float>(knots);
-    for (std::size_t i = 0; i < count; ++i) {
-      const float at = (values[i] - start[0]) * per_unit + 1.0f;
-      place[i] = static_cast<std::int32_t>(std::min(std::max(at, 0.0f), last));
-    }
-  } else {
-    // Counting the knots that are not above takes no branch: a search would.
-    for (std::size_t i = 0; i < count; ++i) place[i] = 0;
-    for (std::size_t k = 1; k <= knots; ++k)
-      for (std::size_t i = 0; i < count; ++i) place[i] += values[i] >= start[k] ? 1 : 0;
-  }
-  for (std::size_t i = 0; i < count; ++i)
-    values[i] = value[place[i]] + slope[place[i]] * (values[i] - start[place[i]]);
+#if SECONDGRAM_LANES == 16
+  if (maps.places == kTablePlaces) return through_registers(maps, column, values, count);
+#endif
+  through_memory(maps, column, values, count);
 }
 
 // What a product leaves, column by column.
@@ -34,11 +24,32 @@ struct Transposed {
   }
 };
 
+// A tile's rows in their own units: out [width, people, draws] of everybody.
+template <typename T>
+SECONDGRAM_TARGET void in_units(const Finish& by, const FinishRequest& q, const FinishScratch& w, std::size_t person,
+                                std::size_t people, std::size_t draw, std::size_t draws, T* out) {
+  const std::size_t width = by.width;
+  const float end = by.clip > 0.0f ? by.clip : std::numeric_limits<float>::infinity();
+  for (std::size_t j = 0; j < width; ++j)
+    for (std::size_t p = 0; p < people; ++p) {
+      const std::size_t here = person + p;
+      const T centre = static_cast<T>(q.centre[here * width + j]), scale = static_cast<T>(q.scale[here * width + j]);
+      const float* residual = w.residual.data() + j * kTileRows + p * draws;
+      T* to = out + (j * q.people + here) * q.n_draws + draw;
+      for (std::size_t d = 0; d < draws; ++d)
+        to[d] = centre + scale * static_cast<T>(std::min(std::max(residual[d], -end), end));
+      const std::int64_t moved = q.moved == nullptr ? -1 : q.moved_of[here];
+      for (std::size_t d = 0; moved >= 0 && d < draws; ++d)
+        to[d] += static_cast<T>(q.moved[((draw + d) * q.n_moved + static_cast<std::size_t>(moved)) * width + j]);
+    }
+}
+
 }  // namespace
 
-// residual [width, kTileRows]: row r of the tile is person r / draws and draw r % draws.
+// People [person, person + people) and draws [draw, draw + draws): row r of the tile is person r / draws and draw r % draws.
+template <typename T>
 SECONDGRAM_TARGET void finish_tile(const Finish& by, const FinishRequest& q, FinishScratch& w, std::size_t person,
-                                   std::size_t people, std::size_t draw, std::size_t draws) {
+                                   std::size_t people, std::size_t draw, std::size_t draws, T* out) {
   const std::size_t width = by.width, rows = people * draws;
   if (by.loading.inputs == 0) {
     for (std::size_t r = 0; r < rows; ++r) {
@@ -68,8 +79,12 @@ SECONDGRAM_TARGET void finish_tile(const Finish& by, const FinishRequest& q, Fin
   }
   for (std::size_t j = 0; j < by.margins.columns; ++j)
     if (!by.margins.identity[j]) apply(by.margins, j, w.residual.data() + j * kTileRows, rows);
-  if (by.clip > 0.0f)
-    for (float& value : w.residual) value = std::min(std::max(value, -by.clip), by.clip);
+  in_units(by, q, w, person, people, draw, draws, out);
 }
+
+template void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,
+                          std::size_t, float*);
+template void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,
+                          std::size_t, double*);
 
 }  // namespace secondgram::cpu::SECONDGRAM_ARCH

@@ -1,4 +1,6 @@
 // The sampler's tile for one instruction set.
+#include <immintrin.h>
+
 #define SECONDGRAM_ARCH avx512
 #define SECONDGRAM_LANES 16
 #define SECONDGRAM_VECTORS 4

@@ -1,0 +1,41 @@
+// Included once per instruction set with AVX-512, inside its namespace: values [count] through the map of one column of
+// `kTablePlaces`, whose tables stay in registers: looking up is a permutation there, where memory is asked once a lane.
+
+constexpr std::size_t kTablePlaces = 64;
+
+struct Table {
+  __m512 part[4];
+};
+
+SECONDGRAM_TARGET inline Table table(const float* from) {
+  return {{_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16), _mm512_loadu_ps(from + 32), _mm512_loadu_ps(from + 48)}};
+}
+
+SECONDGRAM_TARGET inline __m512 at(const Table& from, __m512i place, __mmask16 upper) {
+  return _mm512_mask_blend_ps(upper, _mm512_permutex2var_ps(from.part[0], place, from.part[1]),
+                              _mm512_permutex2var_ps(from.part[2], place, from.part[3]));
+}
+
+SECONDGRAM_TARGET inline void through_registers(const Maps& maps, std::size_t column, float* values, std::size_t count) {
+  const std::size_t row = column * kTablePlaces;
+  const Table tree = table(maps.tree.data() + row), start = table(maps.start.data() + row);
+  const Table value = table(maps.value.data() + row), slope = table(maps.slope.data() + row);
+  const __m512i one = _mm512_set1_epi32(1);
+  for (std::size_t i = 0; i < count; i += 16) {
+    const __mmask16 here = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
+    const __m512 x = _mm512_maskz_loadu_ps(here, values + i);
+    __m512i place = _mm512_setzero_si512();
+    const auto descend = [&](__m512 node) SECONDGRAM_TARGET {
+      place = _mm512_add_epi32(place, place);
+      place = _mm512_mask_add_epi32(place, _mm512_cmp_ps_mask(x, node, _CMP_GE_OQ), place, one);
+    };
+    // Levels of 1, 2, 4 and 8 nodes lie in the first register, that of 16 in the second, that of 32 in the others.
+    for (int nodes = 1; nodes < 16; nodes *= 2)
+      descend(_mm512_permutexvar_ps(_mm512_add_epi32(place, _mm512_set1_epi32(nodes)), tree.part[0]));
+    descend(_mm512_permutexvar_ps(place, tree.part[1]));
+    descend(_mm512_permutex2var_ps(tree.part[2], place, tree.part[3]));
+    const __mmask16 upper = _mm512_test_epi32_mask(place, _mm512_set1_epi32(32));
+    const __m512 moved = _mm512_sub_ps(x, at(start, place, upper));
+    _mm512_mask_storeu_ps(values + i, here, _mm512_fmadd_ps(at(slope, place, upper), moved, at(value, place, upper)));
+  }
+}
