@@ -5,7 +5,7 @@
 The preset `paper` learns three tasks (pairs, and people as their own condition, clean and noised); the denoisers of
 `default` learn one, so there is nothing to project. It is fitted without gradient manipulation, with gate and clip as
 published, with PCGrad and with UPGrad before gate and clip, for five seeds that decide split, weights and noise. People
-are held out whole. Writes benchmarks/results/gradients/NAME.json; `--page` prints the section for docs/results.md.
+are held out whole. Writes benchmarks/results/gradients/NAME.json; `python benchmarks/quality.py --page` shows them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 import ledger
 import numpy as np
-from page import _section, _triple
 from quality import PARTS, ROOT
 
 import secondgram as sg
@@ -133,39 +132,6 @@ def _table(parts: dict[str, list[Cells]]) -> dict[str, Any]:
     }
 
 
-def page() -> list[str]:
-    """The section of docs/results.md; nothing without results."""
-    files = sorted(RESULTS.glob("*.json"))
-    lines = [PAGE] if files else []
-    for file in files:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        head = ("variant", "CRPS", "less gate and clip's", "seeds below zero", "r draw", "coverage", "steps skipped")
-        rows = []
-        for name, each in found["variants"].items():
-            below = sum(difference < 0 for difference in each["crps"]["by_seed"])
-            skipped = sum(part["skipped"] for part in found["training"][name])
-            cells = (
-                f"{each['crps']['value'][0]:.4f}",
-                _triple(each["crps"]["difference"], 4, sign=True),
-                f"{below} of {found['seeds']}",
-                _triple(each["pearson_draw"]["value"]),
-                _triple(each["coverage_90"]["value"]),
-                str(skipped),
-            )
-            rows.append((name, *cells))
-        lines += _section(found["title"], head, rows)
-        lines += [f"`{found['command']}`: {found['seeds']} seeds, {DRAWS} draws; commit {found['commit']}.", ""]
-    return lines
-
-
-PAGE = """## What projecting task gradients earns
-
-The published preset with three tasks, fitted with each way of combining their gradients; people held out whole.
-Projection is an addition of this library: what the paper calls gradient manipulation is the gate and the clip.
-Intervals are over people of all seeds together; below zero is better than gate and clip.
-"""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
@@ -173,9 +139,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--keep", type=Path, help="folder of finished fits, from which a killed run goes on")
     parser.add_argument("--toy", action="store_true", help="a small network for a few epochs; nothing is written")
-    parser.add_argument("--page", action="store_true", help="only print the section from the results there are")
     given = parser.parse_args()
-    for name in [] if given.page else given.only or list(CASES):
+    for name in given.only or list(CASES):
         print(name, flush=True)
         try:
             found = run(CASES[name], given.data, given.seeds, given.toy, given.keep and given.keep / name)
@@ -190,8 +155,6 @@ def main() -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         with replacing(RESULTS / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(found | {"versions": versions()}, indent=1) + "\n", encoding="utf-8")
-    if given.page:
-        print("\n".join(page()))
 
 
 if __name__ == "__main__":

@@ -219,3 +219,37 @@ ABLATIONS = """## Ablations
 Every variant is fitted with the same seed on the same people and scored on the same held-out people; differences come
 from the same bootstrap resamples, and above zero is worse than the first line.
 """
+
+
+def gradients() -> list[str]:
+    """What projecting conflicting task gradients earns."""
+    found = _read("gradients")
+    lines = [GRADIENTS] if found else []
+    head = ("variant", "CRPS", "less gate and clip's", "seeds below zero", "r draw", "coverage", "steps skipped")
+    for each in found.values():
+        rows = (_gradients_row(name, each) for name in each["variants"])
+        lines += _section(each["title"], head, rows)
+        lines += [f"`{each['command']}`: {each['seeds']} seeds, 19 draws; commit {each['commit']}.", ""]
+    return lines
+
+
+def _gradients_row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    told = found["variants"][name]
+    below = sum(difference < 0 for difference in told["crps"]["by_seed"])
+    return (
+        name,
+        f"{told['crps']['value'][0]:.4f}",
+        _triple(told["crps"]["difference"], 4, sign=True),
+        f"{below} of {found['seeds']}",
+        _triple(told["pearson_draw"]["value"]),
+        _triple(told["coverage_90"]["value"]),
+        str(sum(part["skipped"] for part in found["training"][name])),
+    )
+
+
+GRADIENTS = """## What projecting task gradients earns
+
+The published preset with three tasks, fitted with each way of combining their gradients; people held out whole.
+Projection is an addition of this library: what the paper calls gradient manipulation is the gate and the clip.
+Intervals are over people of all seeds together; below zero is better than gate and clip.
+"""
