@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from secondgram import Sampler
 from secondgram.denoiser import Denoiser
 from secondgram.diffusion.schedule import Schedule
 from secondgram.training.gradients import TaskGradients, aggregate, task_gradients
@@ -105,7 +106,7 @@ def _interleaved(benchmark: Any, run: Callable[[], object], plain: Callable[[], 
     )
 
 
-@pytest.mark.parametrize("mode", ["auto", "jac", "layer", "ghost"])
+@pytest.mark.parametrize("mode", ["auto", "jac", "layer", "ghost", "sums"])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("processor")
 def test_one_pass(benchmark: Any, name: str, mode: str) -> None:
@@ -114,14 +115,13 @@ def test_one_pass(benchmark: Any, name: str, mode: str) -> None:
         pytest.skip("for small batches only")
     case = Case(tasks, rows)
     found = TaskGradients(case.net, tasks, mode)
-    g = torch.empty(found.size)
 
     def run() -> Tensor:
         found.clear()
         with found.rows(case.offsets):
             case.row_losses().sum().backward()
         w = aggregate(found.gram(), "pcgrad", order=case.order)
-        return found.combine(w, out=g)
+        return found.combine(w, out=found.g)
 
     run()
     ones, plain = torch.ones(tasks, dtype=torch.float64), case.plain()
@@ -167,13 +167,16 @@ def test_torchjd(benchmark: Any, name: str) -> None:
     _interleaved(benchmark, run, case.plain_pass, rounds=max(3, ROUNDS // 3))
 
 
-EPOCH_ROWS, EPOCH_BATCH, EPOCH_BOUND = 36_600, 256, 1.5
+EPOCH_ROWS, EPOCH_BATCH, EPOCH_BOUND, VALIDATED_BOUND, VALIDATED_PAIRS = 36_600, 256, 1.5, 1.65, 378
 
 
-@pytest.mark.parametrize("method", ["pcgrad", "gate"])
+@pytest.mark.parametrize(("method", "validated"), [("pcgrad", False), ("pcgrad", True), ("gate", False)])
 @pytest.mark.usefixtures("processor")
-def test_epoch(benchmark: Any, method: str) -> None:
-    """A whole epoch at the paper's scale, optimiser and data included, against as many plain passes of 256 rows."""
+def test_epoch(benchmark: Any, method: str, validated: bool) -> None:
+    """A whole epoch at the paper's scale, optimiser and data included, against as many plain passes of 256 rows.
+
+    validated : and one draw of all 99 steps for each of 378 pairs at its end, by the sampler.
+    """
     rows = int(os.environ.get("GRADIENT_EPOCH_ROWS", EPOCH_ROWS))
     pairs, generator = rows // 10, torch.Generator().manual_seed(0)
     people = rows - pairs
@@ -188,8 +191,23 @@ def test_epoch(benchmark: Any, method: str) -> None:
         (0.99, 0.12),
     )
     case = Case(3, EPOCH_BATCH)
-    trainer = Trainer(case.net, Schedule.make("linear"), data, TrainingOptions(gradients=method), seed=0)
-    trainer._epoch(0)
+    condition, followup = made(VALIDATED_PAIRS, CONDITIONS).numpy(), made(VALIDATED_PAIRS, FEATURES).numpy()
+    keys = np.arange(VALIDATED_PAIRS, dtype=np.uint64)
+
+    def score(net: Denoiser) -> float:
+        drawn = Sampler(net, "linear").sample(condition, keys, 1, keys=keys)[0]
+        return -float(np.square(drawn - followup).mean())
+
+    trainer = Trainer(
+        case.net, Schedule.make("linear"), data, TrainingOptions(gradients=method), seed=0, validate=score
+    )
+
+    def epoch() -> None:
+        trainer.history.epochs.append(trainer._epoch(1))
+        if validated:
+            trainer._score(trainer.history.epochs[-1])
+
+    epoch()
     batches = -(-rows // EPOCH_BATCH)
 
     def passes() -> None:
@@ -197,8 +215,10 @@ def test_epoch(benchmark: Any, method: str) -> None:
             case.plain_pass()
 
     benchmark.group = "epoch"
-    benchmark.extra_info.update(rows=rows, batches=batches, method=method, bound=EPOCH_BOUND)
-    _interleaved(benchmark, lambda: trainer._epoch(1), passes, rounds=3)
+    bound = VALIDATED_BOUND if validated else EPOCH_BOUND
+    contender = f"epoch {method}{', validated' if validated else ''}"
+    benchmark.extra_info.update(rows=rows, batches=batches, method=method, bound=bound, contender=contender)
+    _interleaved(benchmark, epoch, passes, rounds=3)
 
 
 PEAK = """

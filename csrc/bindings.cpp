@@ -24,6 +24,9 @@
 #include "cpu/finish.hpp"
 #include "cpu/gram.hpp"
 #include "cpu/sampler.hpp"
+#ifdef SECONDGRAM_X86
+#include "cpu/task_sums.hpp"
+#endif
 #endif
 
 namespace py = pybind11;
@@ -230,6 +233,17 @@ void gram(std::uintptr_t rows, std::size_t n_rows, std::size_t columns, std::siz
                         reinterpret_cast<secondgram::cpu::Team>(team));
 }
 
+#ifdef SECONDGRAM_X86
+void task_sums(std::uintptr_t dY, std::uintptr_t X, std::size_t rows, std::size_t outputs, std::size_t inputs,
+               std::uintptr_t ends, std::size_t tasks, std::uintptr_t sum, std::uintptr_t out, unsigned threads,
+               std::uintptr_t team) {
+  const py::gil_scoped_release release;
+  secondgram::cpu::task_sums({at<const float>(dY), at<const float>(X), rows, outputs, inputs, tasks,
+                              at<const std::int64_t>(ends)},
+                             at<float>(sum), at<double>(out), threads, reinterpret_cast<secondgram::cpu::Team>(team));
+}
+#endif
+
 double peak(const std::string& architecture, const std::string& precision, unsigned threads, std::size_t rounds) {
   const py::gil_scoped_release release;
   return secondgram::cpu::peak(architecture, precision_of(precision), threads, rounds);
@@ -242,7 +256,7 @@ double peak(const std::string& architecture, const std::string& precision, unsig
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
-  m.attr("interface") = 5;
+  m.attr("interface") = 6;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
@@ -259,6 +273,10 @@ PYBIND11_MODULE(_native, m) {
         py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
   m.def("gram", &gram, py::arg("rows"), py::arg("n_rows"), py::arg("columns"), py::arg("stride"), py::arg("out"),
         py::arg("threads"), py::arg("team"));
+#ifdef SECONDGRAM_X86
+  m.def("task_sums", &task_sums, py::arg("dY"), py::arg("X"), py::arg("rows"), py::arg("outputs"), py::arg("inputs"),
+        py::arg("ends"), py::arg("tasks"), py::arg("sum"), py::arg("out"), py::arg("threads"), py::arg("team"));
+#endif
   m.def("peak", &peak, py::arg("architecture"), py::arg("precision"), py::arg("threads"), py::arg("rounds"));
   py::class_<secondgram::cpu::Finish>(m, "Finish");
   m.def("finisher", &finisher, py::arg("width"), py::arg("precision"), py::arg("loading"), py::arg("components"),

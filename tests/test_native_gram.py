@@ -24,7 +24,7 @@ def test_native_gram_is_that_of_float64_products_for_any_threads(tasks: int, col
     assert K.dtype == torch.float64
     torch.testing.assert_close(K, exact, rtol=1e-12, atol=1e-13 * max(1, columns))
     torch.testing.assert_close(ops._gram(J), exact, rtol=1e-12, atol=1e-13 * max(1, columns))
-    for threads, team in ((1, 0), (3, 0), (2, ops._team())):
+    for threads, team in ((1, 0), (3, 0), (2, ops.openmp_team())):
         assert torch.equal(torch.from_numpy(native.gram(J.numpy(), threads, team)), K)
 
 

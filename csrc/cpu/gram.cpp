@@ -14,7 +14,7 @@ constexpr std::size_t kParts = 8;
 // Rows of a tile: their sums and the rows beside them stay in registers.
 constexpr std::size_t kSide = 4;
 // Columns that are widened together, to stay in a cache, and columns that a thread takes at a time.
-constexpr std::size_t kBlock = 512, kPiece = 64 * kBlock;
+constexpr std::size_t kBlock = GramBlock::kColumns, kPiece = 64 * kBlock;
 
 typedef double Doubles __attribute__((vector_size(kParts * sizeof(double)), may_alias));
 // A vector's alignment is forgotten by a container of vectors.
@@ -78,22 +78,39 @@ SECONDGRAM_CLONES void block(const float* J, std::size_t rows, std::size_t strid
 
 }  // namespace
 
+struct GramBlock::Room {
+  std::vector<Part> wide;
+};
+
+GramBlock::GramBlock(std::size_t rows)
+    : rows_(rows), room_(new Room{std::vector<Part>(rows * (kBlock / kParts))}) {}
+GramBlock::~GramBlock() = default;
+GramBlock::GramBlock(GramBlock&&) noexcept = default;
+
+void GramBlock::add(const float* J, std::size_t stride, std::size_t columns, double* K) {
+  block(J, rows_, stride, columns, room_->wide.data(), K);
+}
+
+void mirror(double* K, std::size_t rows) {
+  for (std::size_t i = 0; i < rows; ++i)
+    for (std::size_t j = 0; j < i; ++j) K[i * rows + j] = K[j * rows + i];
+}
+
 void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t stride, double* K, unsigned threads,
           Team team) {
   const std::size_t pieces = (columns + kPiece - 1) / kPiece, area = rows * rows;
   std::vector<double> sums(pieces * area, 0.0);
   share_tiles(pieces, threads, [&] {
-    return [&, wide = std::vector<Part>(rows * (kBlock / kParts))](std::size_t piece) mutable {
+    return [&, wide = GramBlock(rows)](std::size_t piece) mutable {
       const std::size_t end = std::min(columns, (piece + 1) * kPiece);
       for (std::size_t from = piece * kPiece; from < end; from += kBlock)
-        block(J + from, rows, stride, std::min(kBlock, end - from), wide.data(), sums.data() + piece * area);
+        wide.add(J + from, stride, std::min(kBlock, end - from), sums.data() + piece * area);
     };
   }, team);
   std::fill_n(K, area, 0.0);
   for (std::size_t piece = 0; piece < pieces; ++piece)
     for (std::size_t i = 0; i < area; ++i) K[i] += sums[piece * area + i];
-  for (std::size_t i = 0; i < rows; ++i)
-    for (std::size_t j = 0; j < i; ++j) K[i * rows + j] = K[j * rows + i];
+  mirror(K, rows);
 }
 
 }  // namespace secondgram::cpu

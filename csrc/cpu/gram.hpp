@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 #include "workers.hpp"
 
@@ -11,5 +12,25 @@ namespace secondgram::cpu {
 // that depends on `columns` alone: `threads` never changes a value.
 void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t stride, double* K, unsigned threads,
           Team team);
+
+// Products of rows a block of columns at a time, for what is in a cache anyway.
+class GramBlock {
+ public:
+  static constexpr std::size_t kColumns = 512;
+
+  explicit GramBlock(std::size_t rows);
+  ~GramBlock();
+  GramBlock(GramBlock&&) noexcept;
+  // Adds the products of J [rows, columns], at most kColumns, to the upper half of K.
+  void add(const float* J, std::size_t stride, std::size_t columns, double* K);
+
+ private:
+  struct Room;
+  std::size_t rows_;
+  std::unique_ptr<Room> room_;
+};
+
+// The lower half of K [rows, rows] like the upper one.
+void mirror(double* K, std::size_t rows);
 
 }  // namespace secondgram::cpu

@@ -97,12 +97,12 @@ def gram(J: Tensor, backend: str = AUTO) -> Tensor:
         return gradients.gram(J)
     if J.device.type == "cpu" and J.dtype == torch.float32 and not native.sampler_reason_unavailable():
         rows = J.detach() if J.stride(1) == 1 and J.stride(0) >= J.shape[1] else J.detach().contiguous()
-        return torch.from_numpy(native.gram(rows.numpy(), torch.get_num_threads(), _team()))
+        return torch.from_numpy(native.gram(rows.numpy(), torch.get_num_threads(), openmp_team()))
     return _gram(J)
 
 
 @cache
-def _team() -> int:
+def openmp_team() -> int:
     """Address of GOMP_parallel in the OpenMP runtime that torch loaded, 0 where there is none that has it."""
     from threadpoolctl import threadpool_info
 

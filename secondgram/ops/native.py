@@ -28,9 +28,11 @@ __all__ = [
     "philox4x32",
     "reason_unavailable",
     "sampler_reason_unavailable",
+    "task_sums",
+    "task_sums_reason_unavailable",
 ]
 
-INTERFACE = 5
+INTERFACE = 6
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -121,6 +123,53 @@ def gram(rows: npt.NDArray[np.float32], threads: int | None = None, team: int = 
         team=team,
     )
     return out
+
+
+def task_sums_reason_unavailable() -> str | None:
+    """None where `task_sums` can run, else why not."""
+    if sampler_reason_unavailable() is not None:
+        return sampler_reason_unavailable()
+    return None if "avx512" in architectures() else "this processor has no AVX-512"
+
+
+def task_sums(
+    dY: npt.NDArray[np.float32],
+    X: npt.NDArray[np.float32],
+    ends: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float32],
+    threads: int | None = None,
+    team: int = 0,
+) -> npt.NDArray[np.float64]:
+    """The sum over tasks of W_t = dY_t^T X_t into `out` (outputs, inputs), and <W_s, W_t> (T, T).
+
+    dY (B, outputs), X (B, inputs) and `out` are float32 and contiguous; ends (T + 1,), from 0 to B, never falling.
+    threads, team : as of `gram`.
+
+    Raises `RuntimeError` where it cannot run, `ValueError` for another dtype or layout.
+    """
+    if reason := task_sums_reason_unavailable():
+        raise RuntimeError(reason)
+    if any(each.dtype != np.float32 or each.ndim != 2 or not each.flags.c_contiguous for each in (dY, X, out)):
+        raise ValueError("dY, X and out are contiguous matrices of float32")
+    if len(dY) != len(X) or out.shape != (dY.shape[1], X.shape[1]):
+        raise ValueError(f"dY {dY.shape}, X {X.shape} and out {out.shape} do not belong together")
+    if ends.dtype != np.int64 or len(ends) < 2 or ends[0] != 0 or ends[-1] != len(X) or (np.diff(ends) < 0).any():
+        raise ValueError(f"ends {ends.tolist()} of {len(X)} rows")
+    K = np.empty((len(ends) - 1, len(ends) - 1), dtype=np.float64)
+    _extension().task_sums(
+        dY=dY.ctypes.data,
+        X=X.ctypes.data,
+        rows=len(X),
+        outputs=dY.shape[1],
+        inputs=X.shape[1],
+        ends=np.ascontiguousarray(ends).ctypes.data,
+        tasks=len(K),
+        sum=out.ctypes.data,
+        out=K.ctypes.data,
+        threads=default_threads() if threads is None else max(1, threads),
+        team=team,
+    )
+    return K
 
 
 @functools.cache

@@ -162,7 +162,6 @@ class Trainer:
         self.targets: Tensor | None = None
         if options.gradients in gradients.METHODS:
             self.engine = gradients.TaskGradients(net, len(TASKS))
-            self.flat = torch.empty(self.engine.size, device=self.device)
         if options.gradients == "gradvac":
             self.targets = torch.zeros(len(TASKS), len(TASKS), dtype=torch.float64, device=self.device)
 
@@ -249,12 +248,12 @@ class Trainer:
         w = gradients.aggregate(K, self.options.gradients, generator=self.orders, targets=self.targets)
         norm = (w @ K @ w).clamp_min(0.0).sqrt()
         if K.is_cuda:
-            gradients.write_gradients(self.parameters, engine.combine(w, out=self.flat))
+            gradients.write_gradients(self.parameters, engine.combine(w, out=engine.g))
             return parts, self._step_on_device(norm)
         # The factor goes into the weights, so that g is written once and never read for its norm.
         factor = gradients.gate_and_clip(float(norm), self.options.gate, self.options.clip)
         if factor:
-            gradients.write_gradients(self.parameters, engine.combine(factor * w, out=self.flat))
+            gradients.write_gradients(self.parameters, engine.combine(factor * w, out=engine.g))
         return parts, self._step(factor)
 
     def _plain_step(self, batch: Batch, generator: torch.Generator, look: _Look | None) -> tuple[list[Tensor], Tensor]:

@@ -1,0 +1,189 @@
+#include "task_sums.hpp"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "gram.hpp"
+
+#define SECONDGRAM_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+
+namespace secondgram::cpu {
+namespace {
+
+// Six outputs by four vectors of inputs are a tile: its sums fill 24 of the 32 registers.
+constexpr std::size_t kLanes = 16, kOutputs = 6, kVectors = 4, kWidth = kLanes * kVectors, kTile = kOutputs * kWidth;
+// Tiles that meet a task's inputs while these are in the first-level cache; tiles of a piece of work, at most.
+constexpr std::size_t kTogether = 4, kLargestPiece = 64;
+// Strips that are packed at a time.
+constexpr std::size_t kPacked = 8;
+static_assert(kTile <= GramBlock::kColumns, "a tile is one block of columns");
+
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), may_alias));
+typedef double Doubles __attribute__((vector_size(kLanes / 2 * sizeof(double))));
+// The same at any address.
+typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+// Copies a row of `count` of its `vectors` x 16 places; a call, or what a compiler makes of memcpy, takes longer.
+template <std::size_t vectors>
+SECONDGRAM_TARGET void copy(const float* from, std::size_t count, float* to) {
+  if (count == vectors * kLanes) {
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < vectors; ++v)
+      reinterpret_cast<Loose*>(to)[v] = reinterpret_cast<const Loose*>(from)[v];
+  } else {
+    for (std::size_t j = 0; j < count; ++j) to[j] = from[j];
+  }
+}
+
+// Memory that nobody fills before it is used, by cache lines.
+class Room {
+ public:
+  explicit Room(std::size_t count)
+      : floats_(static_cast<float*>(::operator new[](std::max<std::size_t>(count, 1) * sizeof(float), kAlign))) {}
+  float* get() const { return floats_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlign{64};
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, kAlign); }
+  };
+  std::unique_ptr<float[], Free> floats_;
+};
+
+// tile [kOutputs, vectors] = the rows' sums of dY times X: both packed, `first` to `last` of the rows.
+template <std::size_t vectors>
+SECONDGRAM_TARGET void multiply(const float* dY, const float* X, std::size_t first, std::size_t last, float* tile) {
+  Vector sum[kOutputs][vectors] = {};
+  for (std::size_t r = first; r < last; ++r) {
+    const Vector* x = reinterpret_cast<const Vector*>(X + r * kWidth);
+    Vector beside[vectors];
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < vectors; ++v) beside[v] = x[v];
+#pragma GCC unroll 8
+    for (std::size_t i = 0; i < kOutputs; ++i) {
+      const float here = dY[r * kOutputs + i];
+#pragma GCC unroll 8
+      for (std::size_t v = 0; v < vectors; ++v) sum[i][v] += here * beside[v];
+    }
+  }
+  Vector* to = reinterpret_cast<Vector*>(tile);
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < kOutputs; ++i)
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < vectors; ++v) to[i * vectors + v] = sum[i][v];
+}
+
+// Adds <tile s, tile t> of `count` numbers to the upper half of K: few tasks fit into registers as they are widened.
+template <std::size_t tasks>
+SECONDGRAM_TARGET void few_products(const float* tiles, std::size_t count, double* K) {
+  Doubles sum[tasks][tasks] = {};
+  for (std::size_t j = 0; j < count; j += kLanes / 2) {
+    Doubles wide[tasks];
+#pragma GCC unroll 4
+    for (std::size_t t = 0; t < tasks; ++t)
+      wide[t] = _mm512_cvtps_pd(_mm256_load_ps(tiles + t * kTile + j));
+#pragma GCC unroll 4
+    for (std::size_t s = 0; s < tasks; ++s)
+#pragma GCC unroll 4
+      for (std::size_t t = s; t < tasks; ++t) sum[s][t] += wide[s] * wide[t];
+  }
+  for (std::size_t s = 0; s < tasks; ++s)
+    for (std::size_t t = s; t < tasks; ++t)
+      for (std::size_t part = 0; part < kLanes / 2; ++part) K[s * tasks + t] += sum[s][t][part];
+}
+
+// One worker's scratch.
+struct Scratch {
+  Room X, tiles;
+  GramBlock products;
+
+  Scratch(std::size_t rows, std::size_t tasks) : X(rows * kWidth), tiles(kTogether * tasks * kTile), products(tasks) {}
+};
+
+// dY [rows, outputs] as strips [rows, kOutputs], the last filled up with zeros.
+void pack_strip(const LayerRows& layer, std::size_t strip, float* to) {
+  const std::size_t output = strip * kOutputs, count = std::min(kOutputs, layer.outputs - output);
+  const float* from = layer.dY + output;
+  if (count == kOutputs) {
+    for (std::size_t r = 0; r < layer.rows; ++r)
+      for (std::size_t i = 0; i < kOutputs; ++i) to[r * kOutputs + i] = from[r * layer.outputs + i];
+  } else {
+    for (std::size_t r = 0; r < layer.rows; ++r)
+      for (std::size_t i = 0; i < kOutputs; ++i)
+        to[r * kOutputs + i] = i < count ? from[r * layer.outputs + i] : 0.0f;
+  }
+}
+
+// Strips [from, to) of outputs by the inputs of one panel, of `vectors` vectors.
+template <std::size_t vectors>
+SECONDGRAM_TARGET void work(const LayerRows& layer, const float* dY, std::size_t from, std::size_t to, std::size_t input,
+                            Scratch& w, float* sum, double* K) {
+  const std::size_t tasks = layer.tasks, width = vectors * kLanes, count = std::min(width, layer.inputs - input);
+  for (std::size_t r = 0; r < layer.rows; ++r) {
+    float* x = w.X.get() + r * kWidth;
+    copy<vectors>(layer.X + r * layer.inputs + input, count, x);
+    for (std::size_t j = count; j < width; ++j) x[j] = 0.0f;
+  }
+  for (std::size_t first = from; first < to; first += kTogether) {
+    const std::size_t last = std::min(first + kTogether, to);
+    const auto tile = [&](std::size_t strip, std::size_t t) {
+      return w.tiles.get() + ((strip - first) * tasks + t) * kTile;
+    };
+    for (std::size_t t = 0; t < tasks; ++t)
+      for (std::size_t s = first; s < last; ++s)
+        multiply<vectors>(dY + s * layer.rows * kOutputs, w.X.get(), static_cast<std::size_t>(layer.ends[t]),
+                          static_cast<std::size_t>(layer.ends[t + 1]), tile(s, t));
+    for (std::size_t s = first; s < last; ++s) {
+      if (tasks == 2) few_products<2>(tile(s, 0), kOutputs * width, K);
+      else if (tasks == 3) few_products<3>(tile(s, 0), kOutputs * width, K);
+      else if (tasks == 4) few_products<4>(tile(s, 0), kOutputs * width, K);
+      else w.products.add(tile(s, 0), kTile, kOutputs * width, K);
+      auto* total = reinterpret_cast<Vector*>(tile(s, 0));
+      for (std::size_t t = 1; t < tasks; ++t) {
+        const auto* more = reinterpret_cast<const Vector*>(tile(s, t));
+        for (std::size_t v = 0; v < kOutputs * vectors; ++v) total[v] += more[v];
+      }
+      const std::size_t rows = std::min(kOutputs, layer.outputs - s * kOutputs);
+      for (std::size_t i = 0; i < rows; ++i)
+        copy<vectors>(tile(s, 0) + i * width, count, sum + (s * kOutputs + i) * layer.inputs + input);
+    }
+  }
+}
+
+}  // namespace
+
+void task_sums(const LayerRows& layer, float* sum, double* K, unsigned threads, Team team) {
+  const std::size_t strips = (layer.outputs + kOutputs - 1) / kOutputs;
+  const std::size_t pieces = (strips + kLargestPiece - 1) / kLargestPiece, tall = (strips + pieces - 1) / pieces;
+  const std::size_t panels = (layer.inputs + kWidth - 1) / kWidth, area = layer.tasks * layer.tasks;
+  const Room dY(strips * layer.rows * kOutputs);
+  const std::size_t packed = (strips + kPacked - 1) / kPacked;
+  share_tiles(packed, threads, [&] {
+    return [&](std::size_t part) {
+      for (std::size_t s = part * kPacked; s < std::min(strips, (part + 1) * kPacked); ++s)
+        pack_strip(layer, s, dY.get() + s * layer.rows * kOutputs);
+    };
+  }, team);
+  std::vector<double> parts(panels * pieces * area, 0.0);
+  share_tiles(panels * pieces, threads, [&] {
+    return [&, w = Scratch(layer.rows, layer.tasks)](std::size_t number) mutable {
+      const std::size_t input = number / pieces * kWidth, from = number % pieces * tall;
+      const std::size_t to = std::min(strips, from + tall), left = layer.inputs - input;
+      double* part = parts.data() + number * area;
+      if (left > 3 * kLanes) work<4>(layer, dY.get(), from, to, input, w, sum, part);
+      else if (left > 2 * kLanes) work<3>(layer, dY.get(), from, to, input, w, sum, part);
+      else if (left > kLanes) work<2>(layer, dY.get(), from, to, input, w, sum, part);
+      else work<1>(layer, dY.get(), from, to, input, w, sum, part);
+    };
+  }, team);
+  std::fill_n(K, area, 0.0);
+  for (std::size_t number = 0; number < panels * pieces; ++number)
+    for (std::size_t i = 0; i < area; ++i) K[i] += parts[number * area + i];
+  mirror(K, layer.tasks);
+}
+
+}  // namespace secondgram::cpu
