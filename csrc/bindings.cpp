@@ -234,13 +234,17 @@ void gram(std::uintptr_t rows, std::size_t n_rows, std::size_t columns, std::siz
 }
 
 #ifdef SECONDGRAM_X86
-void task_sums(std::uintptr_t dY, std::uintptr_t X, std::size_t rows, std::size_t outputs, std::size_t inputs,
-               std::uintptr_t ends, std::size_t tasks, std::uintptr_t sum, std::uintptr_t out, unsigned threads,
+using TaskLayer = std::tuple<std::uintptr_t, std::uintptr_t, std::size_t, std::size_t, std::size_t, std::uintptr_t,
+                             std::uintptr_t>;  // dY, X, rows, outputs, inputs, ends, sum
+
+void task_sums(const std::vector<TaskLayer>& layers, std::size_t tasks, std::uintptr_t out, unsigned threads,
                std::uintptr_t team) {
+  std::vector<secondgram::cpu::LayerRows> given;
+  for (const auto& [dY, X, rows, outputs, inputs, ends, sum] : layers)
+    given.push_back({at<const float>(dY), at<const float>(X), rows, outputs, inputs, at<const std::int64_t>(ends),
+                     at<float>(sum)});
   const py::gil_scoped_release release;
-  secondgram::cpu::task_sums({at<const float>(dY), at<const float>(X), rows, outputs, inputs, tasks,
-                              at<const std::int64_t>(ends)},
-                             at<float>(sum), at<double>(out), threads, reinterpret_cast<secondgram::cpu::Team>(team));
+  secondgram::cpu::task_sums(given, tasks, at<double>(out), threads, reinterpret_cast<secondgram::cpu::Team>(team));
 }
 #endif
 
@@ -256,7 +260,7 @@ double peak(const std::string& architecture, const std::string& precision, unsig
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
-  m.attr("interface") = 6;
+  m.attr("interface") = 7;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
@@ -274,8 +278,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("gram", &gram, py::arg("rows"), py::arg("n_rows"), py::arg("columns"), py::arg("stride"), py::arg("out"),
         py::arg("threads"), py::arg("team"));
 #ifdef SECONDGRAM_X86
-  m.def("task_sums", &task_sums, py::arg("dY"), py::arg("X"), py::arg("rows"), py::arg("outputs"), py::arg("inputs"),
-        py::arg("ends"), py::arg("tasks"), py::arg("sum"), py::arg("out"), py::arg("threads"), py::arg("team"));
+  m.def("task_sums", &task_sums, py::arg("layers"), py::arg("tasks"), py::arg("out"), py::arg("threads"),
+        py::arg("team"));
 #endif
   m.def("peak", &peak, py::arg("architecture"), py::arg("precision"), py::arg("threads"), py::arg("rounds"));
   py::class_<secondgram::cpu::Finish>(m, "Finish");

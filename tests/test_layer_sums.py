@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secondgram.ops import native
 from secondgram.ops.gradients import openmp_team, weight_gradients
-from secondgram.ops.layer_sums import layer_sums
+from secondgram.ops.layer_sums import Layer, layer_sums
 from secondgram.training.gradients import TaskGradients, aggregate
 
 needs_extension = pytest.mark.skipif(
@@ -34,7 +34,7 @@ def test_sum_and_products_are_those_of_the_slices(
 ) -> None:
     dY, X, ends = _layer(outputs, inputs, sizes, dtype)
     out = torch.full((outputs, inputs), torch.nan, dtype=dtype)
-    K = layer_sums(dY, X, ends, out)
+    K = layer_sums([Layer(dY, X, ends, out)], len(sizes))
     W = weight_gradients(dY.double(), X.double(), ends)
     rows = W.flatten(1)
     exact = rows @ rows.T
@@ -47,15 +47,21 @@ def test_sum_and_products_are_those_of_the_slices(
 
 @needs_extension
 @pytest.mark.parametrize("sizes", ROWS.values(), ids=ROWS)
-def test_threads_change_nothing(sizes: list[int]) -> None:
-    dY, X, ends = _layer(400, 129, sizes, torch.float32)
-    found = []
+def test_threads_change_nothing_and_layers_add_up(sizes: list[int]) -> None:
+    made = [_layer(outputs, inputs, sizes, torch.float32) for outputs, inputs in ((400, 129), (5, 7), (700, 64))]
+    found: list[tuple[np.ndarray, ...]] = []
     for threads, team in ((1, 0), (3, 0), (2, openmp_team())):
-        out = np.empty((400, 129), np.float32)
-        found.append((native.task_sums(dY.numpy(), X.numpy(), np.array(ends), out, threads, team), out))
-    for K, out in found[1:]:
-        np.testing.assert_array_equal(K, found[0][0])
-        np.testing.assert_array_equal(out, found[0][1])
+        out = [np.empty((dY.shape[1], X.shape[1]), np.float32) for dY, X, _ in made]
+        layers = [
+            native.TaskLayer(dY.numpy(), X.numpy(), np.array(ends), each)
+            for (dY, X, ends), each in zip(made, out, strict=True)
+        ]
+        found.append((native.task_sums(layers, len(sizes), threads, team), *out))
+    for other in found[1:]:
+        for one, again in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, again)
+    parts = np.stack([native.task_sums([layer], len(sizes)) for layer in layers])
+    np.testing.assert_allclose(found[0][0], parts.sum(axis=0), rtol=1e-14, atol=1e-12)
 
 
 @needs_extension
@@ -64,12 +70,15 @@ def test_wrong_layouts_are_refused() -> None:
     ends = np.array([0, 4])
     for bad in (dY.astype(float), np.zeros((3, 4), np.float32).T, dY[0]):
         with pytest.raises(ValueError, match="contiguous matrices of float32"):
-            native.task_sums(bad, X, ends, out)
+            native.task_sums([native.TaskLayer(bad, X, ends, out)], 1)
     with pytest.raises(ValueError, match="do not belong together"):
-        native.task_sums(dY, X, ends, out[:2].copy())
-    for wrong in ([0, 3], [1, 4], [0, 4, 2, 4], [4]):
-        with pytest.raises(ValueError, match="of 4 rows"):
-            native.task_sums(dY, X, np.array(wrong), out)
+        native.task_sums([native.TaskLayer(dY, X, ends, out[:2].copy())], 1)
+    for wrong in ([0, 3], [1, 4], [0, 4, 2, 4], [0, 2, 4]):
+        with pytest.raises(ValueError, match="4 rows"):
+            native.task_sums([native.TaskLayer(dY, X, np.array(wrong), out)], 1)
+    with pytest.raises(ValueError, match="0 tasks"):
+        native.task_sums([], 0)
+    assert native.task_sums([], 2).tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -16,10 +16,9 @@ namespace {
 
 // Six outputs by four vectors of inputs are a tile: its sums fill 24 of the 32 registers.
 constexpr std::size_t kLanes = 16, kOutputs = 6, kVectors = 4, kWidth = kLanes * kVectors, kTile = kOutputs * kWidth;
-// Tiles that meet a task's inputs while these are in the first-level cache; tiles of a piece of work, at most.
-constexpr std::size_t kTogether = 4, kLargestPiece = 64;
-// Strips that are packed at a time.
-constexpr std::size_t kPacked = 8;
+// Tiles that meet a task's inputs while these are in the first-level cache; strips of six outputs in a piece of work, at
+// most, which stay in the second-level cache while it goes through the inputs.
+constexpr std::size_t kTogether = 4, kPiece = 43;
 static_assert(kTile <= GramBlock::kColumns, "a tile is one block of columns");
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), may_alias));
@@ -98,10 +97,12 @@ SECONDGRAM_TARGET void few_products(const float* tiles, std::size_t count, doubl
 
 // One worker's scratch.
 struct Scratch {
-  Room X, tiles;
+  Room dY, X, tiles;
   GramBlock products;
 
-  Scratch(std::size_t rows, std::size_t tasks) : X(rows * kWidth), tiles(kTogether * tasks * kTile), products(tasks) {}
+  Scratch(std::size_t rows, std::size_t tasks)
+      : dY(kPiece * rows * kOutputs), X(rows * kWidth), tiles(kTogether * tasks * kTile), products(tasks) {}
+  float* strip(std::size_t number, std::size_t rows) const { return dY.get() + number * rows * kOutputs; }
 };
 
 // dY [rows, outputs] as strips [rows, kOutputs], the last filled up with zeros.
@@ -118,11 +119,11 @@ void pack_strip(const LayerRows& layer, std::size_t strip, float* to) {
   }
 }
 
-// Strips [from, to) of outputs by the inputs of one panel, of `vectors` vectors.
+// Strips [from, to) of outputs, packed, by the inputs from `input` on, `vectors` vectors of them.
 template <std::size_t vectors>
-SECONDGRAM_TARGET void work(const LayerRows& layer, const float* dY, std::size_t from, std::size_t to, std::size_t input,
-                            Scratch& w, float* sum, double* K) {
-  const std::size_t tasks = layer.tasks, width = vectors * kLanes, count = std::min(width, layer.inputs - input);
+SECONDGRAM_TARGET void work(const LayerRows& layer, std::size_t tasks, std::size_t from, std::size_t to, std::size_t input,
+                            Scratch& w, double* K) {
+  const std::size_t width = vectors * kLanes, count = std::min(width, layer.inputs - input);
   for (std::size_t r = 0; r < layer.rows; ++r) {
     float* x = w.X.get() + r * kWidth;
     copy<vectors>(layer.X + r * layer.inputs + input, count, x);
@@ -135,7 +136,7 @@ SECONDGRAM_TARGET void work(const LayerRows& layer, const float* dY, std::size_t
     };
     for (std::size_t t = 0; t < tasks; ++t)
       for (std::size_t s = first; s < last; ++s)
-        multiply<vectors>(dY + s * layer.rows * kOutputs, w.X.get(), static_cast<std::size_t>(layer.ends[t]),
+        multiply<vectors>(w.strip(s - from, layer.rows), w.X.get(), static_cast<std::size_t>(layer.ends[t]),
                           static_cast<std::size_t>(layer.ends[t + 1]), tile(s, t));
     for (std::size_t s = first; s < last; ++s) {
       if (tasks == 2) few_products<2>(tile(s, 0), kOutputs * width, K);
@@ -149,41 +150,49 @@ SECONDGRAM_TARGET void work(const LayerRows& layer, const float* dY, std::size_t
       }
       const std::size_t rows = std::min(kOutputs, layer.outputs - s * kOutputs);
       for (std::size_t i = 0; i < rows; ++i)
-        copy<vectors>(tile(s, 0) + i * width, count, sum + (s * kOutputs + i) * layer.inputs + input);
+        copy<vectors>(tile(s, 0) + i * width, count, layer.sum + (s * kOutputs + i) * layer.inputs + input);
     }
   }
 }
 
+// Strips [from, to) of one layer.
+struct Work {
+  const LayerRows* layer;
+  std::size_t from, to;
+};
+
 }  // namespace
 
-void task_sums(const LayerRows& layer, float* sum, double* K, unsigned threads, Team team) {
-  const std::size_t strips = (layer.outputs + kOutputs - 1) / kOutputs;
-  const std::size_t pieces = (strips + kLargestPiece - 1) / kLargestPiece, tall = (strips + pieces - 1) / pieces;
-  const std::size_t panels = (layer.inputs + kWidth - 1) / kWidth, area = layer.tasks * layer.tasks;
-  const Room dY(strips * layer.rows * kOutputs);
-  const std::size_t packed = (strips + kPacked - 1) / kPacked;
-  share_tiles(packed, threads, [&] {
-    return [&](std::size_t part) {
-      for (std::size_t s = part * kPacked; s < std::min(strips, (part + 1) * kPacked); ++s)
-        pack_strip(layer, s, dY.get() + s * layer.rows * kOutputs);
-    };
-  }, team);
-  std::vector<double> parts(panels * pieces * area, 0.0);
-  share_tiles(panels * pieces, threads, [&] {
-    return [&, w = Scratch(layer.rows, layer.tasks)](std::size_t number) mutable {
-      const std::size_t input = number / pieces * kWidth, from = number % pieces * tall;
-      const std::size_t to = std::min(strips, from + tall), left = layer.inputs - input;
+void task_sums(const std::vector<LayerRows>& layers, std::size_t tasks, double* K, unsigned threads, Team team) {
+  std::vector<Work> pieces;
+  std::size_t rows = 0;
+  for (const LayerRows& layer : layers) {
+    const std::size_t strips = (layer.outputs + kOutputs - 1) / kOutputs, count = (strips + kPiece - 1) / kPiece;
+    const std::size_t tall = count == 0 ? 0 : (strips + count - 1) / count;
+    for (std::size_t piece = 0; piece < count; ++piece)
+      pieces.push_back({&layer, piece * tall, std::min(strips, (piece + 1) * tall)});
+    rows = std::max(rows, layer.rows);
+  }
+  const std::size_t area = tasks * tasks;
+  std::vector<double> parts(pieces.size() * area, 0.0);
+  share_tiles(pieces.size(), threads, [&] {
+    return [&, w = Scratch(rows, tasks)](std::size_t number) mutable {
+      const auto& [layer, from, to] = pieces[number];
       double* part = parts.data() + number * area;
-      if (left > 3 * kLanes) work<4>(layer, dY.get(), from, to, input, w, sum, part);
-      else if (left > 2 * kLanes) work<3>(layer, dY.get(), from, to, input, w, sum, part);
-      else if (left > kLanes) work<2>(layer, dY.get(), from, to, input, w, sum, part);
-      else work<1>(layer, dY.get(), from, to, input, w, sum, part);
+      for (std::size_t strip = from; strip < to; ++strip) pack_strip(*layer, strip, w.strip(strip - from, layer->rows));
+      for (std::size_t input = 0; input < layer->inputs; input += kWidth) {
+        const std::size_t left = layer->inputs - input;
+        if (left > 3 * kLanes) work<4>(*layer, tasks, from, to, input, w, part);
+        else if (left > 2 * kLanes) work<3>(*layer, tasks, from, to, input, w, part);
+        else if (left > kLanes) work<2>(*layer, tasks, from, to, input, w, part);
+        else work<1>(*layer, tasks, from, to, input, w, part);
+      }
     };
   }, team);
   std::fill_n(K, area, 0.0);
-  for (std::size_t number = 0; number < panels * pieces; ++number)
+  for (std::size_t number = 0; number < pieces.size(); ++number)
     for (std::size_t i = 0; i < area; ++i) K[i] += parts[number * area + i];
-  mirror(K, layer.tasks);
+  mirror(K, tasks);
 }
 
 }  // namespace secondgram::cpu

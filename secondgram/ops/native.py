@@ -6,10 +6,11 @@ Loaded at the first use, so that importing secondgram stays cheap and a missing 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from .extension import load
 __all__ = [
     "NativeFinish",
     "NativeSampler",
+    "TaskLayer",
     "architectures",
     "default_threads",
     "gram",
@@ -32,7 +34,7 @@ __all__ = [
     "task_sums_reason_unavailable",
 ]
 
-INTERFACE = 6
+INTERFACE = 7
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -132,39 +134,54 @@ def task_sums_reason_unavailable() -> str | None:
     return None if "avx512" in architectures() else "this processor has no AVX-512"
 
 
-def task_sums(
-    dY: npt.NDArray[np.float32],
-    X: npt.NDArray[np.float32],
-    ends: npt.NDArray[np.int64],
-    out: npt.NDArray[np.float32],
-    threads: int | None = None,
-    team: int = 0,
-) -> npt.NDArray[np.float64]:
-    """The sum over tasks of W_t = dY_t^T X_t into `out` (outputs, inputs), and <W_s, W_t> (T, T).
+class TaskLayer(NamedTuple):
+    """A layer of `task_sums`: dY (B, outputs), X (B, inputs) and `out` (outputs, inputs), float32 and contiguous; ends
+    (T + 1,) int64, from 0 to B, never falling."""
 
-    dY (B, outputs), X (B, inputs) and `out` are float32 and contiguous; ends (T + 1,), from 0 to B, never falling.
+    dY: npt.NDArray[np.float32]
+    X: npt.NDArray[np.float32]
+    ends: npt.NDArray[np.int64]
+    out: npt.NDArray[np.float32]
+
+    def check(self, tasks: int) -> None:
+        """Raise `ValueError` for another dtype, shape or layout."""
+        matrices = self.dY, self.X, self.out
+        if any(each.dtype != np.float32 or each.ndim != 2 or not each.flags.c_contiguous for each in matrices):
+            raise ValueError("dY, X and out are contiguous matrices of float32")
+        if len(self.dY) != len(self.X) or self.out.shape != (self.dY.shape[1], self.X.shape[1]):
+            shapes = [each.shape for each in matrices]
+            raise ValueError(f"dY, X and out do not belong together: {shapes}")
+        ends = self.ends.tolist()
+        falls = any(a > b for a, b in itertools.pairwise(ends))
+        if self.ends.dtype != np.int64 or len(ends) != tasks + 1 or ends[0] != 0 or ends[-1] != len(self.X) or falls:
+            raise ValueError(f"ends {ends} of {tasks} tasks and {len(self.X)} rows")
+
+
+def task_sums(
+    layers: Sequence[TaskLayer], tasks: int, threads: int | None = None, team: int = 0
+) -> npt.NDArray[np.float64]:
+    """With W_t = dY_t^T X_t, the sum over t into each layer's `out`; K (T, T), the sum over layers of <W_s, W_t>.
+
     threads, team : as of `gram`.
 
-    Raises `RuntimeError` where it cannot run, `ValueError` for another dtype or layout.
+    Raises `RuntimeError` where it cannot run, `ValueError` for another dtype, shape or layout.
     """
     if reason := task_sums_reason_unavailable():
         raise RuntimeError(reason)
-    if any(each.dtype != np.float32 or each.ndim != 2 or not each.flags.c_contiguous for each in (dY, X, out)):
-        raise ValueError("dY, X and out are contiguous matrices of float32")
-    if len(dY) != len(X) or out.shape != (dY.shape[1], X.shape[1]):
-        raise ValueError(f"dY {dY.shape}, X {X.shape} and out {out.shape} do not belong together")
-    if ends.dtype != np.int64 or len(ends) < 2 or ends[0] != 0 or ends[-1] != len(X) or (np.diff(ends) < 0).any():
-        raise ValueError(f"ends {ends.tolist()} of {len(X)} rows")
-    K = np.empty((len(ends) - 1, len(ends) - 1), dtype=np.float64)
+    if tasks < 1:
+        raise ValueError(f"{tasks} tasks")
+    given = []
+    for layer in layers:
+        layer.check(tasks)
+        ends = np.ascontiguousarray(layer.ends)
+        given.append((layer, ends))
+    K = np.empty((tasks, tasks), dtype=np.float64)
     _extension().task_sums(
-        dY=dY.ctypes.data,
-        X=X.ctypes.data,
-        rows=len(X),
-        outputs=dY.shape[1],
-        inputs=X.shape[1],
-        ends=np.ascontiguousarray(ends).ctypes.data,
-        tasks=len(K),
-        sum=out.ctypes.data,
+        layers=[
+            (dY.ctypes.data, X.ctypes.data, len(X), dY.shape[1], X.shape[1], ends.ctypes.data, out.ctypes.data)
+            for (dY, X, _, out), ends in given
+        ],
+        tasks=tasks,
         out=K.ctypes.data,
         threads=default_threads() if threads is None else max(1, threads),
         team=team,

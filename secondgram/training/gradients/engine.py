@@ -304,12 +304,13 @@ class TaskGradients:
             return ops.gram(self.J, self.backend)
         K = torch.zeros(self.tasks, self.tasks, dtype=torch.float64, device=self.device)
         by_rows = self._chosen == "ghost"
-        summed = self._summed if self._chosen == "sums" else None
+        done: set[str] = set()
+        if self._summed is not None and self._chosen == "sums":
+            part, done = self._summed.gram()
+            K += part
         for name, uses in self._uses().items():
-            if not (by_rows and _is_matrix(name, uses[0])) and not (summed and summed.holds(name)):
+            if name not in done and not (by_rows and _is_matrix(name, uses[0])):
                 K += self._layer(name, uses)
-        if summed:
-            K += summed.gram()
         return K + self._ghost() if by_rows else K
 
     def _uses(self) -> dict[str, list[Record]]:
