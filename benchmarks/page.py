@@ -254,9 +254,9 @@ Projection is an addition of this library: what the paper calls gradient manipul
 Intervals are over people of all seeds together; below zero is better than gate and clip. How far a seed goes is in its
 column: training is chaotic, and five seeds are few.
 
-The tasks hardly conflict (mean cosines of their gradients from 0.2 to 0.9), so PCGrad has little to project. What decides
-is the gate: in the simulated cohort the first gradients are above it, all their steps are skipped, and patience ends before
-much is learned. Nothing is skipped without it, nor with UPGrad, whose weights on gradients that agree are those of their
-mean, a third of their sum. So `default`, whose denoisers have one task and nothing to project, has no gate; `paper` keeps
-the published one, and `gradients="upgrad"` is worth trying with it where steps are skipped.
+The tasks hardly conflict (mean cosines of their gradients from 0.2 to 0.9), so PCGrad has little to project. What
+decides is the gate: in the simulated cohort the first gradients are above it, all their steps are skipped, and patience
+ends before much is learned. Nothing is skipped without it, nor with UPGrad, whose weights on gradients that agree are
+those of their mean, a third of their sum. So `default`, whose denoisers have one task and nothing to project, has no
+gate; `paper` keeps the published one, and `gradients="upgrad"` is worth trying with it where steps are skipped.
 """

@@ -194,8 +194,10 @@ def test_epoch(benchmark: Any, method: str, validated: bool) -> None:
     condition, followup = made(VALIDATED_PAIRS, CONDITIONS).numpy(), made(VALIDATED_PAIRS, FEATURES).numpy()
     keys = np.arange(VALIDATED_PAIRS, dtype=np.uint64)
 
+    sampler = Sampler(case.net, "linear").settle()
+
     def score(net: Denoiser) -> float:
-        drawn = Sampler(net, "linear").sample(condition, keys, 1, keys=keys)[0]
+        drawn = sampler.sample(condition, keys, 1, keys=keys)[0]
         return -float(np.square(drawn - followup).mean())
 
     trainer = Trainer(

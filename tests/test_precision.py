@@ -171,6 +171,27 @@ def test_what_is_preferred_around_holds_for_auto() -> None:
         np.testing.assert_array_equal(_chain(17, "auto"), _chain(17, "fp32"))
 
 
+def test_a_settled_sampler_decides_once_and_sees_new_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = _net(17)
+    c, keys = np.zeros((3, 21), np.float32), np.arange(3, dtype=np.uint64)
+    with preferring("reference"):
+        assert Sampler(net, ZERO, prediction="v").settle().precision == "auto"
+    sampler = Sampler(net, ZERO, prediction="v").settle("ddim", 3)
+    assert sampler.precision == packing.decided(net, solver_table(ZERO, "ddim", 3, "v").rows, "auto")
+    before = sampler.sample(c, keys, 2, solver="ddim", steps=3, keys=keys)
+
+    def never(*given: object) -> str:
+        raise AssertionError("it was decided already")
+
+    monkeypatch.setattr(packing.PackedDenoiser, "choose", never)
+    with torch.no_grad():
+        net.out.weight.mul_(2.0)
+    after = sampler.sample(c, keys, 2, solver="ddim", steps=3, keys=keys)
+    fresh = Sampler(net, ZERO, prediction="v", precision=sampler.precision)
+    np.testing.assert_array_equal(after, fresh.sample(c, keys, 2, solver="ddim", steps=3, keys=keys))
+    assert not np.array_equal(after, before)
+
+
 @pytest.mark.parametrize("change", ["load", "adam"])
 def test_new_weights_are_packed_anew(change: str) -> None:
     net = _net(17)

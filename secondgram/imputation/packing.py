@@ -102,10 +102,14 @@ def packed(net: Denoiser) -> PackedDenoiser:
 
 
 def native_sampler(net: Denoiser, table: np.ndarray, precision: str) -> native.NativeSampler:
-    """The native sampler of a network; `auto` takes what callers around prefer, else what `choose` finds."""
+    """The native sampler of a network in a precision, `auto` decided for it as it is now."""
+    return packed(net).sampler(decided(net, table, precision))
+
+
+def decided(net: Denoiser, table: np.ndarray, precision: str) -> str:
+    """A precision as it is, and for `auto` what callers around prefer, else what `choose` finds."""
     wanted = preferred_precision() if precision == AUTO else precision
-    here = packed(net)
-    return here.sampler(here.choose(table) if wanted == AUTO else wanted)
+    return packed(net).choose(table) if wanted == AUTO else wanted
 
 
 def _state(net: Denoiser) -> bytes:

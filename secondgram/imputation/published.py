@@ -183,8 +183,10 @@ class Published:
         conditions, keys = self._conditions(pairs.people)[held], pairs.people.keys[held]
         truth = self.after.apply(pairs.later, pairs.people.site)[held]
 
+        precision = Sampler(self.net, "linear").settle().precision
+
         def score(net: Denoiser) -> float:
-            drawn = Sampler(net, "linear").sample(conditions, keys, 1, seed, keys=keys)[0]
+            drawn = Sampler(net, "linear", precision=precision).sample(conditions, keys, 1, seed, keys=keys)[0]
             return mean_correlation(np.clip(drawn, -1.0, 1.0), truth)
 
         return score

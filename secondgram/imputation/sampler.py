@@ -19,7 +19,7 @@ from ..ops.noise import normals, person_keys
 from ..ops.registry import AUTO, resolve
 from ..ops.sampling import BACKENDS, CANDIDATES, CUDA, HAS, PRECISIONS
 from ..ops.tiles import in_chunks, in_tiles
-from .packing import native_sampler, packed
+from .packing import decided, native_sampler, packed
 
 STARTS = ("normal", "baseline")
 Conditions = TypeVar("Conditions", np.ndarray, Tensor)
@@ -118,6 +118,17 @@ class Sampler:
 
         in_chunks(carry, len(conditions), max(1, chunk_rows // len(indices)))
         return torch.from_numpy(out) if isinstance(c, Tensor) else out
+
+    def settle(self, solver: str = "ddpm", steps: int | None = None) -> Sampler:
+        """Decide now what precision `auto` is, and keep to it while the network goes on learning; the sampler itself.
+
+        The check takes about as long as a draw for a few hundred people; one that is validated again and again cannot
+        have it each time.
+        """
+        if resolve("the sampler", CANDIDATES, self.backend) == "cpu":
+            table = solver_table(self.schedule, solver, steps, self.prediction)
+            self.precision = decided(self.net, table.rows, self.precision)
+        return self
 
     def _check(self, conditions: Tensor, ids: Sequence[str] | np.ndarray, start: str) -> None:
         if start not in STARTS:
