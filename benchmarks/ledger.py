@@ -3,7 +3,7 @@
     python benchmarks/ledger.py OUT.json IN.json [IN.json ...]
 
 A file of timings is a list of entries, each with its device, commit and versions, so that files can be merged and an
-old entry is told from a new one. Merging keeps, of entries of one name and kind, the last.
+old entry is told from a new one. Merging keeps, of entries of one name and kind, the last, where the first stood.
 """
 
 from __future__ import annotations
@@ -88,7 +88,6 @@ def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if part.get("format") != FORMAT:
             raise ValueError(f"this is no file of timings of format {FORMAT}")
         for each in part["entries"]:
-            kept.pop((each["name"], each["kind"]), None)
             kept[each["name"], each["kind"]] = each
     return {"format": FORMAT, "entries": list(kept.values())}
 

@@ -259,4 +259,5 @@ decides is the gate: in the simulated cohort the first gradients are above it, a
 ends before much is learned. Nothing is skipped without it, nor with UPGrad, whose weights on gradients that agree are
 those of their mean, a third of their sum. So `default`, whose denoisers have one task and nothing to project, has no
 gate; `paper` keeps the published one, and `gradients="upgrad"` is worth trying with it where steps are skipped.
+`compare` has both as `paper-pcgrad` and `paper-upgrad`; the tables above are older than these names.
 """

@@ -226,11 +226,11 @@ def test_epoch(benchmark: Any, method: str, validated: bool) -> None:
         if validated:
             trainer._score(trainer.history.epochs[-1])
 
+    benchmark.group = "epoch"
     benchmark.pedantic(epoch, rounds=3, warmup_rounds=1)
     batches = -(-rows // EPOCH_BATCH)
     beside = np.array(plain).reshape(-1, batches).sum(axis=1)[1:]
     ratios = np.array(benchmark.stats.stats.data) / beside
-    benchmark.group = "epoch"
     benchmark.extra_info.update(
         rows=rows,
         batches=batches,

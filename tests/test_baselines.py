@@ -262,12 +262,13 @@ def test_the_gan_learns_a_conditional_distribution(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_an_arm_leaves_out_what_it_says(name):
+def test_an_arm_is_the_published_method_but_for_what_it_says(name):
     preset, overrides = ARMS[name]
     options = sg.SecondgramImputer(preset, **overrides).options
     assert preset == "paper"
-    assert options.self_conditioning == (name == "paper-no-gradient")
-    assert (options.gradients == "none") == (name != "paper-no-self")
+    projected = name.removeprefix("paper-") if name in ("paper-pcgrad", "paper-upgrad") else None
+    assert options.self_conditioning == (name == "paper-no-gradient" or projected is not None)
+    assert options.gradients == (projected or ("gate" if name == "paper-no-self" else "none"))
     assert bool(options.pretraining) == (name == "paper-pretrained")
 
 

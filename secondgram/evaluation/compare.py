@@ -56,6 +56,8 @@ METHODS: dict[str, str] = {
     "paper-pretrained": "the same, trained on the baselines of everyone before",
     "paper-no-gradient": "the published method without gradient manipulation",
     "paper-no-self": "the published method without self-conditioning",
+    "paper-pcgrad": "the published method, conflicting task gradients projected by PCGrad",
+    "paper-upgrad": "the published method, task gradients combined by UPGrad",
     "paper": "the published method",
     "default": "this library",
     "exact-posterior": "the simulator's own posterior, the best possible (mode gaussian)",

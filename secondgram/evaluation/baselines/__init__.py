@@ -39,11 +39,13 @@ PEERS: dict[str, type[Any]] = {
     "miceforest": Miceforest,
     "hyperimpute": HyperImputer,
 }
-# Presets with options that leave out a part of the published method.
+# Presets with options that leave out a part of the published method, or project the gradients of its tasks.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper-vanilla": ("paper", {"self_conditioning": False, "gradients": "none"}),
     "paper-pretrained": ("paper", {"self_conditioning": False, "gradients": "none", "pretraining": 100}),
     "paper-no-gradient": ("paper", {"gradients": "none"}),
     "paper-no-self": ("paper", {"self_conditioning": False}),
+    "paper-pcgrad": ("paper", {"gradients": "pcgrad"}),
+    "paper-upgrad": ("paper", {"gradients": "upgrad"}),
 }
 __all__ = ["ARMS", "BASELINES", "PEERS", "RIVALS", "Baseline"]
