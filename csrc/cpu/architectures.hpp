@@ -16,22 +16,34 @@ namespace secondgram::cpu {
 // Rows that a worker carries through all steps at a time. Their number changes memory and speed, never a value.
 constexpr std::size_t kTileRows = 96;
 
-// A tile is some people times some draws: all draws of several people, or a part of the draws of one. Where there are few
-// tiles, they are made alike, so that no thread waits for another's last one.
-struct Cut {
-  std::size_t people, draws, by_people, by_draws;
+// What a tile is: some people times some draws, all draws of several people or a part of the draws of one.
+struct Tile {
+  std::size_t person, people, draw, draws;
+};
 
-  Cut(std::size_t all_people, std::size_t all_draws, unsigned threads) {
+// Where there are few tiles, they are made alike, larger ones first, so that no thread waits for another's last one.
+class Cut {
+ public:
+  Cut(std::size_t people, std::size_t draws, unsigned threads) : all_draws_(draws) {
     threads = std::max(threads, 1u);
-    draws = std::min(all_draws, kTileRows);
-    by_draws = (all_draws + draws - 1) / draws;
-    const std::size_t most = std::max<std::size_t>(1, kTileRows / all_draws);
-    std::size_t parts = (all_people + most - 1) / most;
-    if (parts < 8 * threads) parts = std::min(all_people, (parts + threads - 1) / threads * threads);
-    people = (all_people + parts - 1) / parts;
-    by_people = (all_people + people - 1) / people;
+    draws_ = std::max<std::size_t>(1, std::min(draws, kTileRows));
+    by_draws_ = (draws + draws_ - 1) / draws_;
+    const std::size_t most = std::max<std::size_t>(1, kTileRows / std::max<std::size_t>(draws, 1));
+    parts_ = (people + most - 1) / most;
+    if (parts_ < 8 * threads) parts_ = std::min(people, (parts_ + threads - 1) / threads * threads);
+    fewest_ = parts_ == 0 ? 0 : people / parts_, larger_ = parts_ == 0 ? 0 : people % parts_;
   }
-  std::size_t tiles() const { return by_people * by_draws; }
+  std::size_t tiles() const { return parts_ * by_draws_; }
+  // Rows of the largest tile.
+  std::size_t rows() const { return (fewest_ + (larger_ > 0 ? 1 : 0)) * draws_; }
+  Tile tile(std::size_t number) const {
+    const std::size_t part = number / by_draws_, draw = number % by_draws_ * draws_;
+    const std::size_t person = part * fewest_ + std::min(part, larger_), people = fewest_ + (part < larger_ ? 1 : 0);
+    return {person, people, draw, std::min(draws_, all_draws_ - draw)};
+  }
+
+ private:
+  std::size_t all_draws_, draws_, by_draws_, parts_, fewest_, larger_;
 };
 
 // What one worker needs to finish tiles of a width.

@@ -44,10 +44,9 @@ void finish(const Finish& by, const FinishRequest& q, T* out, unsigned threads, 
   if (entry == nullptr) throw std::invalid_argument("no instruction set " + architecture);
   const Cut cut(q.people, q.n_draws, threads);
   share_tiles(cut.tiles(), threads, [&] {
-    return [&, w = FinishScratch(by.width)](std::size_t tile) mutable {
-      const std::size_t person = tile / cut.by_draws * cut.people, draw = tile % cut.by_draws * cut.draws;
-      const std::size_t people = std::min(cut.people, q.people - person), draws = std::min(cut.draws, q.n_draws - draw);
-      entry->finish_tile(out)(by, q, w, person, people, draw, draws, out);
+    return [&, w = FinishScratch(by.width)](std::size_t number) mutable {
+      const Tile tile = cut.tile(number);
+      entry->finish_tile(out)(by, q, w, tile.person, tile.people, tile.draw, tile.draws, out);
     };
   });
 }

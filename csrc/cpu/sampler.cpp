@@ -15,13 +15,12 @@ void sample(const Network& net, const SampleRequest& q, float* out, unsigned thr
   if (entry == nullptr) throw std::invalid_argument("no instruction set " + architecture);
   const Cut cut(q.people, q.n_draws, threads);
   share_tiles(cut.tiles(), threads, [&] {
-    const std::size_t rows = cut.people * cut.draws;
+    const std::size_t rows = cut.rows();
     return [&, workspace = Workspace(net.sizes, rows), shown = Matrix(padded_rows(rows), net.sizes.conditions)](
-               std::size_t tile) mutable {
+               std::size_t number) mutable {
       if (cancel.load()) return;
-      const std::size_t person = tile / cut.by_draws * cut.people, draw = tile % cut.by_draws * cut.draws;
-      entry->run_tile(net, q, workspace, shown, person, std::min(cut.people, q.people - person), draw,
-                      std::min(cut.draws, q.n_draws - draw), out, cancel);
+      const Tile tile = cut.tile(number);
+      entry->run_tile(net, q, workspace, shown, tile.person, tile.people, tile.draw, tile.draws, out, cancel);
       done.fetch_add(1);
     };
   });
