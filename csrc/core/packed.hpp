@@ -33,9 +33,15 @@ struct Free {
 template <typename T>
 using Aligned = std::unique_ptr<T[], Free>;
 
+// Not filled.
+template <typename T>
+Aligned<T> room(std::size_t count) {
+  return Aligned<T>(static_cast<T*>(::operator new[](std::max<std::size_t>(count, 1) * sizeof(T), std::align_val_t(kLine))));
+}
+
 template <typename T>
 Aligned<T> zeros(std::size_t count) {
-  Aligned<T> made(static_cast<T*>(::operator new[](std::max<std::size_t>(count, 1) * sizeof(T), std::align_val_t(kLine))));
+  Aligned<T> made = room<T>(count);
   std::fill_n(made.get(), count, T{});
   return made;
 }

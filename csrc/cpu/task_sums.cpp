@@ -3,10 +3,9 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "../core/packed.hpp"
 #include "gram.hpp"
 
 #define SECONDGRAM_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
@@ -37,21 +36,6 @@ SECONDGRAM_TARGET void copy(const float* from, std::size_t count, float* to) {
     for (std::size_t j = 0; j < count; ++j) to[j] = from[j];
   }
 }
-
-// Memory that nobody fills before it is used, by cache lines.
-class Room {
- public:
-  explicit Room(std::size_t count)
-      : floats_(static_cast<float*>(::operator new[](std::max<std::size_t>(count, 1) * sizeof(float), kAlign))) {}
-  float* get() const { return floats_.get(); }
-
- private:
-  static constexpr std::align_val_t kAlign{64};
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, kAlign); }
-  };
-  std::unique_ptr<float[], Free> floats_;
-};
 
 // tile [kOutputs, vectors] = the rows' sums of dY times X: both packed, `first` to `last` of the rows.
 template <std::size_t vectors>
@@ -97,11 +81,12 @@ SECONDGRAM_TARGET void few_products(const float* tiles, std::size_t count, doubl
 
 // One worker's scratch.
 struct Scratch {
-  Room dY, X, tiles;
+  Aligned<float> dY, X, tiles;
   GramBlock products;
 
   Scratch(std::size_t rows, std::size_t tasks)
-      : dY(kPiece * rows * kOutputs), X(rows * kWidth), tiles(kTogether * tasks * kTile), products(tasks) {}
+      : dY(room<float>(kPiece * rows * kOutputs)), X(room<float>(rows * kWidth)),
+        tiles(room<float>(kTogether * tasks * kTile)), products(tasks) {}
   float* strip(std::size_t number, std::size_t rows) const { return dY.get() + number * rows * kOutputs; }
 };
 

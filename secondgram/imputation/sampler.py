@@ -122,8 +122,7 @@ class Sampler:
     def settle(self, solver: str = "ddpm", steps: int | None = None) -> Sampler:
         """Decide now what precision `auto` is, and keep to it while the network goes on learning; the sampler itself.
 
-        The check takes about as long as a draw for a few hundred people; one that is validated again and again cannot
-        have it each time.
+        A network that is validated again and again is spared the check each time.
         """
         if resolve("the sampler", CANDIDATES, self.backend) == "cpu":
             table = solver_table(self.schedule, solver, steps, self.prediction)

@@ -25,7 +25,8 @@ NUMBER = 16
 SLICES = 1 << 22
 # Beyond this, J is not stored where the choice is free.
 LARGEST_JACOBIAN = 1 << 30
-# Tasks and rows up to which `sums` is the fastest; beyond, its products of tasks or of rows take longer than J costs.
+# Tasks and rows up to which `auto` takes `sums`: its products grow with the square of the tasks, and what J costs grows
+# less with the rows than products do.
 MOST_SUMMED, LARGEST_SUMMED = 16, 1024
 
 
@@ -41,9 +42,9 @@ class Record:
     ends: list[int]
     member: Tensor  # (T, R), one where a row belongs to a task
 
-
-def _is_matrix(name: str, record: Record) -> bool:
-    return record.site.kind == "linear" and name == record.site.weight
+    def is_matrix(self, name: str) -> bool:
+        """Whether a parameter is the weight of a linear layer."""
+        return self.site.kind == "linear" and name == self.site.weight
 
 
 def cheapest(rows: int, tasks: int, widths: Sequence[tuple[int, int]]) -> str:
@@ -306,10 +307,10 @@ class TaskGradients:
         by_rows = self._chosen == "ghost"
         done: set[str] = set()
         if self._summed is not None and self._chosen == "sums":
-            part, done = self._summed.gram()
+            part, done = self._summed.gram(self._uses())
             K += part
         for name, uses in self._uses().items():
-            if name not in done and not (by_rows and _is_matrix(name, uses[0])):
+            if name not in done and not (by_rows and uses[0].is_matrix(name)):
                 K += self._layer(name, uses)
         return K + self._ghost() if by_rows else K
 
@@ -325,7 +326,7 @@ class TaskGradients:
         """The part of K of one parameter, from its slices; a large weight's are formed some outputs at a time."""
         shape = self.shapes[name]
         K = torch.zeros(self.tasks, self.tasks, dtype=torch.float64, device=self.device)
-        if not _is_matrix(name, uses[0]):
+        if not uses[0].is_matrix(name):
             slices = self._space((self.tasks, shape.numel()))
             for number, record in enumerate(uses):
                 rows = record.dY if name == record.site.bias else record.X * record.dY
@@ -366,7 +367,7 @@ class TaskGradients:
         K = torch.zeros(self.tasks, self.tasks, dtype=torch.float64, device=self.device)
         totals: dict[int, tuple[Tensor, Tensor]] = {}
         for name, uses in self._uses().items():
-            if _is_matrix(name, uses[0]):
+            if uses[0].is_matrix(name):
                 both = by_rows([record.X for record in uses]) * by_rows([record.dY for record in uses])
                 if len(both) in totals:
                     totals[len(both)][0].add_(both)

@@ -29,13 +29,11 @@ class LayerSums:
         self.J = like.new_zeros(tasks, sum(shape.numel() for shape in narrow.values()))
         self.rows = dict(zip(narrow, self.J.split([shape.numel() for shape in narrow.values()], dim=1), strict=True))
         self.K: Tensor | None = None
-        self.used: dict[str, list[Record]] = {}
         self.written: set[str] = set()
         self.summed: set[str] = set()
 
     def clear(self) -> None:
         self.K = None
-        self.used.clear()
         self.written.clear()
         self.summed.clear()
 
@@ -43,11 +41,8 @@ class LayerSums:
         """Take in one use of a layer."""
         self.K = None
         site = record.site
-        if site.kind != "linear":
-            if site.weight in self.rows:
-                self._add_rows(record, site.weight, record.X * record.dY)
-        elif site.weight is not None:
-            self.used.setdefault(site.weight, []).append(record)
+        if site.kind != "linear" and site.weight in self.rows:
+            self._add_rows(record, site.weight, record.X * record.dY)
         if site.bias in self.rows:
             self._add_rows(record, site.bias, record.dY)
 
@@ -58,10 +53,10 @@ class LayerSums:
             self.rows[name].copy_(record.member @ rows)
         self.written.add(name)
 
-    def gram(self) -> tuple[Tensor, set[str]]:
-        """The part of K (T, T) that is made here, and the names of the parameters it is of."""
-        # Products of sums are no sums of products: a weight that was used again is left to who keeps its slices.
-        once = {name: uses[0] for name, uses in self.used.items() if len(uses) == 1}
+    def gram(self, uses: Mapping[str, list[Record]]) -> tuple[Tensor, set[str]]:
+        """The part of K (T, T) that is made here, and the names of the parameters it is of; uses : by parameter."""
+        # Products of sums are no sums of products: a weight that was used again is left to who makes its slices.
+        once = {name: of[0] for name, of in uses.items() if len(of) == 1 and of[0].is_matrix(name)}
         if self.K is None:
             for name in self.rows.keys() - self.written:
                 self.rows[name].zero_()
