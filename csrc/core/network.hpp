@@ -1,7 +1,8 @@
 // The folded denoiser, walked layer by layer for one tile of rows. The statement is secondgram/diffusion/folding.py.
 //
 // Everything here is the same for every instruction set; `Arch` supplies the matrix product and the elementwise loops:
-//   Arch::product(segments, n_segments, rows, columns, scratch, finish)   rows of sums, given to `finish` in pieces
+//   Arch::product(segments, n_segments, rows, columns, sums, finish)   rows of sums, given to `finish` in pieces
+//   Arch::as_factors(matrix, row, column, count)   what was written there, as products of its precision read it
 // A row never meets another row, so what a tile holds beside it cannot change it.
 #pragma once
 
@@ -49,21 +50,23 @@ struct Network {
 // Scratch of one worker, for tiles of at most `rows` rows and as many people.
 struct Workspace {
   std::size_t rows;
-  Matrix x, before, output, noise;              // [rows, features]
+  Matrix x, before, output;                     // [rows, features]
   Matrix inner, first, second, third, fourth;   // activations
   Matrix up1, up2, up3;
   Matrix person[6];                             // [people, embedding]  W2 cond(c) + b2, once a tile
   Matrix embed, context[6];                     // [people, ...]  once a step
   std::vector<float> rstd;                      // [rows]
-  Scratch scratch;
+  Matrix conditions;                            // [people, conditions]
+  Matrix sums;                                  // [rows, kWidestPiece] of a product
 
-  Workspace(const Sizes& s, std::size_t rows_) : rows(padded_rows(rows_)), rstd(rows), scratch(rows) {
-    for (Matrix* m : {&x, &before, &output, &noise, &up3}) *m = Matrix(rows, s.features);
-    inner = Matrix(rows, s.embedding);
-    embed = Matrix(rows, s.embedding);
-    first = Matrix(rows, s.widths[0]), up2 = Matrix(rows, s.widths[0]);
-    second = Matrix(rows, s.widths[1]), up1 = Matrix(rows, s.widths[1]);
-    third = Matrix(rows, s.widths[2]), fourth = Matrix(rows, s.widths[2]);
+  Workspace(const Sizes& s, Precision precision, std::size_t rows_)
+      : rows(padded_rows(rows_)), rstd(rows), conditions(rows, s.conditions, precision), sums(rows, kWidestPiece) {
+    for (Matrix* m : {&before, &output}) *m = Matrix(rows, s.features);
+    for (Matrix* m : {&x, &up3}) *m = Matrix(rows, s.features, precision);
+    for (Matrix* m : {&inner, &embed}) *m = Matrix(rows, s.embedding, precision);
+    for (Matrix* m : {&first, &up2}) *m = Matrix(rows, s.widths[0], precision);
+    for (Matrix* m : {&second, &up1}) *m = Matrix(rows, s.widths[1], precision);
+    for (Matrix* m : {&third, &fourth}) *m = Matrix(rows, s.widths[2], precision);
     for (int b = 0; b < 6; ++b) {
       person[b] = Matrix(rows, s.embedding);
       context[b] = Matrix(rows, s.block_out(b));
@@ -76,14 +79,14 @@ struct Walk {
   const Network& net;
   Workspace& w;
 
-  // person[b] = cond_mlp(c) @ embed_b + embed_bias_b for the people of the tile: c [people, conditions].
-  void meet(const Matrix& c, std::size_t people) {
-    dense_silu(net.condition[0], c, w.inner, people);
+  // person[b] = cond_mlp(c) @ embed_b + embed_bias_b for the people of the tile, c = w.conditions.
+  void meet(std::size_t people) {
+    dense_silu(net.condition[0], w.conditions, w.inner, people);
     plain(net.condition[1], w.inner, w.embed, people);
     for (int b = 0; b < 6; ++b) {
       const Block& block = net.blocks[b];
       const Segment segments[] = {{&w.embed, &block.embed}};
-      Arch::product(segments, 1, people, net.sizes.embedding, w.scratch, Biased{block.embed_bias.data(), &w.person[b]});
+      Arch::product(segments, 1, people, net.sizes.embedding, w.sums, Biased<Arch>{block.embed_bias.data(), &w.person[b]});
     }
   }
 
@@ -92,10 +95,12 @@ struct Walk {
     const std::size_t width = net.sizes.embedding;
     for (int b = 0; b < 6; ++b) {
       const Block& block = net.blocks[b];
-      for (std::size_t r = 0; r < people; ++r)
+      for (std::size_t r = 0; r < people; ++r) {
         Arch::silu_of_sum(time + b * width, w.person[b].row(r), w.embed.row(r), width);
+        Arch::as_factors(w.embed, r, 0, width);
+      }
       const Segment segments[] = {{&w.embed, &block.context}};
-      Arch::product(segments, 1, people, net.sizes.block_out(b), w.scratch, Biased{block.bias.data(), &w.context[b]});
+      Arch::product(segments, 1, people, net.sizes.block_out(b), w.sums, Biased<Arch>{block.bias.data(), &w.context[b]});
     }
   }
 
@@ -107,7 +112,7 @@ struct Walk {
     for (const auto& layers : net.bottleneck) {
       dense_silu(layers[0], w.third, w.fourth, rows);
       const Segment segments[] = {{&w.fourth, &layers[1].weight}};
-      Arch::product(segments, 1, rows, net.sizes.widths[2], w.scratch, Residual<Arch>{layers[1].bias.data(), &w.third});
+      Arch::product(segments, 1, rows, net.sizes.widths[2], w.sums, Residual<Arch>{layers[1].bias.data(), &w.third});
     }
     block(3, w.third, &w.second, w.up1, rows, people);
     block(4, w.up1, &w.first, w.up2, rows, people);
@@ -117,12 +122,14 @@ struct Walk {
 
  private:
   // What becomes of a strip of sums: row r, columns [column, column + count).
+  template <typename A>
   struct Biased {
     const float* bias;
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       float* out = to->row(r) + column;
       for (std::size_t j = 0; j < count; ++j) out[j] = sums[j] + bias[column + j];
+      A::as_factors(*to, r, column, count);
     }
   };
   template <typename A>
@@ -131,6 +138,7 @@ struct Walk {
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       A::silu_of_sum(sums, bias + column, to->row(r) + column, count);
+      A::as_factors(*to, r, column, count);
     }
   };
   template <typename A>
@@ -140,6 +148,7 @@ struct Walk {
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       A::silu_scaled(sums, rstd[r], bias + column, to->row(r) + column, count);
+      A::as_factors(*to, r, column, count);
     }
   };
   template <typename A>
@@ -149,6 +158,7 @@ struct Walk {
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       A::silu_of_sum(sums, context->row(r % people) + column, to->row(r) + column, count);
+      A::as_factors(*to, r, column, count);
     }
   };
   template <typename A>
@@ -160,27 +170,28 @@ struct Walk {
       A::silu_of_sum(sums, bias + column, added, count);
       float* out = to->row(r) + column;
       for (std::size_t j = 0; j < count; ++j) out[j] += added[j];
+      A::as_factors(*to, r, column, count);
     }
   };
 
   void plain(const DenseLayer& layer, const Matrix& from, Matrix& to, std::size_t rows) {
     const Segment segments[] = {{&from, &layer.weight}};
-    Arch::product(segments, 1, rows, layer.bias.size(), w.scratch, Biased{layer.bias.data(), &to});
+    Arch::product(segments, 1, rows, layer.bias.size(), w.sums, Biased<Arch>{layer.bias.data(), &to});
   }
 
   void dense_silu(const DenseLayer& layer, const Matrix& from, Matrix& to, std::size_t rows) {
     const Segment segments[] = {{&from, &layer.weight}};
-    Arch::product(segments, 1, rows, layer.bias.size(), w.scratch, BiasedSilu<Arch>{layer.bias.data(), &to});
+    Arch::product(segments, 1, rows, layer.bias.size(), w.sums, BiasedSilu<Arch>{layer.bias.data(), &to});
   }
 
   void block(int b, const Matrix& from, const Matrix* skip, Matrix& to, std::size_t rows, std::size_t people) {
     const Block& block = net.blocks[b];
     for (std::size_t r = 0; r < rows; ++r) w.rstd[r] = Arch::reciprocal_deviation(from.row(r), net.sizes.block_in(b));
     const Segment first[] = {{&from, &block.inner}};
-    Arch::product(first, 1, rows, net.sizes.embedding, w.scratch,
+    Arch::product(first, 1, rows, net.sizes.embedding, w.sums,
                   Normed<Arch>{w.rstd.data(), block.inner_bias.data(), &w.inner});
     const Segment both[] = {{&w.inner, &block.image}, {skip, &block.join}};
-    Arch::product(both, skip == nullptr ? 1 : 2, rows, net.sizes.block_out(b), w.scratch,
+    Arch::product(both, skip == nullptr ? 1 : 2, rows, net.sizes.block_out(b), w.sums,
                   WithContext<Arch>{&w.context[b], people, &to});
   }
 };

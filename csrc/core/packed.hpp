@@ -20,12 +20,14 @@ enum class Precision { fp32, fp16, bf16 };
 // Weights are cut into panels whose rows are one cache line: a kernel narrower than a wider panel would walk through it in
 // strides that share few sets of the cache.
 constexpr std::size_t kLine = 64;
-// Rows are worked on in strips of six; scratch has a multiple of it, so that a strip never ends outside.
-constexpr std::size_t kStrip = 6;
+// Rows are worked on in strips of six or eight; scratch has a multiple of both, so that a strip never ends outside.
+constexpr std::size_t kStrips = 24;
 // Columns of a row that are finished at a time, at most.
-constexpr std::size_t kWidestPiece = 128;
+constexpr std::size_t kWidestPiece = 96;
+// So few columns beyond whole vectors, as 769 features leave, are dot products: a vector for them would be mostly empty.
+constexpr std::size_t kFewColumns = 4;
 
-constexpr std::size_t padded_rows(std::size_t rows) { return (rows + kStrip - 1) / kStrip * kStrip; }
+constexpr std::size_t padded_rows(std::size_t rows) { return (rows + kStrips - 1) / kStrips * kStrips; }
 
 struct Free {
   void operator()(void* p) const { ::operator delete[](p, std::align_val_t(kLine)); }
@@ -46,16 +48,21 @@ Aligned<T> zeros(std::size_t count) {
   return made;
 }
 
-// Row-major activations [rows, columns] with rows of whole cache lines.
+// Row-major activations [rows, columns] with rows of whole cache lines. Where products of fewer bits read them, they lie a
+// second time as these want them: fp16 as each value twice in a word, bf16 as words of two neighbours.
 struct Matrix {
   std::size_t columns = 0, stride = 0;
   Aligned<float> data;
+  Aligned<std::uint32_t> factors;  // null for fp32
 
   Matrix() = default;
-  Matrix(std::size_t rows, std::size_t columns_)
-      : columns(columns_), stride((columns_ + 15) / 16 * 16), data(zeros<float>(rows * stride)) {}
+  Matrix(std::size_t rows, std::size_t columns_, Precision precision = Precision::fp32)
+      : columns(columns_), stride((columns_ + 15) / 16 * 16), data(zeros<float>(rows * stride)) {
+    if (precision != Precision::fp32) factors = zeros<std::uint32_t>(rows * stride);
+  }
   float* row(std::size_t r) { return data.get() + r * stride; }
   const float* row(std::size_t r) const { return data.get() + r * stride; }
+  std::uint32_t* factors_of(std::size_t r) { return factors.get() + r * stride; }
 };
 
 // A weight [inputs, outputs] as panels. Panel p holds, cache line after cache line, its columns of
@@ -63,18 +70,24 @@ struct Matrix {
 // the last panel, and an odd last input of bf16, filled up with zeros.
 struct Packed {
   std::size_t inputs = 0, outputs = 0, columns = 0, lines = 0;  // columns of a panel, cache lines of a panel
+  std::size_t few = 0;                                          // last columns that lie in `rest` instead
   Precision precision = Precision::fp32;
   Aligned<unsigned char> data;
+  Aligned<float> rest;  // [few, inputs]
 
   Packed() = default;
   Packed(const float* weight, std::size_t inputs_, std::size_t outputs_, Precision precision_)
       : inputs(inputs_), outputs(outputs_), columns(precision_ == Precision::fp16 ? 32 : 16),
         lines(precision_ == Precision::bf16 ? (inputs_ + 1) / 2 : inputs_), precision(precision_) {
-    const std::size_t panels = (outputs + columns - 1) / columns;
-    data = zeros<unsigned char>(panels * lines * kLine);
-    for (std::size_t k = 0; k < inputs; ++k)
-      for (std::size_t j = 0; j < outputs; ++j) put(k, j, weight[k * outputs + j]);
+    few = outputs % columns <= kFewColumns ? outputs % columns : 0;
+    data = zeros<unsigned char>(panels() * lines * kLine);
+    rest = zeros<float>(few * inputs);
+    for (std::size_t k = 0; k < inputs; ++k) {
+      for (std::size_t j = 0; j < outputs - few; ++j) put(k, j, weight[k * outputs + j]);
+      for (std::size_t j = 0; j < few; ++j) rest[j * inputs + k] = weight[k * outputs + outputs - few + j];
+    }
   }
+  std::size_t panels() const { return (outputs - few + columns - 1) / columns; }
   const unsigned char* panel(std::size_t p) const { return data.get() + p * lines * kLine; }
 
  private:
@@ -89,14 +102,6 @@ struct Packed {
       std::memcpy(panel + (whole ? k * kLine + 2 * place : k / 2 * kLine + 4 * place + 2 * (k % 2)), &bits, 2);
     }
   }
-};
-
-// What a product of up to `rows` rows needs beside its operands.
-struct Scratch {
-  Matrix sums;                        // [rows, kWidestPiece]
-  std::vector<std::uint32_t> narrow;  // factors of fewer bits; a product makes room as it needs it
-
-  explicit Scratch(std::size_t rows) : sums(padded_rows(rows), kWidestPiece) {}
 };
 
 // One term of a sum of products: rows of `from` times `weight`.

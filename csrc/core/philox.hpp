@@ -27,16 +27,17 @@ SECONDGRAM_HD inline Key2 key_of_seed(std::uint64_t seed) {
   return {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
 }
 
+constexpr std::uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
+
 SECONDGRAM_HD inline Words4 philox4x32_10(Words4 c, Key2 key) {
-  constexpr std::uint64_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
-  constexpr std::uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
   for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = kMultiplier0 * c.w0;
-    const std::uint64_t p1 = kMultiplier1 * c.w2;
+    const std::uint64_t p0 = static_cast<std::uint64_t>(kPhiloxMultiplier0) * c.w0;
+    const std::uint64_t p1 = static_cast<std::uint64_t>(kPhiloxMultiplier1) * c.w2;
     c = {static_cast<std::uint32_t>(p1 >> 32) ^ c.w1 ^ key.k0, static_cast<std::uint32_t>(p1),
          static_cast<std::uint32_t>(p0 >> 32) ^ c.w3 ^ key.k1, static_cast<std::uint32_t>(p0)};
-    key.k0 += kWeyl0;
-    key.k1 += kWeyl1;
+    key.k0 += kPhiloxWeyl0;
+    key.k1 += kPhiloxWeyl1;
   }
   return c;
 }

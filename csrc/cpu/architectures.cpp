@@ -13,7 +13,7 @@ namespace secondgram::cpu {
 
 #define SECONDGRAM_DECLARE(arch)                                                                                     \
   namespace arch {                                                                                                   \
-  void run_tile(const Network&, const SampleRequest&, Workspace&, Matrix&, std::size_t, std::size_t, std::size_t,    \
+  void run_tile(const Network&, const SampleRequest&, Workspace&, std::size_t, std::size_t, std::size_t,             \
                 std::size_t, float*, const std::atomic<bool>&);                                                      \
   template <typename T>                                                                                              \
   void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,       \

@@ -15,6 +15,7 @@ namespace secondgram::cpu {
 
 // Rows that a worker carries through all steps at a time. Their number changes memory and speed, never a value.
 constexpr std::size_t kTileRows = 96;
+static_assert(kTileRows == padded_rows(kTileRows), "strips of a full tile end inside");
 
 // What a tile is: some people times some draws, all draws of several people or a part of the draws of one.
 struct Tile {
@@ -26,8 +27,8 @@ class Cut {
  public:
   Cut(std::size_t people, std::size_t draws, unsigned threads) : all_draws_(draws) {
     threads = std::max(threads, 1u);
-    draws_ = std::max<std::size_t>(1, std::min(draws, kTileRows));
-    by_draws_ = (draws + draws_ - 1) / draws_;
+    by_draws_ = std::max<std::size_t>(1, (draws + kTileRows - 1) / kTileRows);
+    draws_ = std::max<std::size_t>(1, (draws + by_draws_ - 1) / by_draws_);
     const std::size_t most = std::max<std::size_t>(1, kTileRows / std::max<std::size_t>(draws, 1));
     parts_ = (people + most - 1) / most;
     if (parts_ < 8 * threads) parts_ = std::min(people, (parts_ + threads - 1) / threads * threads);
@@ -48,13 +49,12 @@ class Cut {
 
 // What one worker needs to finish tiles of a width.
 struct FinishScratch {
-  Matrix components;            // [kTileRows, width]
-  std::vector<float> noise;     // [kTileRows, width]
-  std::vector<float> residual;  // [width, kTileRows]
-  Scratch scratch;
+  Matrix components;            // [kTileRows, width], which a product reads
+  std::vector<float> residual;  // [width, kTileRows], and what a vector reads beyond
+  Matrix sums;                  // [kTileRows, kWidestPiece] of a product
 
-  explicit FinishScratch(std::size_t width)
-      : components(kTileRows, width), noise(kTileRows * width), residual(width * kTileRows), scratch(kTileRows) {}
+  FinishScratch(std::size_t width, Precision precision)
+      : components(kTileRows, width, precision), residual((width + 1) * kTileRows), sums(kTileRows, kWidestPiece) {}
 };
 
 template <typename T>
@@ -65,7 +65,7 @@ struct Architecture {
   const char* name;
   Precision precision;
   bool (*present)();
-  void (*run_tile)(const Network&, const SampleRequest&, Workspace&, Matrix&, std::size_t person, std::size_t people,
+  void (*run_tile)(const Network&, const SampleRequest&, Workspace&, std::size_t person, std::size_t people,
                    std::size_t draw, std::size_t draws, float* out, const std::atomic<bool>& cancel);
   FinishTile<float> finish_floats;
   FinishTile<double> finish_doubles;

@@ -44,7 +44,7 @@ void finish(const Finish& by, const FinishRequest& q, T* out, unsigned threads, 
   if (entry == nullptr) throw std::invalid_argument("no instruction set " + architecture);
   const Cut cut(q.people, q.n_draws, threads);
   share_tiles(cut.tiles(), threads, [&] {
-    return [&, w = FinishScratch(by.width)](std::size_t number) mutable {
+    return [&, w = FinishScratch(by.width, by.precision)](std::size_t number) mutable {
       const Tile tile = cut.tile(number);
       entry->finish_tile(out)(by, q, w, tile.person, tile.people, tile.draw, tile.draws, out);
     };

@@ -5,8 +5,13 @@ namespace secondgram::cpu::SECONDGRAM_ARCH {
 namespace {
 
 #include "maps.hpp"
+#include "units.hpp"
 #if SECONDGRAM_LANES == 16
 #include "maps_avx512.hpp"
+#include "turn_avx512.hpp"
+#include "units_avx512.hpp"
+#else
+#include "turn.hpp"
 #endif
 
 SECONDGRAM_TARGET void apply(const Maps& maps, std::size_t column, float* values, std::size_t count) {
@@ -14,6 +19,21 @@ SECONDGRAM_TARGET void apply(const Maps& maps, std::size_t column, float* values
   if (maps.places == kTablePlaces) return through_registers(maps, column, values, count);
 #endif
   through_memory(maps, column, values, count);
+}
+
+// Columns of a matrix through their maps, in blocks of columns that lie together meanwhile.
+SECONDGRAM_TARGET void apply(const Maps& maps, Matrix& matrix, std::size_t rows) {
+  constexpr std::size_t kBlock = 16;
+  float block[kBlock * kTileRows];
+  for (std::size_t start = 0; start < maps.columns; start += kBlock) {
+    const std::size_t count = std::min(kBlock, maps.columns - start);
+    const unsigned char* same = maps.identity.data() + start;
+    if (std::find(same, same + count, 0) == same + count) continue;
+    turn<kBlock>(matrix.row(0) + start, matrix.stride, rows, block, kTileRows);
+    for (std::size_t j = 0; j < count; ++j)
+      if (!maps.identity[start + j]) apply(maps, start + j, block + j * kTileRows, rows);
+    turn_back<kBlock>(block, kTileRows, rows, matrix.row(0) + start, matrix.stride);
+  }
 }
 
 // What a product leaves, column by column.
@@ -24,24 +44,29 @@ struct Transposed {
   }
 };
 
-// A tile's rows in their own units: out [width, people, draws] of everybody.
+// A tile's rows in their own units.
 template <typename T>
-SECONDGRAM_TARGET void in_units(const Finish& by, const FinishRequest& q, const FinishScratch& w, std::size_t person,
-                                std::size_t people, std::size_t draw, std::size_t draws, T* out) {
-  const std::size_t width = by.width;
-  const float end = by.clip > 0.0f ? by.clip : std::numeric_limits<float>::infinity();
-  for (std::size_t j = 0; j < width; ++j)
-    for (std::size_t p = 0; p < people; ++p) {
-      const std::size_t here = person + p;
-      const T centre = static_cast<T>(q.centre[here * width + j]), scale = static_cast<T>(q.scale[here * width + j]);
-      const float* residual = w.residual.data() + j * kTileRows + p * draws;
-      T* to = out + (j * q.people + here) * q.n_draws + draw;
+SECONDGRAM_TARGET void in_units(const FinishRequest& q, std::size_t width, const float* residual, float end,
+                                std::size_t person, std::size_t people, std::size_t draw, std::size_t draws, T* out) {
+#if SECONDGRAM_LANES == 16
+  using Kind = std::conditional_t<std::is_same_v<T, double>, Doubles, Floats>;
+  if (people <= Kind::kCount) return in_units_of_few<Kind>(q, width, residual, end, person, people, draw, draws, out);
+#endif
+  in_units_of_many(q, width, residual, end, person, people, draw, draws, out);
+}
+
+// What the centres of some people move by from draw to draw.
+template <typename T>
+SECONDGRAM_TARGET void add_moved(const FinishRequest& q, std::size_t width, std::size_t person, std::size_t people,
+                                 std::size_t draw, std::size_t draws, T* out) {
+  for (std::size_t here = person; q.moved != nullptr && here < person + people; ++here) {
+    if (q.moved_of[here] < 0) continue;
+    const std::size_t moved = static_cast<std::size_t>(q.moved_of[here]);
+    for (std::size_t j = 0; j < width; ++j)
       for (std::size_t d = 0; d < draws; ++d)
-        to[d] = centre + scale * static_cast<T>(std::min(std::max(residual[d], -end), end));
-      const std::int64_t moved = q.moved == nullptr ? -1 : q.moved_of[here];
-      for (std::size_t d = 0; moved >= 0 && d < draws; ++d)
-        to[d] += static_cast<T>(q.moved[((draw + d) * q.n_moved + static_cast<std::size_t>(moved)) * width + j]);
-    }
+        out[(j * q.people + here) * q.n_draws + draw + d] +=
+            static_cast<T>(q.moved[((draw + d) * q.n_moved + moved) * width + j]);
+  }
 }
 
 }  // namespace
@@ -58,28 +83,24 @@ SECONDGRAM_TARGET void finish_tile(const Finish& by, const FinishRequest& q, Fin
     }
   } else {
     for (std::size_t p = 0; p < people; ++p) {
-      const NoiseRequest noise{q.keys + person + p, q.draws + draw, 1, draws, width, q.seed, q.purpose, 0};
-      SECONDGRAM_NORMALS(noise, w.noise.data(), 1);
-      for (std::size_t d = 0; d < draws; ++d)
-        std::copy_n(w.noise.data() + d * width, width, w.components.row(p * draws + d));
+      const NoiseRequest noise{q.keys + person + p, q.draws + draw, 1, draws, width,
+                               q.seed, q.purpose, 0, w.components.stride};
+      fill_rounded_normals(noise, w.components.row(p * draws), 1);
     }
-    float column[kTileRows];
-    for (std::size_t j = 0; j < by.components.columns; ++j) {
-      if (by.components.identity[j]) continue;
-      for (std::size_t r = 0; r < rows; ++r) column[r] = w.components.row(r)[j];
-      apply(by.components, j, column, rows);
-      for (std::size_t r = 0; r < rows; ++r) w.components.row(r)[j] = column[r];
-    }
+    apply(by.components, w.components, rows);
     for (std::size_t r = 0; r < rows && q.source != nullptr; ++r) {
       const float* from = q.source + ((draw + r % draws) * q.people + person + r / draws) * q.n_source;
       for (std::size_t k = 0; k < q.n_source; ++k) w.components.row(r)[q.places[k]] = from[k];
     }
+    for (std::size_t r = 0; r < rows; ++r) Arch::as_factors(w.components, r, 0, width);
     const Segment segments[] = {{&w.components, &by.loading}};
-    Arch::product(segments, 1, rows, width, w.scratch, Transposed{w.residual.data()});
+    Arch::product(segments, 1, rows, width, w.sums, Transposed{w.residual.data()});
   }
   for (std::size_t j = 0; j < by.margins.columns; ++j)
     if (!by.margins.identity[j]) apply(by.margins, j, w.residual.data() + j * kTileRows, rows);
-  in_units(by, q, w, person, people, draw, draws, out);
+  const float end = by.clip > 0.0f ? by.clip : std::numeric_limits<float>::infinity();
+  in_units(q, width, w.residual.data(), end, person, people, draw, draws, out);
+  add_moved(q, width, person, people, draw, draws, out);
 }
 
 template void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,

@@ -1,5 +1,9 @@
 #include "noise.hpp"
 
+#ifdef SECONDGRAM_X86
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <system_error>
 #include <thread>
@@ -52,10 +56,15 @@ SECONDGRAM_CLONES void group_float(Group& g, Key2 key, float* out) { normals_of_
 SECONDGRAM_CLONES void group_double(Group& g, Key2 key, double* out) { normals_of_group<Exact>(g, key, out); }
 SECONDGRAM_CLONES void group_rounded(Group& g, Key2 key, float* out) { normals_of_group<Rounded>(g, key, out); }
 
+#ifdef SECONDGRAM_X86
+#include "noise_avx512.hpp"
+bool has_avx512() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"); }
+#endif
+
 // Counters [begin, end) of the flat list (draw, key, block of four features), blocks fastest.
 template <typename T>
 void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* out, void (*make)(Group&, Key2, T*)) {
-  const std::size_t blocks = (r.width + 3) / 4;
+  const std::size_t blocks = (r.width + 3) / 4, stride = r.stride == 0 ? r.width : r.stride;
   const Key2 key = key_of_seed(r.seed);
   Group g{};
   T values[4 * kGroup];
@@ -83,7 +92,7 @@ void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* ou
     for (std::size_t i = 0; i < count;) {
       const std::size_t run = std::min(count - i, blocks - to_block);
       const std::size_t feature = 4 * to_block;
-      std::copy_n(values + 4 * i, std::min(4 * run, r.width - feature), out + to_row * r.width + feature);
+      std::copy_n(values + 4 * i, std::min(4 * run, r.width - feature), out + to_row * stride + feature);
       i += run;
       to_block = 0, ++to_row;
     }
@@ -118,7 +127,11 @@ void fill_normals(const NoiseRequest& request, double* out, unsigned threads) {
   fill(request, out, threads, &group_double);
 }
 void fill_rounded_normals(const NoiseRequest& request, float* out, unsigned threads) {
-  fill(request, out, threads, &group_rounded);
+  auto make = &group_rounded;
+#ifdef SECONDGRAM_X86
+  if (has_avx512()) make = &group_rounded_avx512;
+#endif
+  fill(request, out, threads, make);
 }
 
 }  // namespace secondgram::cpu

@@ -15,9 +15,10 @@ struct NoiseRequest {
   std::uint64_t seed;
   std::uint32_t purpose;        // below 256
   std::uint32_t step;           // below 4096
+  std::size_t stride = 0;       // from row to row of the result, 0 for width
 };
 
-// Fill out [n_draws, n_keys, width] with normals. `threads` changes the time taken, never a value.
+// Fill out [n_draws, n_keys, width] with normals, whose rows are `stride` apart. `threads` changes the time taken, never a value.
 void fill_normals(const NoiseRequest& request, float* out, unsigned threads);
 void fill_normals(const NoiseRequest& request, double* out, unsigned threads);
 // The same in float arithmetic, within 4e-6: where what follows is rounded more coarsely.

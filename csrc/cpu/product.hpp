@@ -2,46 +2,93 @@
 // columns, SECONDGRAM_VECTORS vectors of columns at a time so that all sums stay in registers.
 
 constexpr std::size_t kSpan = kColumns * SECONDGRAM_VECTORS;
-static_assert(kPiece % kSpan == 0 && kPiece <= kWidestPiece, "pieces are made of whole spans");
+// Columns that are finished at a time: whole spans.
+constexpr std::size_t kPiece = kWidestPiece / kSpan * kSpan;
+
+// Segments cut into chunks, those of a segment alike; a chunk may be an eighth longer than kChunk rather than leave a short
+// one.
+class Chunks {
+ public:
+  Chunks(const Operand* operands, std::size_t n_segments) : operands_(operands) {
+    for (std::size_t s = 0; s < n_segments; ++s) {
+      const std::size_t lines = operands[s].weight->lines;
+      of_[s] = (lines + kChunk - 1) / kChunk;
+      if (of_[s] > 1 && lines - (of_[s] - 1) * kChunk <= kChunk / 8) --of_[s];
+    }
+  }
+  std::size_t count() const { return of_[0] + of_[1]; }
+  Chunk operator[](std::size_t i) const {
+    const std::size_t s = i < of_[0] ? 0 : 1, part = i - s * of_[0], lines = operands_[s].weight->lines;
+    return {&operands_[s], lines * part / of_[s], lines * (part + 1) / of_[s]};
+  }
+
+ private:
+  const Operand* operands_;
+  std::size_t of_[2] = {0, 0};
+};
+
+// What strip number `strip` of `strips` is to fetch of the chunk that comes next, from the panel of `next_column` on: each
+// strip a part of one panel.
+inline Ahead part_of(const Chunk& next, std::size_t next_column, std::size_t strip, std::size_t strips) {
+  const Packed& weight = *next.operand->weight;
+  const std::size_t panels = std::max<std::size_t>(1, kSpan / weight.columns), a_panel = (strips + panels - 1) / panels;
+  const std::size_t panel = next_column / weight.columns + strip / a_panel, lines = next.last - next.first;
+  const std::size_t line = strip % a_panel * ((lines + a_panel - 1) / a_panel);
+  if (panel >= weight.panels() || line >= lines) return {weight.panel(0), 0};
+  return {weight.panel(panel) + (next.first + line) * kLine, kLine};
+}
 
 struct Arch : Elementwise {
+  SECONDGRAM_TARGET static void as_factors(Matrix& matrix, std::size_t r, std::size_t column, std::size_t count) {
+    if (matrix.factors) narrow(matrix.row(r) + column, matrix.factors_of(r), column, count);
+  }
+
   // Rows of sums over one or two segments, given to `finish` a piece of a row at a time.
   template <typename Finish>
   SECONDGRAM_TARGET static void product(const Segment* segments, std::size_t n_segments, std::size_t rows,
-                                        std::size_t columns, Scratch& scratch, const Finish& finish) {
+                                        std::size_t columns, Matrix& sums, const Finish& finish) {
     Operand operands[2];
-    std::size_t used = 0, wanted = 0;
-    for (std::size_t s = 0; s < n_segments; ++s) wanted += room_for(segments[s], rows);
-    if (scratch.narrow.size() < wanted) scratch.narrow.resize(wanted);
-    for (std::size_t s = 0; s < n_segments; ++s) read_as(operands[s], segments[s], rows, scratch.narrow, used);
-    for (std::size_t start = 0; start < columns; start += kPiece) {
-      const std::size_t count = std::min(kPiece, columns - start);
+    for (std::size_t s = 0; s < n_segments; ++s) operands[s] = operand_of(segments[s]);
+    const Chunks chunks(operands, n_segments);
+    const std::size_t few = segments[0].weight->few, strips = (rows + kStrip - 1) / kStrip;
+    for (std::size_t start = 0; start < columns - few; start += kPiece) {
+      const std::size_t count = std::min(kPiece, columns - few - start);
       for (std::size_t part = 0; part < count; part += kSpan) {
         const std::size_t vectors = (std::min(kSpan, count - part) + kColumns - 1) / kColumns;
-        bool add = false;
-        for (std::size_t s = 0; s < n_segments; ++s) {
-          const std::size_t lines = operands[s].weight->lines;
-          for (std::size_t first = 0; first < lines; first += kChunk, add = true)
-            for (std::size_t r = 0; r < rows; r += kStrip)
-              (add ? strip_of<true> : strip_of<false>)(vectors, operands[s], r, start + part, first,
-                                                       std::min(first + kChunk, lines), scratch.sums.row(r) + part,
-                                                       scratch.sums.stride);
+        for (std::size_t c = 0; c < chunks.count(); ++c) {
+          const Chunk here = chunks[c];
+          const bool last = c + 1 == chunks.count();
+          const Chunk next = chunks[last ? 0 : c + 1];
+          const std::size_t column = start + part, next_column = last ? column + kSpan : column;
+          for (std::size_t strip = 0; strip < strips; ++strip)
+            (c > 0 ? strip_of<true> : strip_of<false>)(vectors, here, strip * kStrip, column,
+                                                       sums.row(strip * kStrip) + part, sums.stride,
+                                                       part_of(next, next_column, strip, strips));
         }
       }
-      for (std::size_t r = 0; r < rows; ++r) finish(r, start, count, scratch.sums.row(r));
+      for (std::size_t r = 0; r < rows; ++r) finish(r, start, count, sums.row(r));
+    }
+    for (std::size_t r = 0; r < rows && few > 0; ++r) {
+      for (std::size_t j = 0; j < few; ++j) {
+        sums.row(r)[j] = 0.0f;
+        for (std::size_t s = 0; s < n_segments; ++s) {
+          const Packed& weight = *segments[s].weight;
+          sums.row(r)[j] += dot(segments[s].from->row(r), weight.rest.get() + j * weight.inputs, weight.inputs);
+        }
+      }
+      finish(r, columns - few, few, sums.row(r));
     }
   }
 
  private:
   // The last columns of a matrix may need fewer vectors.
   template <bool kAdd>
-  SECONDGRAM_TARGET static void strip_of(std::size_t vectors, const Operand& operand, std::size_t r, std::size_t start,
-                                         std::size_t first, std::size_t last, float* sums, std::size_t stride) {
-    if (vectors == SECONDGRAM_VECTORS) return strip<SECONDGRAM_VECTORS, kAdd>(operand, r, start, first, last, sums, stride);
+  SECONDGRAM_TARGET static void strip_of(std::size_t vectors, const Chunk& chunk, std::size_t r, std::size_t column,
+                                         float* sums, std::size_t stride, Ahead ahead) {
+    if (vectors == SECONDGRAM_VECTORS) return strip<SECONDGRAM_VECTORS, kAdd>(chunk, r, column, sums, stride, ahead);
 #if SECONDGRAM_VECTORS > 2
-    if (vectors == 3) return strip<3, kAdd>(operand, r, start, first, last, sums, stride);
-    if (vectors == 2) return strip<2, kAdd>(operand, r, start, first, last, sums, stride);
+    if (vectors == 2) return strip<2, kAdd>(chunk, r, column, sums, stride, ahead);
 #endif
-    strip<1, kAdd>(operand, r, start, first, last, sums, stride);
+    strip<1, kAdd>(chunk, r, column, sums, stride, ahead);
   }
 };

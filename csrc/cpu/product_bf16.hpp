@@ -1,49 +1,39 @@
 // Included inside the namespace of AVX-512 with BF16: products of bf16 in pairs, sums in fp32.
 
 constexpr std::size_t kColumns = 16;  // of a vector of products
-constexpr std::size_t kPiece = 64;
+using Factor = std::uint32_t;  // two inputs
 
-struct Operand {
-  const std::uint32_t* from;  // two inputs a word
-  std::size_t stride;
-  const Packed* weight;
-};
+// Pairs of inputs of a chunk: what SECONDGRAM_VECTORS vectors of weights have for them stays in the first-level cache.
+constexpr std::size_t kChunk = 32768 / (kLine * SECONDGRAM_VECTORS);
 
-inline std::size_t room_for(const Segment& segment, std::size_t rows) { return padded_rows(rows) * segment.from->stride / 2; }
+#include "strip.hpp"
 
-SECONDGRAM_TARGET inline void read_as(Operand& to, const Segment& segment, std::size_t rows,
-                                      std::vector<std::uint32_t>& narrow, std::size_t& used) {
-  const std::size_t stride = segment.from->stride / 2, inputs = segment.weight->inputs;
-  std::uint32_t* out = narrow.data() + used;
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t k = 0; k < segment.from->stride; k += 16) {
-      // What lies beyond the last column is no number to be multiplied, not even with zero.
-      const std::size_t left = inputs > k ? inputs - k : 0;
-      const __mmask16 seen = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-      const __m256bh pairs = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(seen, segment.from->row(r) + k));
-      std::memcpy(out + r * stride + k / 2, &pairs, sizeof pairs);
-    }
-  to = {out, stride, segment.weight};
-  used += room_for(segment, rows);
+inline Operand operand_of(const Segment& segment) {
+  return {segment.from->factors.get(), segment.from->stride, segment.weight};
 }
 
-// Pairs of inputs of a chunk: what four vectors of weights have for them stays in the first-level cache.
-constexpr std::size_t kChunk = 128;
+// Values of a row from `column`, a multiple of 32, on, and zeros up to the next multiple of 16.
+SECONDGRAM_TARGET inline void narrow(const float* values, std::uint32_t* factors, std::size_t column, std::size_t count) {
+  for (std::size_t k = 0; k < count; k += 16) {
+    const __mmask16 here = count - k >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - k)) - 1);
+    const __m256bh pairs = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(here, values + k));
+    std::memcpy(factors + (column + k) / 2, &pairs, sizeof pairs);
+  }
+}
 
-// Six rows by V vectors of columns from `start` on, lines [first, last) of one segment, added up in registers; then added to
-// rows of `sums`, or put there.
+// kStrip rows by V vectors of columns from `column` on, added up in registers; then added to rows of `sums`, or put there.
 template <std::size_t V, bool kAdd>
-SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t start, std::size_t first, std::size_t last,
-                             float* sums, std::size_t sums_stride) {
-  const std::size_t stride = operand.stride, lines = operand.weight->lines;
-  const std::uint32_t* a = operand.from + r * stride;
-  const unsigned char* w = operand.weight->panel(start / kColumns);
+SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t column, float* sums, std::size_t sums_stride,
+                             Ahead ahead) {
+  const std::size_t stride = chunk.operand->stride, lines = chunk.operand->weight->lines;
+  const Factor* a = chunk.operand->from + r * stride;
+  const unsigned char* w = chunk.operand->weight->panel(column / kColumns);
   __m512 acc[kStrip][V];
 #pragma GCC unroll 8
   for (std::size_t i = 0; i < kStrip; ++i)
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) acc[i][v] = _mm512_setzero_ps();
-  for (std::size_t k = first; k < last; ++k) {
+  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET SECONDGRAM_FLAT {
     __m512bh b[V];
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) b[v] = (__m512bh)_mm512_load_si512(w + (v * lines + k) * kLine);
@@ -53,7 +43,7 @@ SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t 
 #pragma GCC unroll 8
       for (std::size_t v = 0; v < V; ++v) acc[i][v] = _mm512_dpbf16_ps(acc[i][v], pair, b[v]);
     }
-  }
+  });
 #pragma GCC unroll 8
   for (std::size_t i = 0; i < kStrip; ++i)
 #pragma GCC unroll 8

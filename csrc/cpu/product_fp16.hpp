@@ -1,48 +1,41 @@
 // Included inside the namespace of AVX-512 with FP16: products of fp16, 32 at a time.
 //
-// Sums are fp16 for kChunk inputs and fp32 from there on. With factors of 11 bits the error of such a short sum is below that
-// of factors of 8 bits (bf16).
+// Sums are fp16 for a chunk of inputs and fp32 from there on. With factors of 11 bits the error of such a short sum is below
+// that of factors of 8 bits (bf16).
 
 constexpr std::size_t kColumns = 32;  // of a vector of products
-constexpr std::size_t kPiece = 128;
+using Factor = std::uint32_t;  // each value twice, so that spreading it over a vector is a plain load
 constexpr std::size_t kChunk = 128;
 
-struct Operand {
-  const std::uint32_t* from;  // each value twice, so that spreading it over a vector is a plain load
-  std::size_t stride;
-  const Packed* weight;
-};
+#include "strip.hpp"
 
-inline std::size_t room_for(const Segment& segment, std::size_t rows) { return padded_rows(rows) * segment.from->stride; }
-
-SECONDGRAM_TARGET inline void read_as(Operand& to, const Segment& segment, std::size_t rows,
-                                      std::vector<std::uint32_t>& narrow, std::size_t& used) {
-  const std::size_t stride = segment.from->stride;
-  std::uint32_t* out = narrow.data() + used;
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t k = 0; k < stride; k += 16) {
-      const __m256i halves = _mm512_cvtps_ph(_mm512_loadu_ps(segment.from->row(r) + k), _MM_FROUND_TO_NEAREST_INT);
-      const __m512i wide = _mm512_cvtepu16_epi32(halves);
-      _mm512_storeu_si512(out + r * stride + k, _mm512_or_si512(wide, _mm512_slli_epi32(wide, 16)));
-    }
-  to = {out, stride, segment.weight};
-  used += room_for(segment, rows);
+inline Operand operand_of(const Segment& segment) {
+  return {segment.from->factors.get(), segment.from->stride, segment.weight};
 }
 
-// Six rows by V vectors of columns from `start` on, lines [first, last) of one segment, added up in registers; then added to
-// rows of `sums`, or put there.
+// Values of a row from `column`, a multiple of 16, on, and zeros up to the next multiple.
+SECONDGRAM_TARGET inline void narrow(const float* values, std::uint32_t* factors, std::size_t column, std::size_t count) {
+  for (std::size_t k = 0; k < count; k += 16) {
+    const __mmask16 here = count - k >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - k)) - 1);
+    const __m256i halves = _mm512_cvtps_ph(_mm512_maskz_loadu_ps(here, values + k), _MM_FROUND_TO_NEAREST_INT);
+    const __m512i wide = _mm512_cvtepu16_epi32(halves);
+    _mm512_storeu_si512(factors + column + k, _mm512_or_si512(wide, _mm512_slli_epi32(wide, 16)));
+  }
+}
+
+// kStrip rows by V vectors of columns from `column` on, added up in registers; then added to rows of `sums`, or put there.
 template <std::size_t V, bool kAdd>
-SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t start, std::size_t first, std::size_t last,
-                             float* sums, std::size_t sums_stride) {
-  const std::size_t stride = operand.stride, lines = operand.weight->lines;
-  const std::uint32_t* a = operand.from + r * stride;
-  const unsigned char* w = operand.weight->panel(start / kColumns);
+SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t column, float* sums, std::size_t sums_stride,
+                             Ahead ahead) {
+  const std::size_t stride = chunk.operand->stride, lines = chunk.operand->weight->lines;
+  const Factor* a = chunk.operand->from + r * stride;
+  const unsigned char* w = chunk.operand->weight->panel(column / kColumns);
   __m512h acc[kStrip][V];
 #pragma GCC unroll 8
   for (std::size_t i = 0; i < kStrip; ++i)
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) acc[i][v] = _mm512_setzero_ph();
-  for (std::size_t k = first; k < last; ++k) {
+  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET SECONDGRAM_FLAT {
     __m512h b[V];
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) b[v] = _mm512_load_ph(w + (v * lines + k) * kLine);
@@ -52,7 +45,7 @@ SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t 
 #pragma GCC unroll 8
       for (std::size_t v = 0; v < V; ++v) acc[i][v] = _mm512_fmadd_ph(scalar, b[v], acc[i][v]);
     }
-  }
+  });
 #pragma GCC unroll 8
   for (std::size_t i = 0; i < kStrip; ++i)
 #pragma GCC unroll 8
@@ -76,7 +69,8 @@ SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float 
   const __m512h factor = _mm512_set1_ph(static_cast<_Float16>(a)), term = _mm512_set1_ph(static_cast<_Float16>(b));
   __m512h acc[kStrip * SECONDGRAM_VECTORS];
 #pragma GCC unroll 24
-  for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = _mm512_set1_ph(static_cast<_Float16>(a * static_cast<float>(i)));
+  for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i)
+    acc[i] = _mm512_set1_ph(static_cast<_Float16>(a * static_cast<float>(i)));
   for (std::size_t n = 0; n < rounds; ++n)
 #pragma GCC unroll 24
     for (std::size_t i = 0; i < kStrip * SECONDGRAM_VECTORS; ++i) acc[i] = _mm512_fmadd_ph(acc[i], factor, term);

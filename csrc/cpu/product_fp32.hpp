@@ -1,35 +1,27 @@
 // Included once per instruction set, inside its namespace: products of fp32.
 
 constexpr std::size_t kColumns = kLanes;  // of a vector of products
-constexpr std::size_t kPiece = 64;
-
-// A segment as the strips read it.
-struct Operand {
-  const float* from;
-  std::size_t stride;
-  const Packed* weight;
-};
-
-inline std::size_t room_for(const Segment&, std::size_t) { return 0; }
-
-inline void read_as(Operand& to, const Segment& segment, std::size_t, std::vector<std::uint32_t>&, std::size_t&) {
-  to = {segment.from->row(0), segment.from->stride, segment.weight};
-}
+using Factor = float;
 
 // Inputs of a chunk: what SECONDGRAM_VECTORS vectors of weights have for them stays in the first-level cache.
 constexpr std::size_t kChunk = 32768 / (kColumns * SECONDGRAM_VECTORS * sizeof(float));
 
-// Six rows by V vectors of columns from `start` on, lines [first, last) of one segment, added up in registers; then added to
-// rows of `sums`, or put there.
+#include "strip.hpp"
+
+inline Operand operand_of(const Segment& segment) { return {segment.from->row(0), segment.from->stride, segment.weight}; }
+
+inline void narrow(const float*, std::uint32_t*, std::size_t, std::size_t) {}
+
+// kStrip rows by V vectors of columns from `column` on, added up in registers; then added to rows of `sums`, or put there.
 template <std::size_t V, bool kAdd>
-SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t start, std::size_t first, std::size_t last,
-                             float* sums, std::size_t sums_stride) {
+SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t column, float* sums, std::size_t sums_stride,
+                             Ahead ahead) {
   constexpr std::size_t kFloats = kLine / sizeof(float);
-  const std::size_t stride = operand.stride, next_panel = operand.weight->lines * kFloats;
-  const float* a = operand.from + r * stride;
-  const float* w = reinterpret_cast<const float*>(operand.weight->panel(start / kFloats)) + start % kFloats;
+  const std::size_t stride = chunk.operand->stride, next_panel = chunk.operand->weight->lines * kFloats;
+  const float* a = chunk.operand->from + r * stride;
+  const float* w = reinterpret_cast<const float*>(chunk.operand->weight->panel(column / kFloats)) + column % kFloats;
   Vector acc[kStrip][V] = {};
-  for (std::size_t k = first; k < last; ++k) {
+  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET SECONDGRAM_FLAT {
     Vector b[V];
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v)
@@ -40,7 +32,7 @@ SECONDGRAM_TARGET void strip(const Operand& operand, std::size_t r, std::size_t 
 #pragma GCC unroll 8
       for (std::size_t v = 0; v < V; ++v) acc[i][v] += scalar * b[v];
     }
-  }
+  });
 #pragma GCC unroll 8
   for (std::size_t i = 0; i < kStrip; ++i)
 #pragma GCC unroll 8

@@ -15,12 +15,10 @@ void sample(const Network& net, const SampleRequest& q, float* out, unsigned thr
   if (entry == nullptr) throw std::invalid_argument("no instruction set " + architecture);
   const Cut cut(q.people, q.n_draws, threads);
   share_tiles(cut.tiles(), threads, [&] {
-    const std::size_t rows = cut.rows();
-    return [&, workspace = Workspace(net.sizes, rows), shown = Matrix(padded_rows(rows), net.sizes.conditions)](
-               std::size_t number) mutable {
+    return [&, workspace = Workspace(net.sizes, net.precision, cut.rows())](std::size_t number) mutable {
       if (cancel.load()) return;
       const Tile tile = cut.tile(number);
-      entry->run_tile(net, q, workspace, shown, tile.person, tile.people, tile.draw, tile.draws, out, cancel);
+      entry->run_tile(net, q, workspace, tile.person, tile.people, tile.draw, tile.draws, out, cancel);
       done.fetch_add(1);
     };
   });

@@ -3,9 +3,9 @@
 
 #define SECONDGRAM_ARCH avx512_bf16
 #define SECONDGRAM_LANES 16
-#define SECONDGRAM_VECTORS 4
+#define SECONDGRAM_STRIP 8
+#define SECONDGRAM_VECTORS 3
 #define SECONDGRAM_PRODUCT "product_bf16.hpp"
-#define SECONDGRAM_SILU "silu_half.hpp"
-#define SECONDGRAM_NORMALS fill_rounded_normals
+#define SECONDGRAM_SILU "silu_avx512.hpp"
 #define SECONDGRAM_TARGET __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #include "sampler_tile.hpp"

@@ -22,24 +22,52 @@ struct Elementwise {
   }
   // 1 / sqrt(variance + 1e-5) of a row, the variance about the mean in a second pass.
   SECONDGRAM_TARGET static float reciprocal_deviation(const float* x, std::size_t count) {
-    const float mean = sum(x, count, 0.0f, false) / static_cast<float>(count);
-    const float variance = sum(x, count, mean, true) / static_cast<float>(count);
-    return 1.0f / std::sqrt(variance + 1e-5f);
+    const float total = sum(count, [&](std::size_t j, auto& v) SECONDGRAM_TARGET { get(v, x + j); });
+    const float mean = total / static_cast<float>(count);
+    const float squares = sum(count, [&](std::size_t j, auto& v) SECONDGRAM_TARGET {
+      get(v, x + j);
+      v -= mean;
+      v *= v;
+    });
+    return 1.0f / std::sqrt(squares / static_cast<float>(count) + 1e-5f);
+  }
+  SECONDGRAM_TARGET static float dot(const float* x, const float* y, std::size_t count) {
+    return sum(count, [&](std::size_t j, auto& v) SECONDGRAM_TARGET {
+      get(v, x + j);
+      std::remove_reference_t<decltype(v)> other;
+      get(other, y + j);
+      v *= other;
+    });
   }
 
  private:
-  SECONDGRAM_TARGET static float sum(const float* x, std::size_t count, float middle, bool square) {
-    Vector total = {};
+  SECONDGRAM_TARGET static void get(Vector& v, const float* from) { load(v, from); }
+  SECONDGRAM_TARGET static void get(float& v, const float* from) { v = *from; }
+
+  // Sum of what term(j, v) leaves in v, a vector from place j on or a single float; four sums at a time, as each waits for
+  // its last addition.
+  template <typename Term>
+  SECONDGRAM_TARGET static float sum(std::size_t count, const Term& term) {
+    constexpr std::size_t kSums = 4;
+    Vector totals[kSums] = {};
     std::size_t j = 0;
-    for (; j + kLanes <= count; j += kLanes) {
+    const auto add = [&](Vector& total) SECONDGRAM_TARGET {
       Vector v;
-      load(v, x + j);
-      v -= middle;
-      total += square ? v * v : v;
-    }
+      term(j, v);
+      total += v, j += kLanes;
+    };
+    while (j + kSums * kLanes <= count)
+#pragma GCC unroll 4
+      for (Vector& total : totals) add(total);
+    while (j + kLanes <= count) add(totals[0]);
+    totals[0] = (totals[0] + totals[1]) + (totals[2] + totals[3]);
     float all = 0.0f;
-    for (std::size_t lane = 0; lane < kLanes; ++lane) all += total[lane];
-    for (; j < count; ++j) all += square ? (x[j] - middle) * (x[j] - middle) : x[j] - middle;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) all += totals[0][lane];
+    for (; j < count; ++j) {
+      float v;
+      term(j, v);
+      all += v;
+    }
     return all;
   }
 };

@@ -103,13 +103,18 @@ def packed(net: Denoiser) -> PackedDenoiser:
 
 def native_sampler(net: Denoiser, table: np.ndarray, precision: str) -> native.NativeSampler:
     """The native sampler of a network in a precision, `auto` decided for it as it is now."""
-    return packed(net).sampler(decided(net, table, precision))
+    known = packed(net)
+    return known.sampler(_decided(known, table, precision))
 
 
 def decided(net: Denoiser, table: np.ndarray, precision: str) -> str:
     """A precision as it is, and for `auto` what callers around prefer, else what `choose` finds."""
+    return _decided(packed(net), table, precision)
+
+
+def _decided(known: PackedDenoiser, table: np.ndarray, precision: str) -> str:
     wanted = preferred_precision() if precision == AUTO else precision
-    return packed(net).choose(table) if wanted == AUTO else wanted
+    return known.choose(table) if wanted == AUTO else wanted
 
 
 def _state(net: Denoiser) -> bytes:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..files import explained, remove, replacing
+from ..ops.memory import recycling
 from ..progress import progress
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
             # Left last: what is being written ends before the file is closed.
             ThreadPoolExecutor(1) as other,
             progress("imputing", len(result.people), show) as advance,
+            recycling(),
         ):
             before: Future[None] | None = None
             for number, rows in enumerate(result._slices()):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..diffusion.folding import BLOCKS, FoldedDenoiser
 from ..diffusion.noise import NoiseRequest, Purpose
+from . import memory
 from .extension import load
 
 __all__ = [
@@ -363,7 +364,7 @@ class NativeFinish:
             moved_of[moved[0]] = np.arange(len(moved[0]))
             if by.shape != (count, len(moved[0]), self.width):
                 raise ValueError(f"moved {by.shape} for {count} draws of {len(moved[0])} people")
-        out = np.empty((self.width, people, count), dtype=dtype)
+        out = memory.empty((self.width, people, count), dtype)
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"draws of {dtype}")
         _extension().finish(

@@ -1,0 +1,40 @@
+// Included by product_*.hpp, which say what a Factor is: what strips of a product share.
+
+// A segment as the strips read it.
+struct Operand {
+  const Factor* from;
+  std::size_t stride;
+  const Packed* weight;
+};
+
+// Lines of a segment's weights that stay in the first-level cache while all rows pass.
+struct Chunk {
+  const Operand* operand;
+  std::size_t first, last;
+};
+
+// Weights that come next: a strip fetches some of them into the second-level cache, a line at a time as it goes.
+struct Ahead {
+  const unsigned char* from;
+  std::size_t step;
+};
+
+#ifdef __GNUC__
+#define SECONDGRAM_FLAT __attribute__((always_inline))
+#else
+#define SECONDGRAM_FLAT
+#endif
+
+// step(k) for every line of a chunk.
+template <typename Step>
+SECONDGRAM_TARGET SECONDGRAM_FLAT inline void over_lines(const Chunk& chunk, Ahead ahead, const Step& step) {
+  constexpr std::size_t kTogether = 4;
+  std::size_t k = chunk.first;
+  for (const std::size_t last = chunk.last; k + kTogether <= last; k += kTogether) {
+    __builtin_prefetch(ahead.from, 0, 2);
+    ahead.from += ahead.step;
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < kTogether; ++i) step(k + i);
+  }
+  for (const std::size_t last = chunk.last; k < last; ++k) step(k);
+}

@@ -1,0 +1,78 @@
+// Included once per instruction set with AVX-512, inside its namespace: a tile's rows in their own units. Where a vector can
+// hold what belongs to all people of a tile, rows find theirs by permutation.
+
+// A tile's values of a column, `kCount` rows at a time. place : whose they are;  put : `left` of them, at an address of a
+// whole cache line where that is kCount or more.
+struct Doubles {
+  static constexpr std::size_t kCount = 8;
+  using Value = double;
+  using Vector = __m512d;
+  SECONDGRAM_TARGET static __m512i places(const std::uint32_t* from) {
+    return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  SECONDGRAM_TARGET static Vector of(__m512i place, const double* values) {
+    return _mm512_permutexvar_pd(place, _mm512_load_pd(values));
+  }
+  SECONDGRAM_TARGET static Vector residual(const float* from, float end) {
+    const __m256 ends = _mm256_set1_ps(end);
+    return _mm512_cvtps_pd(_mm256_min_ps(_mm256_max_ps(_mm256_loadu_ps(from), -ends), ends));
+  }
+  SECONDGRAM_TARGET static Vector fused(Vector a, Vector b, Vector c) { return _mm512_fmadd_pd(a, b, c); }
+  SECONDGRAM_TARGET static void put(double* to, Vector v, std::size_t left) {
+    if (left >= kCount) return _mm512_stream_pd(to, v);
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << left) - 1), v);
+  }
+};
+
+struct Floats {
+  static constexpr std::size_t kCount = 16;
+  using Value = float;
+  using Vector = __m512;
+  SECONDGRAM_TARGET static __m512i places(const std::uint32_t* from) { return _mm512_loadu_si512(from); }
+  SECONDGRAM_TARGET static Vector of(__m512i place, const float* values) {
+    return _mm512_permutexvar_ps(place, _mm512_load_ps(values));
+  }
+  SECONDGRAM_TARGET static Vector residual(const float* from, float end) {
+    const __m512 ends = _mm512_set1_ps(end);
+    return _mm512_min_ps(_mm512_max_ps(_mm512_loadu_ps(from), -ends), ends);
+  }
+  SECONDGRAM_TARGET static Vector fused(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  SECONDGRAM_TARGET static void put(float* to, Vector v, std::size_t left) {
+    if (left >= kCount) return _mm512_stream_ps(to, v);
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << left) - 1), v);
+  }
+};
+
+// in_units_of_many for at most kCount people.
+template <typename Kind>
+SECONDGRAM_TARGET void in_units_of_few(const FinishRequest& q, std::size_t width, const float* residual, float end,
+                                       std::size_t person, std::size_t people, std::size_t draw, std::size_t draws,
+                                       typename Kind::Value* out) {
+  using T = typename Kind::Value;
+  constexpr std::size_t kBlock = 16;  // columns whose centres are read person by person before they are used
+  const std::size_t rows = people * draws;
+  std::uint32_t whose[kTileRows + 16] = {};
+  for (std::size_t r = 0; r < rows; ++r) whose[r] = static_cast<std::uint32_t>(r / draws);
+  alignas(kLine) T centre[kBlock][Kind::kCount] = {}, scale[kBlock][Kind::kCount] = {};
+  for (std::size_t start = 0; start < width; start += kBlock) {
+    const std::size_t columns = std::min(kBlock, width - start);
+    for (std::size_t p = 0; p < people; ++p)
+      for (std::size_t j = 0; j < columns; ++j) {
+        centre[j][p] = static_cast<T>(q.centre[(person + p) * width + start + j]);
+        scale[j][p] = static_cast<T>(q.scale[(person + p) * width + start + j]);
+      }
+    for (std::size_t j = 0; j < columns; ++j) {
+      const float* from = residual + (start + j) * kTileRows;
+      T* to = out + ((start + j) * q.people + person) * q.n_draws + draw;  // a tile's rows lie together
+      const auto at = [&](std::size_t r) SECONDGRAM_TARGET {
+        const __m512i place = Kind::places(whose + r);
+        return Kind::fused(Kind::of(place, scale[j]), Kind::residual(from + r, end), Kind::of(place, centre[j]));
+      };
+      // Whole cache lines go past the caches.
+      const std::size_t first = std::min(rows, (kLine - reinterpret_cast<std::uintptr_t>(to) % kLine) % kLine / sizeof(T));
+      if (first > 0) Kind::put(to, at(0), first);
+      for (std::size_t r = first; r < rows; r += Kind::kCount) Kind::put(to + r, at(r), rows - r);
+    }
+  }
+  _mm_sfence();
+}
