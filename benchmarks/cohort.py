@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from ledger import commit, processor
 
 import secondgram as sg
 from secondgram.files import replacing
-from secondgram.imputation import stream
 from secondgram.imputation.finishing import Finisher
 from secondgram.imputation.packing import packed
 from secondgram.imputation.shape import Shape
@@ -67,7 +67,7 @@ def impute(folder: Path) -> dict[str, Any]:
     for owner, name, part in (
         (Shape, "draw", "sampling"),
         (Finisher, "draws", "finishing"),
-        (stream, "_keep", "writing, beside the others"),
+        (pq.ParquetWriter, "write_table", "writing, beside the others"),
     ):
         timed(owner, name, spent, part)
     imputer = sg.load(folder / "model")

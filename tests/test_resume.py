@@ -131,7 +131,7 @@ def progress(folder: Path) -> int:
         state = json.loads((folder / ".model.training" / "model.json").read_text())
         return len(state["content"]["history"]["epochs"])
     except (OSError, ValueError):
-        return len(list(folder.glob(".draws.parquet.parts/part-*.arrow")))
+        return len(list(folder.glob(".draws.parquet.parts/part-*.npy")))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, un
     monkeypatch.chdir(folder)
     before = progress(folder)
     count = itertools.count()
-    owner, name = (Trainer, "_epoch") if command == FIT else (Published, "draw")
+    owner, name = (Trainer, "_epoch") if command == FIT else (Published, "sample")
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *given: (next(count), original(*given))[1])
     assert cli(*command.split(), "--resume").code == 0

@@ -31,14 +31,14 @@ def test_a_few_people_at_a_time(preset, dtype, imputers, cohort, tmp_path, monke
 
     monkeypatch.setattr("secondgram.imputation.result.CHUNK_CELLS", CELLS)
     cells = []
-    draw = type(model).draw
+    draw = type(model).finish
 
     def watch(self: Any, *given: Any) -> np.ndarray:
         made = draw(self, *given)
         cells.append(made.size)
         return made
 
-    monkeypatch.setattr(type(model), "draw", watch)
+    monkeypatch.setattr(type(model), "finish", watch)
     path = tmp_path / "draws.parquet"
     result = imputers[preset].impute(people, draws=3, out=path, show=False)
     assert len(cells) >= 200 / 16

@@ -53,25 +53,26 @@ class Joint:
         baseline = matmul(X[:, :width], vectors) / np.sqrt(self.components.variances[: self.lead])
         return np.concatenate([baseline, X[:, width:]], axis=1)
 
-    def draw(
-        self, X: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int
-    ) -> np.ndarray:
-        """z (M, N, D) float32; `finish` makes residuals of it."""
+    def draw(self, keys: np.ndarray, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        """z (M, N, D) float32 from what `sample` gave; `finish` makes residuals of it."""
         c = normals(keys, self.components.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         if self.component_margins is not None:
             c = self.component_margins.forward(c)
-        shaped = self.shaped(X, keys, draws, seed, solver, steps)
-        if self.shape is not None:
-            c[:, :, self.shape.kept] = shaped
+        c[:, :, self.sampled] = sampled
         loading = self.components.loading.astype(np.float32)
         return matmul(c.reshape(-1, c.shape[2]), loading).reshape(c.shape)
 
-    def shaped(
+    @property
+    def sampled(self) -> np.ndarray:
+        """(k,) which components come from the denoiser."""
+        return np.arange(0) if self.shape is None else self.shape.kept
+
+    def sample(
         self, X: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int
-    ) -> np.ndarray | None:
-        """(M, N, k) float32, those components that come from the denoiser; None where none does."""
+    ) -> np.ndarray:
+        """(M, N, k) float32, the components that come from the denoiser."""
         if self.shape is None:
-            return None
+            return np.empty((len(draws), len(X), 0), dtype=np.float32)
         return self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps)
 
     def condition(self, z: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -92,9 +93,8 @@ class Joint:
         """Expectation of the residuals (N, D); what the denoiser adds is averaged over the draws."""
         if self.shape is None:
             return np.broadcast_to(self.offset, (len(X), len(self.offset)))
-        kept = self.shape.kept
-        lead = self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps).mean(axis=0, dtype=float)
-        return self.offset + self.slope * matmul(lead - self.usual[kept], self.components.loading[kept])
+        lead = self.sample(X, keys, draws, seed, solver, steps).mean(axis=0, dtype=float)
+        return self.offset + self.slope * matmul(lead - self.usual[self.sampled], self.components.loading[self.sampled])
 
     def state(self) -> dict[str, Any]:
         parts = {name: getattr(self, name) for name in ("components", "margins", "component_margins", "shape")}
@@ -181,7 +181,8 @@ def _calibrate(joint: Joint, X: np.ndarray, options: ShapeOptions | None, seed: 
     draws = np.arange(-(-CALIBRATION_DRAWS // len(X)))
     rows = np.arange(len(X), dtype=np.uint64)
     solver, steps = ("", 0) if options is None else (options.solver, options.steps)
-    z = joint.draw(X, rows, draws, seed, solver, steps).reshape(-1, joint.components.width)
+    sampled = joint.sample(X, rows, draws, seed, solver, steps)
+    z = joint.draw(rows, draws, seed, sampled).reshape(-1, joint.components.width)
     if joint.margins is not None and (joint.component_margins is not None or joint.shape is not None):
         joint.margins = joint.margins.from_draws(z)
     joint.usual = joint.components.components(z.mean(axis=0, dtype=float)[None])[0]

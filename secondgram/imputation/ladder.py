@@ -181,15 +181,32 @@ class Ladder:
                 mean + scale * self.joint.finish(self.joint.condition(z, known)[0]),
                 values,
             )
-        return self._finish(values, people)
+        return self._in_units(values, people)
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Draws (M, N, D), M the numbers of the draws."""
         X = self.context.inputs(people)
+        return self._finished(X, people, draws, seed, self._sampled(X, people, draws, seed, solver, steps))
+
+    def sample(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """The components that come from the denoiser: (M, N, k) float32."""
+        return self._sampled(self.context.inputs(people), people, draws, seed, solver, steps)
+
+    def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        """Draws (M, N, D) from what `sample` gave."""
+        return self._finished(self.context.inputs(people), people, draws, seed, sampled)
+
+    def _sampled(
+        self, X: np.ndarray, people: People, draws: np.ndarray, seed: int, solver: str | None, steps: int | None
+    ) -> np.ndarray:
+        return self.joint.sample(X, people.keys, draws, seed, *self._sampling(solver, steps))
+
+    def _finished(self, X: np.ndarray, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         mean, scale = self._scaled_mean(X), self.spread.scale(X)
-        how = self._sampling(solver, steps)
         location, unit = self.context.scaling.units(len(people), people.site)
         noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         moved = self._moved_by_missing(X, people, draws, seed)
@@ -199,14 +216,15 @@ class Ladder:
             location + unit * mean,
             unit * scale,
             noise,
-            self.joint.shaped(X, people.keys, draws, seed, *how),
-            None if self.joint.shape is None else self.joint.shape.kept,
+            sampled,
+            self.joint.sampled,
             moved,
             people.baseline.dtype,
         )
         rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
         if len(rows):
-            values[:, rows] = self._given_known(people.take(rows), X[rows], mean[rows], scale[rows], draws, seed, how)
+            some = people.take(rows)
+            values[:, rows] = self._given_known(some, X[rows], mean[rows], scale[rows], draws, seed, sampled[:, rows])
         return values
 
     def _given_known(
@@ -217,16 +235,16 @@ class Ladder:
         scale: np.ndarray,
         draws: np.ndarray,
         seed: int,
-        how: tuple[str, int],
+        sampled: np.ndarray,
     ) -> np.ndarray:
         """Draws (M, n, D) of people of whose follow-up some cells are known."""
         known = (self.context.scaling.apply(people.known, people.site) - mean) / scale
-        z = self.joint.condition(self.joint.draw(X, people.keys, draws, seed, *how), known)
+        z = self.joint.condition(self.joint.draw(people.keys, draws, seed, sampled), known)
         scaled = mean + scale * self.joint.finish(z)
         moved = self._moved_by_missing(X, people, draws, seed)
         if moved is not None:
             scaled[:, moved.rows] += moved.by
-        return self._finish(scaled, people)
+        return self._in_units(scaled, people)
 
     @cached_property
     def _finisher(self) -> Finisher:
@@ -253,7 +271,7 @@ class Ladder:
             change += gap * matmul(flat, linear.by_gap[:width].astype(np.float32))
         return Moved(rows, (flat + change).reshape(cells.shape))
 
-    def _finish(self, scaled: np.ndarray, people: People) -> np.ndarray:
+    def _in_units(self, scaled: np.ndarray, people: People) -> np.ndarray:
         values = self.context.scaling.invert(scaled, people.site)
         # Measured cells come back as they are, not as scaled and unscaled.
         return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)

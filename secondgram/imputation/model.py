@@ -35,6 +35,16 @@ class PresetModel(FollowupModel, Protocol):
         """How covariates become numbers."""
         ...
 
+    def sample(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """What a sampler adds to draws: (M, N, k) float32, with k = 0 where nothing is sampled. Long to make, small."""
+        ...
+
+    def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        """`draw` of the same people, draws and seed, from what `sample` gave."""
+        ...
+
     def summary(self) -> list[str]:
         """What was chosen and why, one sentence each."""
         ...

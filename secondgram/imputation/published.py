@@ -207,7 +207,13 @@ class Published:
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Draws (M, N, D), M the numbers of the draws."""
-        drawn = Sampler(self.net, "linear").sample(
+        return self.finish(people, draws, seed, self.sample(people, draws, seed, solver, steps))
+
+    def sample(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """The network's draws of the scaled follow-up: (M, N, D) float32."""
+        return Sampler(self.net, "linear").sample(
             self._conditions(people),
             people.keys,
             draws,
@@ -217,10 +223,13 @@ class Published:
             start=self.options.start,
             keys=people.keys,
         )
+
+    def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        """Draws (M, N, D) in original units from what `sample` gave."""
         noise = NoiseRequest.of(people.keys, self.net.features, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         units = self.after.units(len(people), people.site)
         finisher = Finisher(self.net.features, clip=1.0)
-        return people.with_known(finisher.draws(*units, noise, drawn, dtype=people.baseline.dtype))
+        return people.with_known(finisher.draws(*units, noise, sampled, dtype=people.baseline.dtype))
 
     def summary(self) -> list[str]:
         """How training went, one sentence each."""

@@ -13,7 +13,7 @@ import pandas as pd
 from ..errors import InputError
 from ..ops.registry import AUTO, preferring
 from ..ops.tiles import one_blas_thread
-from .model import FollowupModel, JudgedModel
+from .model import JudgedModel, PresetModel
 from .people import People
 
 # Cells (draws x people x features) that are held at a time while streaming.
@@ -30,7 +30,7 @@ class Imputation:
     draw_numbers : (M,) integers;  notes : what was decided, one sentence each.
     """
 
-    model: FollowupModel
+    model: PresetModel
     people: People
     features: tuple[str, ...]
     visit: str
@@ -131,6 +131,14 @@ class Imputation:
     def _draw(self, people: People) -> np.ndarray:
         with one_blas_thread(), preferring(self.backend, self.precision):
             return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
+
+    def _sample(self, people: People) -> np.ndarray:
+        with one_blas_thread(), preferring(self.backend, self.precision):
+            return self.model.sample(people, self.draw_numbers, self.seed, self.solver, self.steps)
+
+    def _finish(self, people: People, sampled: np.ndarray) -> np.ndarray:
+        with one_blas_thread(), preferring(self.backend, self.precision):
+            return self.model.finish(people, self.draw_numbers, self.seed, sampled)
 
     def _mean(self, people: People) -> np.ndarray:
         with one_blas_thread(), preferring(self.backend, self.precision):

@@ -18,6 +18,7 @@ from ..ops.memory import recycling
 from ..progress import progress
 
 if TYPE_CHECKING:
+    from .people import People
     from .result import Imputation
 
 MANIFEST = "parts.json"
@@ -26,9 +27,9 @@ MANIFEST = "parts.json"
 def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: bool, show: bool) -> None:
     """Write every draw: columns subject_id, visit, draw, then the features; rows ordered by person, then draw.
 
-    The next people are drawn while those before are written. Each part is also kept in a hidden folder beside the file,
-    so that an interrupted run goes on; the file itself takes its name in one step, when it is whole.
-    Raises `InputError` for a folder that cannot be written, a full disk, or parts of another imputation.
+    The next people are drawn while those before are written. What took long, a part's samples, is also kept in a hidden
+    folder beside the file, so that an interrupted run goes on; the file itself takes its name in one step, when it is
+    whole. Raises `InputError` for a folder that cannot be written, a full disk, or parts of another imputation.
     """
     path = Path(path)
     parts = path.with_name(f".{path.name}.parts")
@@ -44,30 +45,27 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
         ):
             before: Future[None] | None = None
             for number, rows in enumerate(result._slices()):
-                part = parts / f"part-{number:06d}.arrow"
-                if part.exists():
-                    table = pa.ipc.open_file(pa.memory_map(os.fspath(part))).read_all()
-                else:
-                    people = result.people.take(rows)
-                    table = _table(result, people.ids, result._draw(people))
+                people = result.people.take(rows)
+                sampled = _sampled(result, people, parts / f"part-{number:06d}.npy")
+                table = _table(result, people.ids, result._finish(people, sampled))
                 if before is not None:
                     before.result()
-                before = other.submit(_keep, table, part, writer)
+                before = other.submit(writer.write_table, table)
+                del table  # its memory is used again once it is written
                 advance(rows.stop - rows.start)
             if before is not None:
                 before.result()
     remove(parts)
 
 
-def _keep(table: pa.Table, part: Path, writer: pq.ParquetWriter) -> None:
-    if not part.exists():
-        with (
-            replacing(part) as temporary,
-            pa.OSFile(os.fspath(temporary), "wb") as file,
-            pa.ipc.new_file(file, table.schema) as uncoded,
-        ):
-            uncoded.write_table(table)
-    writer.write_table(table)
+def _sampled(result: Imputation, people: People, part: Path) -> np.ndarray:
+    """The samples of these people, kept in `part`."""
+    if part.exists():
+        return np.load(part, allow_pickle=False)
+    sampled = result._sample(people)
+    with replacing(part) as temporary, open(temporary, "wb") as file:
+        np.save(file, sampled, allow_pickle=False)
+    return sampled
 
 
 def _open_parts(parts: Path, result: Imputation, resume: bool) -> None:
