@@ -27,16 +27,29 @@ class Chunks {
   std::size_t of_[2] = {0, 0};
 };
 
-// What strip number `strip` of `strips` is to fetch of the chunk that comes next, from the panel of `next_column` on: each
-// strip a part of one panel.
-inline Ahead part_of(const Chunk& next, std::size_t next_column, std::size_t strip, std::size_t strips) {
-  const Packed& weight = *next.operand->weight;
-  const std::size_t panels = std::max<std::size_t>(1, kSpan / weight.columns), a_panel = (strips + panels - 1) / panels;
-  const std::size_t panel = next_column / weight.columns + strip / a_panel, lines = next.last - next.first;
-  const std::size_t line = strip % a_panel * ((lines + a_panel - 1) / a_panel);
-  if (panel >= weight.panels() || line >= lines) return {weight.panel(0), 0};
-  return {weight.panel(panel) + (next.first + line) * kLine, kLine};
-}
+// What strips, one after the other, are to fetch of the chunk that comes next, from the panel of a column on: each a part of
+// one panel.
+class Fetches {
+ public:
+  Fetches(const Chunk& next, std::size_t column, std::size_t strips) : next_(next) {
+    const std::size_t of_panel = next.operand->weight->columns, panels = std::max<std::size_t>(1, kSpan / of_panel);
+    const std::size_t a_panel = (strips + panels - 1) / panels;
+    panel_ = column / of_panel, panels_ = next.operand->weight->panels();
+    share_ = (next.last - next.first + a_panel - 1) / a_panel;
+  }
+  Ahead next() {
+    const Packed& weight = *next_.operand->weight;
+    if (panel_ >= panels_) return {weight.panel(0), 0};
+    const Ahead here{weight.panel(panel_) + (next_.first + line_) * kLine, kLine};
+    line_ += share_;
+    if (line_ >= next_.last - next_.first) line_ = 0, ++panel_;
+    return here;
+  }
+
+ private:
+  Chunk next_;
+  std::size_t panel_, panels_, share_, line_ = 0;
+};
 
 struct Arch : Elementwise {
   SECONDGRAM_TARGET static void as_factors(Matrix& matrix, std::size_t r, std::size_t column, std::size_t count) {
@@ -58,12 +71,11 @@ struct Arch : Elementwise {
         for (std::size_t c = 0; c < chunks.count(); ++c) {
           const Chunk here = chunks[c];
           const bool last = c + 1 == chunks.count();
-          const Chunk next = chunks[last ? 0 : c + 1];
-          const std::size_t column = start + part, next_column = last ? column + kSpan : column;
-          for (std::size_t strip = 0; strip < strips; ++strip)
-            (c > 0 ? strip_of<true> : strip_of<false>)(vectors, here, strip * kStrip, column,
-                                                       sums.row(strip * kStrip) + part, sums.stride,
-                                                       part_of(next, next_column, strip, strips));
+          const std::size_t column = start + part;
+          Fetches fetches(chunks[last ? 0 : c + 1], last ? column + kSpan : column, strips);
+          for (std::size_t r = 0; r < rows; r += kStrip)
+            (c > 0 ? strip_of<true> : strip_of<false>)(vectors, here, r, column, sums.row(r) + part, sums.stride,
+                                                       fetches.next());
         }
       }
       for (std::size_t r = 0; r < rows; ++r) finish(r, start, count, sums.row(r));

@@ -200,8 +200,10 @@ def architectures(precision: str = "fp32") -> tuple[str, ...]:
 
 
 def peak(precision: str, threads: int, architecture: str | None = None) -> float:
-    """Operations a second of multiply-adds in registers (a product and a sum count two), the best of twenty loops: other libraries' threads
-    may still be looking for work."""
+    """Operations a second of multiply-adds in registers (a product and a sum count two).
+
+    The best of twenty loops: threads of other libraries may still be looking for work.
+    """
     name = architecture or architectures(precision)[0]
     return float(max(_extension().peak(name, precision, threads, rounds=2_000_000) for _ in range(20)))
 
