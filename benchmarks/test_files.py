@@ -32,6 +32,12 @@ class Kept:
     def mean(self, people: People, *given: object) -> np.ndarray:
         return self.draw(people).mean(axis=0)
 
+    def sample(self, people: People, draws: np.ndarray, *given: object) -> np.ndarray:
+        return np.empty((len(draws), len(people), 0), dtype=np.float32)
+
+    def finish(self, people: People, *given: object) -> np.ndarray:
+        return self.draw(people)
+
 
 def _cohort(name: str) -> sg.SimulatedCohort:
     people, features = SIZES[name][:2]

@@ -53,8 +53,14 @@ class Joint:
         baseline = matmul(X[:, :width], vectors) / np.sqrt(self.components.variances[: self.lead])
         return np.concatenate([baseline, X[:, width:]], axis=1)
 
-    def draw(self, keys: np.ndarray, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
-        """z (M, N, D) float32 from what `sample` gave; `finish` makes residuals of it."""
+    def draw(
+        self, X: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int
+    ) -> np.ndarray:
+        """z (M, N, D) float32; `finish` makes residuals of it."""
+        return self.rotated(keys, draws, seed, self.sample(X, keys, draws, seed, solver, steps))
+
+    def rotated(self, keys: np.ndarray, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        """z (M, N, D) float32 from what `sample` gave."""
         c = normals(keys, self.components.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         if self.component_margins is not None:
             c = self.component_margins.forward(c)
@@ -181,8 +187,7 @@ def _calibrate(joint: Joint, X: np.ndarray, options: ShapeOptions | None, seed: 
     draws = np.arange(-(-CALIBRATION_DRAWS // len(X)))
     rows = np.arange(len(X), dtype=np.uint64)
     solver, steps = ("", 0) if options is None else (options.solver, options.steps)
-    sampled = joint.sample(X, rows, draws, seed, solver, steps)
-    z = joint.draw(rows, draws, seed, sampled).reshape(-1, joint.components.width)
+    z = joint.draw(X, rows, draws, seed, solver, steps).reshape(-1, joint.components.width)
     if joint.margins is not None and (joint.component_margins is not None or joint.shape is not None):
         joint.margins = joint.margins.from_draws(z)
     joint.usual = joint.components.components(z.mean(axis=0, dtype=float)[None])[0]

@@ -239,7 +239,7 @@ class Ladder:
     ) -> np.ndarray:
         """Draws (M, n, D) of people of whose follow-up some cells are known."""
         known = (self.context.scaling.apply(people.known, people.site) - mean) / scale
-        z = self.joint.condition(self.joint.draw(people.keys, draws, seed, sampled), known)
+        z = self.joint.condition(self.joint.rotated(people.keys, draws, seed, sampled), known)
         scaled = mean + scale * self.joint.finish(z)
         moved = self._moved_by_missing(X, people, draws, seed)
         if moved is not None:

@@ -27,13 +27,8 @@ class FollowupModel(Protocol):
         ...
 
 
-class PresetModel(FollowupModel, Protocol):
-    """A model that an imputer keeps: it can be written down, and says what was chosen."""
-
-    @property
-    def encoder(self) -> CovariateEncoder:
-        """How covariates become numbers."""
-        ...
+class SampledModel(FollowupModel, Protocol):
+    """A model that draws in two steps."""
 
     def sample(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -43,6 +38,15 @@ class PresetModel(FollowupModel, Protocol):
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """`draw` of the same people, draws and seed, from what `sample` gave."""
+        ...
+
+
+class PresetModel(SampledModel, Protocol):
+    """A model that an imputer keeps: it can be written down, and says what was chosen."""
+
+    @property
+    def encoder(self) -> CovariateEncoder:
+        """How covariates become numbers."""
         ...
 
     def summary(self) -> list[str]:

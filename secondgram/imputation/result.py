@@ -13,7 +13,7 @@ import pandas as pd
 from ..errors import InputError
 from ..ops.registry import AUTO, preferring
 from ..ops.tiles import one_blas_thread
-from .model import JudgedModel, PresetModel
+from .model import JudgedModel, SampledModel
 from .people import People
 
 # Cells (draws x people x features) that are held at a time while streaming.
@@ -30,7 +30,7 @@ class Imputation:
     draw_numbers : (M,) integers;  notes : what was decided, one sentence each.
     """
 
-    model: PresetModel
+    model: SampledModel
     people: People
     features: tuple[str, ...]
     visit: str
