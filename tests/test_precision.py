@@ -232,3 +232,25 @@ def test_the_imputer_says_which(imputers: dict[str, Any], cohort: Any, tmp_path:
             made[precision] = imputer.impute(people, draws=2, who="all").draws
     assert not np.array_equal(made["auto"], made["fp32"])
     np.testing.assert_allclose(made["auto"], made["fp32"], rtol=1e-2, atol=1e-2 * people.baseline.std())
+
+
+def test_a_network_that_does_not_learn_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, other = _net(1), _net(17)
+    looked_at: list[Denoiser] = []
+    state = packing._state
+
+    def look(each: Denoiser) -> bytes:
+        looked_at.append(each)
+        return state(each)
+
+    monkeypatch.setattr(packing, "_state", look)
+    with packing.unchanging():
+        first = packing.packed(net)
+        assert packing.packed(net) is first
+        packing.packed(other)
+        assert looked_at == [net, other]
+    with torch.no_grad():
+        next(net.parameters()).add_(1.0)
+    assert packing.packed(net) is not first
+    with packing.unchanging():
+        assert packing.packed(net) is not first

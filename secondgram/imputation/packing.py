@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
@@ -91,13 +94,29 @@ def disagreement(rounded: np.ndarray, plain: np.ndarray) -> float:
 
 
 _known: WeakKeyDictionary[Denoiser, PackedDenoiser] = WeakKeyDictionary()
+_looked_at: ContextVar[WeakSet[Denoiser] | None] = ContextVar("_looked_at", default=None)
+
+
+@contextmanager
+def unchanging() -> Iterator[None]:
+    """Inside, no network learns: each is looked at once, not at every call."""
+    token = _looked_at.set(WeakSet())
+    try:
+        yield
+    finally:
+        _looked_at.reset(token)
 
 
 def packed(net: Denoiser) -> PackedDenoiser:
     """The packed form of a network as it is now."""
-    state, known = _state(net), _known.get(net)
+    known, looked_at = _known.get(net), _looked_at.get()
+    if known is not None and looked_at is not None and net in looked_at:
+        return known
+    state = _state(net)
     if known is None or known.state != state:
         known = _known[net] = PackedDenoiser(net, state)
+    if looked_at is not None:
+        looked_at.add(net)
     return known
 
 

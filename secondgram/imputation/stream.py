@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..files import explained, remove, replacing
 from ..ops.memory import recycling
 from ..progress import progress
+from .packing import unchanging
 
 if TYPE_CHECKING:
     from .people import People
@@ -42,6 +43,7 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
             ThreadPoolExecutor(1) as other,
             progress("imputing", len(result.people), show) as advance,
             recycling(),
+            unchanging(),
         ):
             before: Future[None] | None = None
             for number, rows in enumerate(result._slices()):
