@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import secondgram as sg
@@ -172,6 +173,24 @@ def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, un
     total = 30 if command == FIT else PARTS
     # The check of the arguments draws for one person.
     assert next(count) == total - before + (command == IMPUTE)
+
+
+@pytest.mark.parametrize("harm", ["empty", "cut", "text", "other people"])
+def test_a_damaged_part_is_told(harm, folder, undisturbed, cli):
+    interrupted(IMPUTE, folder, 3)
+    part = min(folder.glob(".draws.parquet.parts/part-*.npy"))
+    if harm == "other people":
+        np.save(part, np.load(part)[:, :1])
+    else:
+        part.write_bytes({"empty": b"", "cut": part.read_bytes()[:-7], "text": b"no samples"}[harm])
+    outcome = cli(*IMPUTE.split(), "--resume")
+    assert outcome.code == 2
+    assert part.name in outcome.err
+    assert "damaged" in outcome.err
+    assert not (folder / "draws.parquet").exists()
+    part.unlink()
+    assert cli(*IMPUTE.split(), "--resume").code == 0
+    assert contents(folder / "draws.parquet") == undisturbed[IMPUTE].written
 
 
 def test_resume_without_a_state_is_a_run(folder, undisturbed, cli):

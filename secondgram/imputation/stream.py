@@ -61,9 +61,15 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
 
 
 def _sampled(result: Imputation, people: People, part: Path) -> np.ndarray:
-    """The samples of these people, kept in `part`."""
+    """The samples of these people, kept in `part`. Raises `InputError` where that holds something else."""
     if part.exists():
-        return np.load(part, allow_pickle=False)
+        try:
+            kept = np.load(part, allow_pickle=False)
+            if kept.shape[:2] == (len(result.draw_numbers), len(people)):
+                return kept
+        except (ValueError, EOFError):
+            pass
+        raise InputError("is damaged", file=part, mend="Remove it or run without resume")
     sampled = result._sample(people)
     with replacing(part) as temporary, open(temporary, "wb") as file:
         np.save(file, sampled, allow_pickle=False)
