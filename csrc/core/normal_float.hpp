@@ -1,4 +1,4 @@
-// Box-Muller in float32 from the words of normal.hpp, for where products are of fewer bits anyway: within 4e-6 of it.
+// Box-Muller in float32 from the words of normal.hpp, for samplers, whose state is float: within 4e-6 of it.
 #pragma once
 
 #include <cmath>

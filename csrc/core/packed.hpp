@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "half.hpp"
@@ -63,6 +64,14 @@ struct Matrix {
   float* row(std::size_t r) { return data.get() + r * stride; }
   const float* row(std::size_t r) const { return data.get() + r * stride; }
   std::uint32_t* factors_of(std::size_t r) { return factors.get() + r * stride; }
+  // All rows as products read them, floats or factors.
+  template <typename Factor>
+  const Factor* read_as() const {
+    if constexpr (std::is_same_v<Factor, float>)
+      return data.get();
+    else
+      return factors.get();
+  }
 };
 
 // A weight [inputs, outputs] as panels. Panel p holds, cache line after cache line, its columns of

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "features.hpp"
 #include "workers.hpp"
 
 #ifdef SECONDGRAM_X86
@@ -36,11 +37,6 @@ SECONDGRAM_DECLARE(avx512_fp16)
 namespace {
 
 #ifdef SECONDGRAM_X86
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
 // Bits of cpuid leaf 7 that not every compiler has a name for. What the system saves is told by has_avx512.
 bool leaf7(unsigned subleaf, bool in_edx, unsigned bit) {
   unsigned a = 0, b = 0, c = 0, d = 0;

@@ -23,16 +23,16 @@ SECONDGRAM_TARGET void apply(const Maps& maps, std::size_t column, float* values
 
 // Columns of a matrix through their maps, in blocks of columns that lie together meanwhile.
 SECONDGRAM_TARGET void apply(const Maps& maps, Matrix& matrix, std::size_t rows) {
-  constexpr std::size_t kBlock = 16;
+  constexpr std::size_t kBlock = 16;  // as `turn` takes them
   float block[kBlock * kTileRows];
   for (std::size_t start = 0; start < maps.columns; start += kBlock) {
     const std::size_t count = std::min(kBlock, maps.columns - start);
     const unsigned char* same = maps.identity.data() + start;
     if (std::find(same, same + count, 0) == same + count) continue;
-    turn<kBlock>(matrix.row(0) + start, matrix.stride, rows, block, kTileRows);
+    turn(matrix.row(0) + start, matrix.stride, rows, block, kTileRows);
     for (std::size_t j = 0; j < count; ++j)
       if (!maps.identity[start + j]) apply(maps, start + j, block + j * kTileRows, rows);
-    turn_back<kBlock>(block, kTileRows, rows, matrix.row(0) + start, matrix.stride);
+    turn_back(block, kTileRows, rows, matrix.row(0) + start, matrix.stride);
   }
 }
 

@@ -22,11 +22,10 @@ struct alignas(sizeof(Doubles)) Part {
   double value[kParts];
 };
 
-#define SECONDGRAM_INLINE __attribute__((always_inline)) inline
 
 // Adds the products of `a` rows with `b` rows of a block to K, row by row `size` apart; of the same rows the upper half.
 template <std::size_t a, std::size_t b, bool same>
-SECONDGRAM_INLINE void products(const Doubles* left, const Doubles* right, std::size_t parts, double* K, std::size_t size) {
+SECONDGRAM_FLAT void products(const Doubles* left, const Doubles* right, std::size_t parts, double* K, std::size_t size) {
   constexpr std::size_t kRow = kBlock / kParts;
   Doubles sum[a][b] = {};
   for (std::size_t c = 0; c < parts; ++c) {
@@ -46,7 +45,7 @@ SECONDGRAM_INLINE void products(const Doubles* left, const Doubles* right, std::
 }
 
 template <std::size_t b>
-SECONDGRAM_INLINE void products(bool same, const Doubles* left, const Doubles* right, std::size_t parts, double* K,
+SECONDGRAM_FLAT void products(bool same, const Doubles* left, const Doubles* right, std::size_t parts, double* K,
                                 std::size_t size) {
   // All rows but those of the last tile come in fours.
   if (same) return products<b, b, true>(left, right, parts, K, size);

@@ -22,7 +22,7 @@ SECONDGRAM_TARGET inline void through_registers(const Maps& maps, std::size_t co
   const Table value = table(maps.value.data() + row), slope = table(maps.slope.data() + row);
   const __m512i one = _mm512_set1_epi32(1);
   for (std::size_t i = 0; i < count; i += 16) {
-    const __mmask16 here = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
+    const __mmask16 here = first_of(count - i);
     const __m512 x = _mm512_maskz_loadu_ps(here, values + i);
     __m512i place = _mm512_setzero_si512();
     const auto descend = [&](__m512 node) SECONDGRAM_TARGET {

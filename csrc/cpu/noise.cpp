@@ -13,6 +13,7 @@
 #include "../core/normal_float.hpp"
 #include "../core/philox.hpp"
 #include "clones.hpp"
+#include "features.hpp"
 
 namespace secondgram::cpu {
 namespace {
@@ -34,10 +35,7 @@ struct Rounded {
 };
 
 template <typename Method, typename T>
-#if defined(__GNUC__)
-__attribute__((always_inline))
-#endif
-inline void normals_of_group(Group& g, Key2 key, T* out) {
+SECONDGRAM_FLAT void normals_of_group(Group& g, Key2 key, T* out) {
   for (std::size_t i = 0; i < kGroup; ++i) {
     const Words4 x = philox4x32_10({g.w0[i], g.w1[i], g.w2[i], g.w3[i]}, key);
     g.w0[i] = x.w0, g.w1[i] = x.w1, g.w2[i] = x.w2, g.w3[i] = x.w3;
@@ -58,7 +56,6 @@ SECONDGRAM_CLONES void group_rounded(Group& g, Key2 key, float* out) { normals_o
 
 #ifdef SECONDGRAM_X86
 #include "noise_avx512.hpp"
-bool has_avx512() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"); }
 #endif
 
 // Counters [begin, end) of the flat list (draw, key, block of four features), blocks fastest.

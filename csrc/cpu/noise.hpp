@@ -18,10 +18,10 @@ struct NoiseRequest {
   std::size_t stride = 0;       // from row to row of the result, 0 for width
 };
 
-// Fill out [n_draws, n_keys, width] with normals, whose rows are `stride` apart. `threads` changes the time taken, never a value.
+// Fill out [n_draws, n_keys, width] with normals, rows `stride` apart. `threads` changes the time taken, never a value.
 void fill_normals(const NoiseRequest& request, float* out, unsigned threads);
 void fill_normals(const NoiseRequest& request, double* out, unsigned threads);
-// The same in float arithmetic, within 4e-6: where what follows is rounded more coarsely.
+// The same in float arithmetic, within 4e-6: for samplers, whose state is float.
 void fill_rounded_normals(const NoiseRequest& request, float* out, unsigned threads);
 
 }  // namespace secondgram::cpu

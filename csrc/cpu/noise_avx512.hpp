@@ -1,7 +1,6 @@
 // Included by noise.cpp: the rounded normals of a group of counters, 16 counters at a time in vectors of AVX-512.
 
 #define SECONDGRAM_TARGET __attribute__((target("avx512f,avx512dq,fma")))
-#define SECONDGRAM_INLINE SECONDGRAM_TARGET __attribute__((always_inline)) inline
 
 // Keys of the ten rounds.
 struct Keys {
@@ -16,7 +15,7 @@ struct Words16 {
 };
 
 // Every product has 64 bits of its own: even counters lie in one vector, odd ones in another, in the low halves of 64 bits.
-SECONDGRAM_INLINE Words16 words_of_16(const Group& g, std::size_t at, const Keys& keys) {
+SECONDGRAM_TARGET SECONDGRAM_FLAT Words16 words_of_16(const Group& g, std::size_t at, const Keys& keys) {
   // Counter 4 t + b in place 4 b + t: from there, four features of four counters are put in order within 128 bits.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512i even[4], odd[4];
@@ -26,7 +25,7 @@ SECONDGRAM_INLINE Words16 words_of_16(const Group& g, std::size_t at, const Keys
     odd[i] = _mm512_srli_epi64(even[i], 32);
   }
   const __m512i multiplier0 = _mm512_set1_epi64(kPhiloxMultiplier0), multiplier1 = _mm512_set1_epi64(kPhiloxMultiplier1);
-  const auto round = [&](__m512i* w, __m512i k0, __m512i k1) SECONDGRAM_TARGET __attribute__((always_inline)) {
+  const auto round = [&](__m512i* w, __m512i k0, __m512i k1) SECONDGRAM_TARGET {
     const __m512i p0 = _mm512_mul_epu32(w[0], multiplier0), p1 = _mm512_mul_epu32(w[2], multiplier1);
     w[0] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), w[1], k0, 0x96);
     w[2] = _mm512_ternarylogic_epi64(_mm512_shuffle_epi32(p0, _MM_PERM_DDBB), w[3], k1, 0x96);
@@ -44,7 +43,7 @@ SECONDGRAM_INLINE Words16 words_of_16(const Group& g, std::size_t at, const Keys
 }
 
 // z0 .. z3 of the 16 counters, counter after counter.
-SECONDGRAM_INLINE void put_in_order(const __m512* z, float* out) {
+SECONDGRAM_TARGET SECONDGRAM_FLAT void put_in_order(const __m512* z, float* out) {
   const __m512 low01 = _mm512_unpacklo_ps(z[0], z[1]), low23 = _mm512_unpacklo_ps(z[2], z[3]);
   const __m512 high01 = _mm512_unpackhi_ps(z[0], z[1]), high23 = _mm512_unpackhi_ps(z[2], z[3]);
   const auto pairs = [&](__m512 a, __m512 b, bool high) SECONDGRAM_TARGET {
@@ -58,13 +57,13 @@ SECONDGRAM_INLINE void put_in_order(const __m512* z, float* out) {
 }
 
 // 1 / x to a unit in the last place or so, x being far from the ends of the range.
-SECONDGRAM_INLINE __m512 reciprocal(__m512 x) {
+SECONDGRAM_TARGET SECONDGRAM_FLAT __m512 reciprocal(__m512 x) {
   const __m512 rough = _mm512_rcp14_ps(x);
   return _mm512_mul_ps(rough, _mm512_fnmadd_ps(x, rough, _mm512_set1_ps(2.0f)));
 }
 
 // box_muller_float of normal_float.hpp, closer to box_muller by what is fused here and not rounded.
-SECONDGRAM_INLINE void rounded_pair(__m512i x0, __m512i x1, __m512& first, __m512& second) {
+SECONDGRAM_TARGET SECONDGRAM_FLAT void rounded_pair(__m512i x0, __m512i x1, __m512& first, __m512& second) {
   const auto all = [&](float value) SECONDGRAM_TARGET { return _mm512_set1_ps(value); };
   const __m512 one = all(1.0f);
   // -ln u: below 1/2 by exponent and mantissa, above by the distance to 1.

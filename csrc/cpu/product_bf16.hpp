@@ -8,14 +8,10 @@ constexpr std::size_t kChunk = 32768 / (kLine * SECONDGRAM_VECTORS);
 
 #include "strip.hpp"
 
-inline Operand operand_of(const Segment& segment) {
-  return {segment.from->factors.get(), segment.from->stride, segment.weight};
-}
-
-// Values of a row from `column`, a multiple of 32, on, and zeros up to the next multiple of 16.
+// Values of a row from `column`, a multiple of 16, on, and zeros up to the next multiple.
 SECONDGRAM_TARGET inline void narrow(const float* values, std::uint32_t* factors, std::size_t column, std::size_t count) {
   for (std::size_t k = 0; k < count; k += 16) {
-    const __mmask16 here = count - k >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - k)) - 1);
+    const __mmask16 here = first_of(count - k);
     const __m256bh pairs = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(here, values + k));
     std::memcpy(factors + (column + k) / 2, &pairs, sizeof pairs);
   }
@@ -33,7 +29,7 @@ SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t colu
   for (std::size_t i = 0; i < kStrip; ++i)
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) acc[i][v] = _mm512_setzero_ps();
-  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET SECONDGRAM_FLAT {
+  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET __attribute__((always_inline)) {
     __m512bh b[V];
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) b[v] = (__m512bh)_mm512_load_si512(w + (v * lines + k) * kLine);

@@ -9,14 +9,10 @@ constexpr std::size_t kChunk = 128;
 
 #include "strip.hpp"
 
-inline Operand operand_of(const Segment& segment) {
-  return {segment.from->factors.get(), segment.from->stride, segment.weight};
-}
-
 // Values of a row from `column`, a multiple of 16, on, and zeros up to the next multiple.
 SECONDGRAM_TARGET inline void narrow(const float* values, std::uint32_t* factors, std::size_t column, std::size_t count) {
   for (std::size_t k = 0; k < count; k += 16) {
-    const __mmask16 here = count - k >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - k)) - 1);
+    const __mmask16 here = first_of(count - k);
     const __m256i halves = _mm512_cvtps_ph(_mm512_maskz_loadu_ps(here, values + k), _MM_FROUND_TO_NEAREST_INT);
     const __m512i wide = _mm512_cvtepu16_epi32(halves);
     _mm512_storeu_si512(factors + column + k, _mm512_or_si512(wide, _mm512_slli_epi32(wide, 16)));
@@ -35,7 +31,7 @@ SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t colu
   for (std::size_t i = 0; i < kStrip; ++i)
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) acc[i][v] = _mm512_setzero_ph();
-  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET SECONDGRAM_FLAT {
+  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET __attribute__((always_inline)) {
     __m512h b[V];
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v) b[v] = _mm512_load_ph(w + (v * lines + k) * kLine);

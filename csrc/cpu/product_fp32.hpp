@@ -8,8 +8,6 @@ constexpr std::size_t kChunk = 32768 / (kColumns * SECONDGRAM_VECTORS * sizeof(f
 
 #include "strip.hpp"
 
-inline Operand operand_of(const Segment& segment) { return {segment.from->row(0), segment.from->stride, segment.weight}; }
-
 inline void narrow(const float*, std::uint32_t*, std::size_t, std::size_t) {}
 
 // kStrip rows by V vectors of columns from `column` on, added up in registers; then added to rows of `sums`, or put there.
@@ -21,7 +19,7 @@ SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t colu
   const float* a = chunk.operand->from + r * stride;
   const float* w = reinterpret_cast<const float*>(chunk.operand->weight->panel(column / kFloats)) + column % kFloats;
   Vector acc[kStrip][V] = {};
-  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET SECONDGRAM_FLAT {
+  over_lines(chunk, ahead, [&](std::size_t k) SECONDGRAM_TARGET __attribute__((always_inline)) {
     Vector b[V];
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < V; ++v)

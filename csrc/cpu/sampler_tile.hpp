@@ -10,6 +10,7 @@
 
 #include "../core/network.hpp"
 #include "architectures.hpp"
+#include "clones.hpp"
 #include "noise.hpp"
 
 namespace secondgram::cpu::SECONDGRAM_ARCH {

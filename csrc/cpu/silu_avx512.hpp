@@ -6,7 +6,7 @@
 SECONDGRAM_TARGET inline void silu(const float* a, float scale, const float* b, float* out, std::size_t count) {
   const auto all = [&](float value) SECONDGRAM_TARGET { return _mm512_set1_ps(value); };
   for (std::size_t j = 0; j < count; j += 16) {
-    const __mmask16 here = count - j >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - j)) - 1);
+    const __mmask16 here = first_of(count - j);
     const __m512 x = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(here, a + j), all(scale), _mm512_maskz_loadu_ps(here, b + j));
     // exp(-x) = 2^whole 2^rest with rest in [-1/2, 1/2]; Taylor series of 2^rest.
 #ifdef SECONDGRAM_LONG_SILU

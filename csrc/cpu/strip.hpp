@@ -7,6 +7,10 @@ struct Operand {
   const Packed* weight;
 };
 
+inline Operand operand_of(const Segment& segment) {
+  return {segment.from->read_as<Factor>(), segment.from->stride, segment.weight};
+}
+
 // Lines of a segment's weights that stay in the first-level cache while all rows pass.
 struct Chunk {
   const Operand* operand;
@@ -19,15 +23,9 @@ struct Ahead {
   std::size_t step;
 };
 
-#ifdef __GNUC__
-#define SECONDGRAM_FLAT __attribute__((always_inline))
-#else
-#define SECONDGRAM_FLAT
-#endif
-
 // step(k) for every line of a chunk.
 template <typename Step>
-SECONDGRAM_TARGET SECONDGRAM_FLAT inline void over_lines(const Chunk& chunk, Ahead ahead, const Step& step) {
+SECONDGRAM_TARGET SECONDGRAM_FLAT void over_lines(const Chunk& chunk, Ahead ahead, const Step& step) {
   constexpr std::size_t kTogether = 4;
   std::size_t k = chunk.first;
   for (const std::size_t last = chunk.last; k + kTogether <= last; k += kTogether) {

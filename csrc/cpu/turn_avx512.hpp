@@ -26,15 +26,15 @@ SECONDGRAM_TARGET inline void turn_16(const float* from, std::size_t stride, flo
   }
 }
 
+static_assert(kTileRows % 16 == 0, "tiles are turned in whole blocks");
+
 // to[j][r] = from[r][j] for 16 columns, and rows up to the next multiple of 16, which both have room for.
-template <std::size_t kCount>
-SECONDGRAM_TARGET void turn(const float* from, std::size_t stride, std::size_t rows, float* to, std::size_t to_stride) {
-  static_assert(kCount == 16 && kTileRows % 16 == 0, "whole blocks");
+SECONDGRAM_TARGET inline void turn(const float* from, std::size_t stride, std::size_t rows, float* to,
+                                   std::size_t to_stride) {
   for (std::size_t r = 0; r < rows; r += 16) turn_16(from + r * stride, stride, to + r, to_stride);
 }
 
-template <std::size_t kCount>
-SECONDGRAM_TARGET void turn_back(const float* from, std::size_t stride, std::size_t rows, float* to, std::size_t to_stride) {
-  static_assert(kCount == 16 && kTileRows % 16 == 0, "whole blocks");
+SECONDGRAM_TARGET inline void turn_back(const float* from, std::size_t stride, std::size_t rows, float* to,
+                                        std::size_t to_stride) {
   for (std::size_t r = 0; r < rows; r += 16) turn_16(from + r, stride, to + r * to_stride, to_stride);
 }

@@ -20,7 +20,7 @@ struct Doubles {
   SECONDGRAM_TARGET static Vector fused(Vector a, Vector b, Vector c) { return _mm512_fmadd_pd(a, b, c); }
   SECONDGRAM_TARGET static void put(double* to, Vector v, std::size_t left) {
     if (left >= kCount) return _mm512_stream_pd(to, v);
-    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << left) - 1), v);
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>(first_of(left)), v);
   }
 };
 
@@ -39,7 +39,7 @@ struct Floats {
   SECONDGRAM_TARGET static Vector fused(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   SECONDGRAM_TARGET static void put(float* to, Vector v, std::size_t left) {
     if (left >= kCount) return _mm512_stream_ps(to, v);
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << left) - 1), v);
+    _mm512_mask_storeu_ps(to, first_of(left), v);
   }
 };
 

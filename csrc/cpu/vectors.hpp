@@ -11,6 +11,13 @@ typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(
 SECONDGRAM_TARGET inline void load(Vector& v, const float* p) { v = *reinterpret_cast<const Loose*>(p); }
 SECONDGRAM_TARGET inline void store(float* p, const Vector& v) { *reinterpret_cast<Loose*>(p) = v; }
 
+#if SECONDGRAM_LANES == 16
+// The first places of a vector of which `left` are wanted.
+SECONDGRAM_TARGET inline __mmask16 first_of(std::size_t left) {
+  return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+}
+#endif
+
 #include SECONDGRAM_SILU
 
 struct Elementwise {

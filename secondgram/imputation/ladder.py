@@ -187,25 +187,18 @@ class Ladder:
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Draws (M, N, D), M the numbers of the draws."""
-        X = self.context.inputs(people)
-        return self._finished(X, people, draws, seed, self._sampled(X, people, draws, seed, solver, steps))
+        return self.finish(people, draws, seed, self.sample(people, draws, seed, solver, steps))
 
     def sample(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """The components that come from the denoiser: (M, N, k) float32."""
-        return self._sampled(self.context.inputs(people), people, draws, seed, solver, steps)
+        X = self.context.inputs(people)
+        return self.joint.sample(X, people.keys, draws, seed, *self._sampling(solver, steps))
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) from what `sample` gave."""
-        return self._finished(self.context.inputs(people), people, draws, seed, sampled)
-
-    def _sampled(
-        self, X: np.ndarray, people: People, draws: np.ndarray, seed: int, solver: str | None, steps: int | None
-    ) -> np.ndarray:
-        return self.joint.sample(X, people.keys, draws, seed, *self._sampling(solver, steps))
-
-    def _finished(self, X: np.ndarray, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        X = self.context.inputs(people)
         mean, scale = self._scaled_mean(X), self.spread.scale(X)
         location, unit = self.context.scaling.units(len(people), people.site)
         noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -128,18 +129,23 @@ class Imputation:
             for start in range(0, len(self.people), self.chunk_people)
         ]
 
-    def _draw(self, people: People) -> np.ndarray:
+    @contextmanager
+    def _as_asked(self) -> Iterator[None]:
         with one_blas_thread(), preferring(self.backend, self.precision):
+            yield
+
+    def _draw(self, people: People) -> np.ndarray:
+        with self._as_asked():
             return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
 
     def _sample(self, people: People) -> np.ndarray:
-        with one_blas_thread(), preferring(self.backend, self.precision):
+        with self._as_asked():
             return self.model.sample(people, self.draw_numbers, self.seed, self.solver, self.steps)
 
     def _finish(self, people: People, sampled: np.ndarray) -> np.ndarray:
-        with one_blas_thread(), preferring(self.backend, self.precision):
+        with self._as_asked():
             return self.model.finish(people, self.draw_numbers, self.seed, sampled)
 
     def _mean(self, people: People) -> np.ndarray:
-        with one_blas_thread(), preferring(self.backend, self.precision):
+        with self._as_asked():
             return self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)
