@@ -37,6 +37,9 @@ SIZES = {
     70: (70, 81, 64, (128, 64, 32)),
     300: (300, 310, 136, (260, 200, 129)),
     769: (769, 783, 256, (512, 256, 128)),
+    # What the `default` preset takes, and one whose widths are all alike.
+    16: (16, 21, 64, (128, 64, 32)),
+    30: (30, 44, 128, (64, 64, 64)),
 }
 # Every tile that is compiled, on machines with and without bulk copies and products of four warps.
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -90,7 +93,7 @@ Emulate = Callable[..., np.ndarray]
 
 
 def _compile(sources: Path, target: Path) -> ctypes.CDLL:
-    command = [str(COMPILER), "-std=c++17", "-O2", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"]
+    command = [str(COMPILER), "-std=c++17", "-O3", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"]
     partial = target.with_suffix(f".{os.getpid()}")
     subprocess.run([*command, "-o", str(partial), str(sources / "cuda" / "emulated.cpp")], check=True)
     partial.replace(target)  # another worker may be doing the same
@@ -100,14 +103,16 @@ def _compile(sources: Path, target: Path) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="session")
-def library(pytestconfig: pytest.Config) -> ctypes.CDLL:
-    """The emulation, compiled once for a state of the sources."""
+def library(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The emulation, compiled once for a state of the sources where pytest keeps a cache."""
     if COMPILER is None or os.name != "posix":
         pytest.skip("needs a C++ compiler on a POSIX system")
     digest = hashlib.sha256()
     for path in sorted([*SOURCES.glob("core/*.hpp"), *SOURCES.glob("cuda/*")]):
         digest.update(path.read_bytes())
-    target = Path(pytestconfig.cache.mkdir("emulated")) / f"{digest.hexdigest()[:16]}.so"
+    cache = getattr(pytestconfig, "cache", None)
+    folder = tmp_path_factory.mktemp("emulated") if cache is None else Path(cache.mkdir("emulated"))
+    target = folder / f"{digest.hexdigest()[:16]}.so"
     if target.exists():
         made = ctypes.CDLL(str(target))
         made.secondgram_failure.restype = ctypes.c_char_p
@@ -355,6 +360,38 @@ def test_no_order_of_warps_and_copies_changes_a_bit(
         np.testing.assert_array_equal(emulate(*case.arguments(), **LAYOUTS[layout], order=1000 * order), one)
 
 
+# Networks whose activations once lay where one group of warps wrote while the other still read.
+HELD = [(16, 0), (16, 1), (30, 0), (30, 1)]
+
+
+@pytest.mark.parametrize(("features", "persistent"), HELD)
+def test_a_group_that_is_held_back_changes_no_bit(emulate: Emulate, features: int, persistent: int) -> None:
+    case = Case(features, 13, 10, 2)
+    one = emulate(*case.arguments())
+    for order in range(10):
+        got = emulate(*case.arguments(), persistent=persistent, bulk=1, rows=2, order=1000 * order + 1)
+        np.testing.assert_array_equal(got, one)
+
+
+WIDTHS = ((512, 256, 128), (256, 128, 64), (128, 64, 32), (64, 64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+@pytest.mark.parametrize("embedding", [64, 128, 256])
+@pytest.mark.parametrize("features", [8, 16, 32, 64, 128, 256, 400, 769, 1200])
+def test_no_default_plan_has_a_schedule_that_changes_a_bit(
+    emulate: Emulate, features: int, embedding: int, widths: tuple[int, int, int]
+) -> None:
+    net = Denoiser(features, features + 14, embedding=embedding, widths=widths)
+    case = Case(features, 13, 10, 2, net=net)
+    one = emulate(*case.arguments())
+    for persistent in (0, 1):
+        for order in range(10):
+            got = emulate(*case.arguments(), persistent=persistent, bulk=1, order=1000 * order + 1)
+            np.testing.assert_array_equal(got, one)
+
+
 def test_company_and_order_change_nothing(emulate: Emulate, plain: tuple[Case, np.ndarray]) -> None:
     case, one = plain
     chosen = np.array([30, 2, 7])
@@ -396,16 +433,49 @@ GUARDS = {
 }
 
 
+# Activations as they were laid out once, by the line and not by the group of warps.
+BY_LINE = [
+    ("const std::uint32_t bytes = panels_of(n, b) * kSquareBytes;",
+     "const std::uint32_t bytes = tile.rows * panels_of(n, b) * kSquareBytes;"),
+    ("bool free = at + bytes <= strip_limit;", "bool free = at + bytes <= limit;"),
+    ("tile.shared_bytes = base + tile.rows * (top - base);", "tile.shared_bytes = top;"),
+    ("place == kNowhere ? panels_of(net_, b) : shared->strip", "panels_of(net_, b)"),
+    ("place == kNowhere ? panels_of(net_, line.target) : shared->strip", "panels_of(net_, line.target)"),
+]  # fmt: skip
+
+
+def _changed(folder: Path, name: str, changes: list[tuple[str, str]]) -> ctypes.CDLL:
+    """The emulation of sources in which each text, found once, is another."""
+    shutil.copytree(SOURCES, folder / "csrc")
+    path = folder / "csrc" / "cuda" / name
+    text = path.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text)
+    return _compile(folder / "csrc", folder / "changed.so")
+
+
+@pytest.fixture(scope="module")
+def by_line(library: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return _changed(tmp_path_factory.mktemp("by_line"), "plan.hpp", BY_LINE)
+
+
+@pytest.mark.parametrize(("features", "persistent"), HELD[1:])
+def test_the_adversary_finds_a_race_between_groups(by_line: ctypes.CDLL, features: int, persistent: int) -> None:
+    case = Case(features, 13, 10, 2)
+    one, wrong = _emulate(by_line, *case.arguments()), 0
+    for order in range(10):
+        got = _emulate(by_line, *case.arguments(), persistent=persistent, bulk=1, rows=2, order=1000 * order + 1)
+        wrong += not np.array_equal(got, one)
+    assert wrong > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("guard", GUARDS)
 def test_no_guard_can_be_left_out(library: ctypes.CDLL, tmp_path: Path, guard: str) -> None:
     """The emulation notices each missing barrier: what it lets pass is worth something."""
-    shutil.copytree(SOURCES, tmp_path / "csrc")
-    path = tmp_path / "csrc" / "cuda" / "walk.hpp"
-    text = path.read_text()
-    assert text.count(GUARDS[guard][0]) == 1
-    path.write_text(text.replace(*GUARDS[guard]))
-    without = _compile(tmp_path / "csrc", tmp_path / "without.so")
+    without = _changed(tmp_path, "walk.hpp", [GUARDS[guard]])
     case = Case(70, 20, 5, 2)
     whole, changed = _emulate(library, *case.arguments()), 0
     for layout in LAYOUTS.values():

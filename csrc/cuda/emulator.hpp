@@ -3,7 +3,8 @@
 //
 // What could go wrong on a device goes wrong here: asynchronous copies land late, in any order, and leave nonsense in
 // between; products of a group of warps read their operands only at the end, and not what was written without a fence;
-// some warps stand still while others run ahead, as drawn from a seed; threads that wait for ever are reported.
+// an adversary, drawn from a seed, holds warps, a whole group of them or those that copy back while everything else runs
+// as far ahead as barriers let it; threads that wait for ever are reported.
 #pragma once
 
 #include <setjmp.h>
@@ -71,6 +72,35 @@ struct Fiber {
   std::function<bool()> ready;                 // empty where it can run
   std::deque<std::function<void()>> landings;  // copies of its own, in order; cp.async
   std::vector<std::uint32_t> unfenced;         // 16 bytes each that it wrote since its last fence
+};
+
+// Which warps are held back, for how many rounds, and when bulk copies land. Threads that are held back move only where
+// nothing else can: whatever no barrier rules out happens to one of them sooner or later.
+struct Adversary {
+  enum class Held { nobody, some_warps, first_group, second_group, copies, kinds };
+  enum class Landing { at_random, at_once, last, kinds };
+  Held held = Held::nobody;
+  Landing landing = Landing::at_random;
+  std::uint32_t rounds = 0, block = 0;  // block: of the cluster, whose warps are held; its number of blocks for all
+  bool copies_before_held = false;
+  std::vector<bool> still;  // warps of all blocks
+
+  void draw(std::mt19937& random, std::uint32_t blocks) {
+    constexpr std::uint32_t kWarps = kThreads / 32, kRounds[] = {32, 512, 4096};
+    held = static_cast<Held>(random() % static_cast<std::uint32_t>(Held::kinds));
+    landing = static_cast<Landing>(random() % static_cast<std::uint32_t>(Landing::kinds));
+    rounds = kRounds[random() % 3], block = random() % (blocks + 1), copies_before_held = random() % 2 != 0;
+    still.assign(std::size_t{blocks} * kWarps, false);
+    for (std::uint32_t w = 0; w < still.size(); ++w) {
+      if (block != blocks && w / kWarps != block) continue;
+      const std::uint32_t group = w % kWarps / 4;  // of four warps: two that multiply, one that copies
+      still[w] = held == Held::some_warps     ? random() % 3 == 0
+                 : held == Held::first_group  ? group == 0
+                 : held == Held::second_group ? group == 1
+                 : held == Held::copies       ? group == 2
+                                              : false;
+    }
+  }
 };
 
 struct Cluster {
@@ -181,9 +211,9 @@ inline void run_cluster(std::uint32_t blocks, std::uint32_t first_x, std::uint32
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::shuffle(order.begin(), order.end(), all.random);
   std::size_t left = order.size();
-  const auto land = [&](bool one_at_least) {
+  const auto land = [&](bool one_at_least, bool every) {
     bool landed = false;
-    const auto due = [&] { return (one_at_least && !landed) || all.random() % 4 == 0; };
+    const auto due = [&] { return every || (one_at_least && !landed) || all.random() % 4 == 0; };
     for (auto& f : all.fibers)
       while (!f->landings.empty() && due()) {
         f->landings.front()();
@@ -199,28 +229,29 @@ inline void run_cluster(std::uint32_t blocks, std::uint32_t first_x, std::uint32
     }
     return landed;
   };
-  // Some warps stand still for a while, so that the others get as far ahead as barriers let them.
-  std::vector<bool> still(all.fibers.size() / 32, false);
-  for (std::size_t round = 0; left > 0 && all.failure.empty(); ++round) {
-    if (round % 32 == 0)
-      for (std::size_t w = 0; w < still.size(); ++w) still[w] = all.random() % 3 == 0;
-    bool moved = false, waited = false;
+  Adversary adversary;
+  const auto run = [&](bool held) {
+    bool moved = false;
     for (const std::size_t i : order) {
       Fiber& f = *all.fibers[i];
-      if (f.done || (f.ready && !f.ready())) continue;
-      if (still[i / 32]) {
-        waited = true;
-        continue;
-      }
+      if (f.done || adversary.still[i / 32] != held || (f.ready && !f.ready())) continue;
       moved = true;
       f.ready = nullptr;
       resume(all, f);
       if (f.done) --left;
       if (!all.failure.empty()) break;
     }
-    if (!moved && waited) still.assign(still.size(), false);
-    if (!land(!moved && !waited) && !moved && !waited && all.failure.empty())
-      all.failure = "threads wait for one another for ever";
+    return moved;
+  };
+  while (left > 0 && all.failure.empty()) {
+    if (adversary.rounds-- == 0) adversary.draw(all.random, blocks);
+    bool moved = run(false);
+    if (adversary.landing != Adversary::Landing::last)
+      moved = land(false, adversary.landing == Adversary::Landing::at_once) || moved;
+    // Where nothing else can go on, those that are held back do, each to its next wait, or a copy lands.
+    for (const bool copies : {adversary.copies_before_held, !adversary.copies_before_held})
+      if (!moved && left > 0 && all.failure.empty()) moved = copies ? land(true, false) : run(true);
+    if (!moved && left > 0 && all.failure.empty()) all.failure = "threads wait for one another for ever";
   }
   if (all.failure.empty() && !all.landings.empty()) all.failure = "a block ended before its copies had landed";
   for (auto& f : all.fibers) {
@@ -397,17 +428,22 @@ struct Emulated {
   static void group_end(float (&)[kWide][4]) {
     const std::uint32_t group = thread() / 128;
     meet(block().groups[group], 128, "the end of group products", thread() % 128, nullptr, [group](void**) {
-      for (const GroupProduct& p : block().products[group])
+      static thread_local float rows[64][16], weights[16][128], total[128];
+      for (const GroupProduct& p : block().products[group]) {
+        float values[16];
         for (int n = 0; n < p.outputs; ++n) {
-          float weights[16], row[16];
-          operand(p.weights, n, weights);
-          for (int r = 0; r < 64; ++r) {
-            operand(p.rows, r, row);
-            float total = 0.0f;
-            for (int k = 0; k < 16; ++k) total += row[k] * weights[k];
-            p.sums[r / 16 * 32 + r % 8 * 4 + n % 8 / 2][n / 8][r % 16 / 8 * 2 + n % 2] += total;
-          }
+          operand(p.weights, n, values);
+          for (int k = 0; k < 16; ++k) weights[k][n] = values[k];
         }
+        for (int r = 0; r < 64; ++r) operand(p.rows, r, rows[r]);
+        for (int r = 0; r < 64; ++r) {
+          std::fill_n(total, p.outputs, 0.0f);
+          for (int k = 0; k < 16; ++k)
+            for (int n = 0; n < p.outputs; ++n) total[n] += rows[r][k] * weights[k][n];
+          for (int n = 0; n < p.outputs; ++n)
+            p.sums[r / 16 * 32 + r % 8 * 4 + n % 8 / 2][n / 8][r % 16 / 8 * 2 + n % 2] += total[n];
+        }
+      }
       block().products[group].clear();
     });
   }

@@ -166,7 +166,8 @@ inline std::uint32_t panels_of(const Packed& n, int buffer) {
 // How a block of some lines is laid out: which activations stay in shared memory, and what it moves.
 struct Tile {
   std::uint32_t rows, columns, stages, cluster;
-  std::uint32_t shared[kBuffers];    // offset, or kNowhere
+  std::uint32_t shared[kBuffers];    // offset in the first row of squares' strip, or kNowhere
+  std::uint32_t strip = 0;           // squares from one row of squares' strip to the next
   std::uint32_t shared_bytes = 0;    // of a block
   std::size_t weight_bytes = 0;      // a block and step, from L2, each block of a cluster bringing its part
   std::size_t activation_bytes = 0;  // a block and step, streamed in
@@ -203,18 +204,21 @@ inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t
       if (need >= 0) last = i;
     }
   }
+  // Groups of warps take a row of squares each and do not wait for one another: what one of them writes must never lie
+  // where another may still read, so each row of squares has a strip of its own.
   const std::uint32_t base = kStages + tile.stages * stage_bytes(tile.rows, tile.columns);
+  const std::uint32_t strip_limit = base + (limit - base) / tile.rows / kSquareBytes * kSquareBytes;
   std::uint32_t top = base, ends[kBuffers] = {};
   std::fill_n(tile.shared, static_cast<int>(kBuffers), kNowhere);
   for (const int b : {kInner, kFourth, kThird, kSecond, kUp1, kFirst, kUp2, kUp3}) {
     if (!inside[b]) continue;
-    const std::uint32_t bytes = tile.rows * panels_of(n, b) * kSquareBytes;
+    const std::uint32_t bytes = panels_of(n, b) * kSquareBytes;
     std::vector<std::uint32_t> candidates{base};
     for (int other = 0; other < kBuffers; ++other)
       if (tile.shared[other] != kNowhere) candidates.push_back(ends[other]);
     std::sort(candidates.begin(), candidates.end());
     for (const std::uint32_t at : candidates) {
-      bool free = at + bytes <= limit;
+      bool free = at + bytes <= strip_limit;
       for (int other = 0; other < kBuffers; ++other)
         if (tile.shared[other] != kNowhere && (wanted[b] & wanted[other]) != 0 && at < ends[other] &&
             tile.shared[other] < at + bytes)
@@ -225,7 +229,8 @@ inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t
       break;
     }
   }
-  tile.shared_bytes = top;
+  tile.strip = (top - base) / kSquareBytes;
+  tile.shared_bytes = base + tile.rows * (top - base);
   tile.weight_bytes = tile.activation_bytes = tile.received_bytes = 0;
   for (std::size_t i = begin; i < end; ++i) {
     const Product& p = *lines[i].product;
@@ -572,11 +577,13 @@ class Plan {
         for (std::size_t l = begin; l < end; ++l)
           if (lines[l].target == b && (l < self || writer < 0)) writer = static_cast<int>(l - begin);
       }
-      o.sources[s] = {base + at.activations[b], shared == nullptr ? kNowhere : shared->shared[b], panels_of(net_, b),
+      const std::uint32_t place = shared == nullptr ? kNowhere : shared->shared[b];
+      o.sources[s] = {base + at.activations[b], place, place == kNowhere ? panels_of(net_, b) : shared->strip,
                       line.product->source_panels[s], writer};
     }
-    o.target = {base + at.activations[line.target], shared == nullptr ? kNowhere : shared->shared[line.target],
-                panels_of(net_, line.target)};
+    const std::uint32_t place = shared == nullptr ? kNowhere : shared->shared[line.target];
+    o.target = {base + at.activations[line.target], place,
+                place == kNowhere ? panels_of(net_, line.target) : shared->strip};
     if (line.block >= 0) {
       std::uint32_t column = 0;
       for (int b = 0; b < line.block; ++b) column += net_.context[b].panels;
