@@ -292,6 +292,15 @@ struct Emulated {
     fiber().unfenced.push_back(offset / 16);
   }
 
+  static unsigned char* memory(std::uint32_t offset) { return at(block(), offset, 4); }
+  static void put(unsigned char* to, std::uint32_t pair) {
+    const std::vector<unsigned char>& shared = block().shared;
+    if (to >= shared.data() && to < shared.data() + shared.size())
+      store(static_cast<std::uint32_t>(to - shared.data()), pair);
+    else
+      std::memcpy(to, &pair, sizeof pair);
+  }
+
   static void barrier_init(std::uint32_t barrier, std::uint32_t count) { block().barriers[barrier] = {count, count}; }
   static void barriers_ready(std::uint32_t) { leave(0); }
   // Nobody of a cluster leaves while another may still write into its memory.
@@ -461,6 +470,8 @@ struct Emulated {
   static float shuffle(float value, std::uint32_t mask) { return float_of(shuffle(bits_of(value), mask)); }
 
   static void silu(float& a, float& b) { a /= 1.0f + std::exp(-a), b /= 1.0f + std::exp(-b); }
+  static void keep_order() {}
+  static std::uint32_t renewed(std::uint32_t number) { return number; }
   static void prefetch(const void* place) {
     if (place == nullptr) fail("nothing was asked for ahead");
   }

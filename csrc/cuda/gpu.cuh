@@ -38,6 +38,12 @@ struct Gpu {
     *reinterpret_cast<T*>(block_memory + offset) = value;
   }
 
+  SECONDGRAM_DEVICE static unsigned char* memory(std::uint32_t offset) { return block_memory + offset; }
+  // Two columns to activations, in shared memory or not.
+  SECONDGRAM_DEVICE static void put(unsigned char* to, std::uint32_t pair) {
+    *reinterpret_cast<std::uint32_t*>(to) = pair;
+  }
+
   SECONDGRAM_DEVICE static void barrier_init(std::uint32_t barrier, std::uint32_t count) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address(barrier)), "r"(count) : "memory");
   }
@@ -173,11 +179,11 @@ struct Gpu {
   // Registers move from the warps that copy to the groups that multiply.
   template <bool kMoved>
   SECONDGRAM_DEVICE static void few_registers() {
-    if constexpr (kMoved) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if constexpr (kMoved) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
   }
   template <bool kMoved>
   SECONDGRAM_DEVICE static void many_registers() {
-    if constexpr (kMoved) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    if constexpr (kMoved) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
   }
 
   template <int kWide>
@@ -245,6 +251,13 @@ struct Gpu {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(both) : "f"(c * d));
     a *= both * d;
     b *= both * c;
+  }
+  // What is asked for before comes before.
+  SECONDGRAM_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
+  // The same number, which the compiler cannot know.
+  SECONDGRAM_DEVICE static std::uint32_t renewed(std::uint32_t number) {
+    asm volatile("" : "+r"(number));
+    return number;
   }
   SECONDGRAM_DEVICE static void prefetch(const void* place) { asm volatile("prefetch.global.L2 [%0];" ::"l"(place)); }
 

@@ -211,15 +211,20 @@ class Walker {
         Machine::announce(full, (panels + (streamed ? kRows : 0)) * kSquareBytes);
         // Each block of a cluster brings its part of every square of weights to all of them.
         const std::uint32_t part = kSquareBytes / w_.cluster, offset = part * Machine::rank();
-        for (std::uint32_t p = 0; p < panels; ++p)
-          Machine::copy(to + p * kSquareBytes + offset,
-                        op.weight + (static_cast<std::size_t>(begin + p) * op.inputs + input) * kSquareBytes + offset,
-                        part, full, w_.cluster);
-        if (streamed)
-          for (std::uint32_t r = 0; r < kRows; ++r)
-            Machine::copy(to + (kColumns + r) * kSquareBytes,
-                          source.squares + (static_cast<std::size_t>(first_ + r) * source.stride + k) * kSquareBytes,
-                          kSquareBytes, full, 1);
+        const unsigned char* weight =
+            op.weight + (static_cast<std::size_t>(begin) * op.inputs + input) * kSquareBytes + offset;
+        const std::size_t panel_bytes = static_cast<std::size_t>(op.inputs) * kSquareBytes;
+        // Rolled: this warp has few registers, and nothing waits for it while stages are full.
+#pragma unroll 1
+        for (std::uint32_t p = 0; p < panels; ++p, weight += panel_bytes)
+          Machine::copy(to + p * kSquareBytes + offset, weight, part, full, w_.cluster);
+        if (streamed) {
+          const unsigned char* rows =
+              source.squares + (static_cast<std::size_t>(first_) * source.stride + k) * kSquareBytes;
+#pragma unroll 1
+          for (std::uint32_t r = 0; r < kRows; ++r, rows += static_cast<std::size_t>(source.stride) * kSquareBytes)
+            Machine::copy(to + (kColumns + r) * kSquareBytes, rows, kSquareBytes, full, 1);
+        }
         Machine::commit(full);
         advance();
       }
@@ -241,7 +246,7 @@ class Walker {
           const std::uint32_t first_panel = begin_of_pass(op, pass);
           ask_ahead(op, s, first_panel, begin_of_pass(op, pass + 1) - first_panel);
           Sums sums;
-          multiply(op, pass, pass == pass_, sums);
+          multiply(op, s, pass, pass == pass_, sums);
           finish(op, s, pass, sums);
         }
         if (!w_.split) {
@@ -254,25 +259,26 @@ class Walker {
       }
   }
 
-  SECONDGRAM_DEVICE void multiply(const Op& op, std::uint32_t pass, bool first_pass, Sums& sums) {
-    const std::uint32_t panels = begin_of_pass(op, pass + 1) - begin_of_pass(op, pass);
+  SECONDGRAM_DEVICE void multiply(const Op& op, std::uint32_t s, std::uint32_t pass, bool first_pass, Sums& sums) {
+    const std::uint32_t begin = begin_of_pass(op, pass), panels = begin_of_pass(op, pass + 1) - begin;
+    const std::uint32_t at = s;
     // Which instructions a group of warps needs depends on the panels, and they stand outside of every condition.
     if constexpr (kGroups && kColumns == 4) {
       if (panels == 4)
-        multiply_panels<4>(op, panels, first_pass, sums);
+        multiply_panels<4>(op, at, begin, panels, first_pass, sums);
       else if (panels == 3)
-        multiply_panels<3>(op, panels, first_pass, sums);
+        multiply_panels<3>(op, at, begin, panels, first_pass, sums);
       else if (panels == 2)
-        multiply_panels<2>(op, panels, first_pass, sums);
+        multiply_panels<2>(op, at, begin, panels, first_pass, sums);
       else
-        multiply_panels<1>(op, panels, first_pass, sums);
+        multiply_panels<1>(op, at, begin, panels, first_pass, sums);
     } else if constexpr (kGroups) {
       if (panels == 2)
-        multiply_panels<2>(op, panels, first_pass, sums);
+        multiply_panels<2>(op, at, begin, panels, first_pass, sums);
       else
-        multiply_panels<1>(op, panels, first_pass, sums);
+        multiply_panels<1>(op, at, begin, panels, first_pass, sums);
     } else {
-      multiply_panels<kColumns>(op, panels, first_pass, sums);
+      multiply_panels<kColumns>(op, at, begin, panels, first_pass, sums);
     }
   }
 
@@ -293,16 +299,54 @@ class Walker {
     }
   }
 
+  // Sums begin with what is added to them: it is asked for at once, while the first stage is on its way.
   template <int kPanels>
-  SECONDGRAM_DEVICE void multiply_panels(const Op& op, std::uint32_t panels, bool first_pass, Sums& sums) {
-    const bool normed = op.finish == Finish::normed && first_pass;
-    float sum[kRows] = {}, square[kRows] = {};
+  SECONDGRAM_DEVICE void start(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels, Sums& sums) {
 #pragma unroll
     for (int i = 0; i < Mine::kTall; ++i)
 #pragma unroll
       for (int j = 0; j < Mine::kWide; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
+    const std::uint32_t lane = Machine::renewed(lane_);
+    if (op.finish == Finish::context) {
+      const std::uint32_t first = s * w_.chunk->people_squares * kSide;
+#pragma unroll
+      for (int i = 0; i < Mine::kTall; ++i)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const std::uint32_t row = first + person_of(Mine::row(warp_, lane_, i) + 8 * h);
+          const unsigned char* from =
+              op.context + (std::size_t{row / kSide} * op.context_stride + begin) * kSquareBytes + row % kSide * 128;
+#pragma unroll
+          for (int j = 0; j < Mine::kWide; ++j)
+            if (Mine::panel(j) < kPanels && Mine::panel(j) < static_cast<int>(panels)) {
+              const std::uint32_t pair = *reinterpret_cast<const std::uint32_t*>(
+                  from + Mine::panel(j) * kSquareBytes + in_square(row % 8, Mine::column(warp_, lane, j)) % 128);
+              sums[i][j][2 * h] = float_of(pair << 16), sums[i][j][2 * h + 1] = float_of(pair & 0xFFFF0000u);
+            }
+          Machine::keep_order();
+        }
+    } else if (op.finish != Finish::normed) {
+      const float* bias = op.bias + begin * kSide;
+#pragma unroll
+      for (int j = 0; j < Mine::kWide; ++j)
+        if (Mine::panel(j) < kPanels && Mine::panel(j) < static_cast<int>(panels)) {
+          const Two both = *reinterpret_cast<const Two*>(bias + Mine::panel(j) * kSide + Mine::column(warp_, lane, j));
+#pragma unroll
+          for (int i = 0; i < Mine::kTall; ++i)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) sums[i][j][2 * h] = both.first, sums[i][j][2 * h + 1] = both.second;
+        }
+    }
+  }
+
+  template <int kPanels>
+  SECONDGRAM_DEVICE void multiply_panels(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels,
+                                         bool first_pass, Sums& sums) {
+    const bool normed = op.finish == Finish::normed && first_pass;
+    float sum[kRows] = {}, square[kRows] = {};
+    start<kPanels>(op, s, begin, panels, sums);
 #pragma unroll 1
     for (std::uint32_t n = 0; n < op.n_sources; ++n) {
       const Source& source = op.sources[n];
@@ -374,12 +418,12 @@ class Walker {
   SECONDGRAM_DEVICE void add_moments(std::uint32_t rows, std::uint32_t stride, float (&sum)[kRows],
                                      float (&square)[kRows]) {
     constexpr std::uint32_t kPerRow = 4 / kRows;  // threads
-    const std::uint32_t row = thread_ / kPerRow;
+    const std::uint32_t thread = Machine::renewed(thread_), row = thread / kPerRow;
 #pragma unroll
     for (int q = 0; q < kRows; ++q)
 #pragma unroll
       for (int piece = 0; piece < 2; ++piece) {
-        const std::uint32_t column = (thread_ % kPerRow * kRows + q) * 16 + 8 * piece;
+        const std::uint32_t column = (thread % kPerRow * kRows + q) * 16 + 8 * piece;
         const Sixteen v = Machine::template load<Sixteen>(rows + row / kSide * stride + in_square(row % kSide, column));
         const std::uint32_t words[4] = {v.w0, v.w1, v.w2, v.w3};
 #pragma unroll
@@ -425,9 +469,9 @@ class Walker {
       target = {nullptr, kStages - begin * kSquareBytes, panels};
     }
     if (op.finish == Finish::solver)
-      finish_solver(op, s, begin, panels, target, sums);
+      finish_solver(s, begin, panels, target, sums);
     else
-      finish_plain(op, s, begin, panels, target, sums);
+      finish_plain(op, begin, panels, target, sums);
     if (w_.split) {
       Machine::consumers_sync();
       for (std::uint32_t piece = thread_; piece < kRows * panels * (kSquareBytes / 16); piece += kConsumers) {
@@ -439,23 +483,9 @@ class Walker {
     }
   }
 
-  // Two neighbouring columns of activations, as they lie in a target.
-  SECONDGRAM_DEVICE void put(const Target& target, std::uint32_t row, std::uint32_t panel, std::uint32_t column,
-                             std::uint32_t pair) const {
-    const std::uint32_t square = row / kSide * target.stride + panel, inside = in_square(row % kSide, column);
-    if (target.shared != kNowhere)
-      Machine::template store<std::uint32_t>(target.shared + square * kSquareBytes + inside, pair);
-    else
-      *reinterpret_cast<std::uint32_t*>(global(target, square) + inside) = pair;
-  }
-  SECONDGRAM_DEVICE std::uint32_t get(const Target& target, std::uint32_t row, std::uint32_t panel,
-                                      std::uint32_t column) const {
-    const std::uint32_t square = row / kSide * target.stride + panel, inside = in_square(row % kSide, column);
-    if (target.shared != kNowhere)
-      return Machine::template load<std::uint32_t>(target.shared + square * kSquareBytes + inside);
-    return *reinterpret_cast<const std::uint32_t*>(global(target, square) + inside);
-  }
-  SECONDGRAM_DEVICE unsigned char* global(const Target& target, std::uint32_t square) const {
+  // Where a square of a target lies, in shared memory or not.
+  SECONDGRAM_DEVICE unsigned char* squares_at(const Target& target, std::uint32_t square) const {
+    if (target.shared != kNowhere) return Machine::memory(target.shared + square * kSquareBytes);
     return target.squares + (static_cast<std::size_t>(first_) * target.stride + square) * kSquareBytes;
   }
 
@@ -465,107 +495,126 @@ class Walker {
     return person < last ? person : last;
   }
 
-  SECONDGRAM_DEVICE void finish_plain(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels,
-                                      const Target& target, Sums& sums) {
-    const bool context = op.finish == Finish::context, active = op.finish != Finish::plain;
-    const bool residual = op.finish == Finish::residual;
-    // What a row brings along: the row of the embedding's additions, or the bits of its scale.
-    std::uint32_t brought[Mine::kTall][2];
+  SECONDGRAM_DEVICE void finish_plain(const Op& op, std::uint32_t begin, std::uint32_t panels, const Target& target,
+                                      Sums& sums) {
+    if (op.finish == Finish::normed)
+      finish_as<true, true, false>(op, begin, panels, target, sums);
+    else if (op.finish == Finish::residual)
+      finish_as<false, true, true>(op, begin, panels, target, sums);
+    else if (op.finish == Finish::plain)
+      finish_as<false, false, false>(op, begin, panels, target, sums);
+    else
+      finish_as<false, true, false>(op, begin, panels, target, sums);
+  }
+
+  // A template, so that a value takes no branch: there are 128 of them a thread.
+  template <bool kNormed, bool kActive, bool kResidual>
+  SECONDGRAM_DEVICE void finish_as(const Op& op, std::uint32_t begin, std::uint32_t panels, const Target& target,
+                                   Sums& sums) {
+    float scale[Mine::kTall][2];
+    unsigned char* rows[Mine::kTall];
 #pragma unroll
-    for (int i = 0; i < Mine::kTall; ++i)
+    for (int i = 0; i < Mine::kTall; ++i) {
+      const std::uint32_t row = Mine::row(warp_, Machine::renewed(lane_), i);
+      rows[i] = squares_at(target, row / kSide * target.stride + begin) + row % kSide * 128;
+      if constexpr (kNormed)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const std::uint32_t row = Mine::row(warp_, lane_, i) + 8 * h;
-        if (context)
-          brought[i][h] = s * w_.chunk->people_squares * kSide + person_of(row);
-        else
-          brought[i][h] =
-              op.finish == Finish::normed ? Machine::template load<std::uint32_t>(kRowScale + 4 * row) : bits_of(1.0f);
-      }
+        for (int h = 0; h < 2; ++h) scale[i][h] = Machine::template load<float>(kRowScale + 4 * (row + 8 * h));
+    }
+    std::uint32_t lane = lane_;
 #pragma unroll
     for (int j = 0; j < Mine::kWide; ++j) {
-      const std::uint32_t panel = Mine::panel(j), column = Mine::column(warp_, lane_, j);
+      const std::uint32_t panel = Mine::panel(j);
       if (panel < panels) {
+        // A lane's columns are worked out anew for every panel: kept in registers, they would push sums out.
+        if (j == 0 || Mine::panel(j) != Mine::panel(j - 1)) lane = Machine::renewed(lane);
+        const std::uint32_t column = Mine::column(warp_, lane, j);
         Two bias{};
-        if (!context) bias = *reinterpret_cast<const Two*>(op.bias + (begin + panel) * kSide + column);
+        if constexpr (kNormed) bias = *reinterpret_cast<const Two*>(op.bias + (begin + panel) * kSide + column);
 #pragma unroll
         for (int i = 0; i < Mine::kTall; ++i)
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            const std::uint32_t row = Mine::row(warp_, lane_, i) + 8 * h;
-            float add0 = bias.first, add1 = bias.second;
-            if (context) {
-              const std::size_t square = std::size_t{brought[i][h] / kSide} * op.context_stride + begin + panel;
-              const std::uint32_t pair = *reinterpret_cast<const std::uint32_t*>(
-                  op.context + square * kSquareBytes + in_square(brought[i][h] % kSide, column));
-              add0 = float_of(pair << 16), add1 = float_of(pair & 0xFFFF0000u);
-            }
-            const float scale = context ? 1.0f : float_of(brought[i][h]);
-            float v0 = scale * sums[i][j][2 * h] + add0, v1 = scale * sums[i][j][2 * h + 1] + add1;
-            if (active) Machine::silu(v0, v1);
-            if (residual) {
-              const std::uint32_t pair = get(op.target, row, begin + panel, column);
+            // Rows of a piece are eight apart and begin with a multiple of 16: lane / 4 is the row in its eight.
+            unsigned char* to = rows[i] + panel * kSquareBytes + 1024 * h + in_square(lane >> 2, column) % 128;
+            float v0 = sums[i][j][2 * h], v1 = sums[i][j][2 * h + 1];
+            if constexpr (kNormed) v0 = scale[i][h] * v0 + bias.first, v1 = scale[i][h] * v1 + bias.second;
+            if constexpr (kActive) Machine::silu(v0, v1);
+            if constexpr (kResidual) {
+              const std::uint32_t pair = *reinterpret_cast<const std::uint32_t*>(to);
               v0 += float_of(pair << 16), v1 += float_of(pair & 0xFFFF0000u);
             }
-            put(target, row, begin + panel, column, bf16_pair(v0, v1));
+            Machine::put(to, bf16_pair(v0, v1));
           }
       }
     }
   }
 
-  // The loop over the thread's sums is left rolled, two pieces at a time: noise takes hundreds of instructions.
-  SECONDGRAM_DEVICE void finish_solver(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels,
-                                       const Target& target, Sums& sums) {
-    constexpr int kPieces = Mine::kTall * Mine::kWide, kAtOnce = 2;
+  // The loop over the pieces of a thread's sums is left rolled: noise takes hundreds of instructions. It comes first, so
+  // that a piece's sums are not held beside it.
+  SECONDGRAM_DEVICE void finish_solver(std::uint32_t s, std::uint32_t begin, std::uint32_t panels, const Target& target,
+                                       Sums& sums) {
     const std::uint32_t step = w_.first_step + s;
-    const Coefficients k = w_.coefficients[step];
+    NoiseSource source{};
+    if constexpr (Mine::kTall == 1) source = source_of(Mine::row(warp_, lane_, 0));
 #pragma unroll 1
-    for (int group = 0; group < kPieces / kAtOnce; ++group) {
-      float some[kAtOnce][4];
-#pragma unroll
-      for (int q = 0; q < kPieces; ++q)
-        if (q / kAtOnce == group)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) some[q % kAtOnce][e] = sums[q / Mine::kWide][q % Mine::kWide][e];
-#pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
-        const int q = group * kAtOnce + u, i = q / Mine::kWide, j = q % Mine::kWide;
-        if (Mine::panel(j) < static_cast<int>(panels)) step_of_piece(op, k, step, begin, i, j, target, some[u]);
+    for (int piece = 0; piece < Mine::kTall * Mine::kWide; ++piece) {
+      const int i = piece / Mine::kWide, j = piece % Mine::kWide;
+      if (Mine::panel(j) >= static_cast<int>(panels)) continue;
+      float z[4] = {}, some[4] = {};
+      if (w_.coefficients[step].fresh != 0.0f) {
+        if constexpr (Mine::kTall > 1) source = source_of(Mine::row(warp_, lane_, i));
+        noise(source, (begin + Mine::panel(j)) * kSide + Mine::column(warp_, Machine::renewed(lane_), j), step, z);
       }
+      const std::uint32_t chosen = Machine::renewed(static_cast<std::uint32_t>(piece));
+#pragma unroll
+      for (int q = 0; q < Mine::kTall * Mine::kWide; ++q)
+        if (static_cast<std::uint32_t>(q) == chosen)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) some[e] = sums[q / Mine::kWide][q % Mine::kWide][e];
+      step_of_piece(step, begin, i, j, target, some, z);
     }
   }
 
-  SECONDGRAM_DEVICE void step_of_piece(const Op& op, const Coefficients& k, std::uint32_t step, std::uint32_t begin,
-                                       int i, int j, const Target& target, const float (&sums)[4]) {
-    const std::uint32_t panel = begin + Mine::panel(j), within = Mine::column(warp_, lane_, j);
-    const std::uint32_t column = panel * kSide + within, row = Mine::row(warp_, lane_, i);
-    float z[4] = {};
-    if (k.fresh != 0.0f) noise(row, column, step, z);
-    const Two bias = *reinterpret_cast<const Two*>(op.bias + column);
+  SECONDGRAM_DEVICE void step_of_piece(std::uint32_t step, std::uint32_t begin, int i, int j, const Target& target,
+                                       const float (&sums)[4], const float (&z)[4]) {
+    const std::uint32_t lane = Machine::renewed(lane_);
+    const std::uint32_t panel = begin + Mine::panel(j), within = Mine::column(warp_, lane, j);
+    const std::uint32_t column = panel * kSide + within, row = Mine::row(warp_, lane, i);
+    const Coefficients k = w_.coefficients[step];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const std::size_t place = static_cast<std::size_t>(first_ * kSide + row + 8 * h) * w_.stride + column;
       Two x = *reinterpret_cast<const Two*>(w_.x + place), before{};
       if (w_.before != nullptr) before = *reinterpret_cast<const Two*>(w_.before + place);
-      const Two x0{data_estimate(k, x.first, sums[2 * h] + bias.first),
-                   data_estimate(k, x.second, sums[2 * h + 1] + bias.second)};
+      const Two x0{data_estimate(k, x.first, sums[2 * h]), data_estimate(k, x.second, sums[2 * h + 1])};
       x = {next_state(k, x.first, x0.first, before.first), next_state(k, x.second, x0.second, before.second)};
       // Columns that only fill a square up stay zero.
       if (column < w_.features) x.first += k.fresh * z[2 * h];
       if (column + 1 < w_.features) x.second += k.fresh * z[2 * h + 1];
       *reinterpret_cast<Two*>(w_.x + place) = x;
       if (w_.before != nullptr) *reinterpret_cast<Two*>(w_.before + place) = x0;
-      put(target, row + 8 * h, panel, within, bf16_pair(x.first, x.second));
+      const std::uint32_t square = (row + 8 * h) / kSide * target.stride + panel;
+      Machine::put(squares_at(target, square) + in_square((row + 8 * h) % kSide, within), bf16_pair(x.first, x.second));
     }
+  }
+
+  // Whose noise a lane makes the words of: of row or row + 8, as it is even or odd.
+  struct NoiseSource {
+    std::uint64_t key;
+    std::uint32_t draw;
+  };
+  SECONDGRAM_DEVICE NoiseSource source_of(std::uint32_t row) const {
+    const std::uint32_t mine = row + 8 * (lane_ & 1);
+    return {w_.keys[person_of(mine)], w_.draws[(first_ * kSide + mine) % w_.chunk->draws]};
   }
 
   // Normals of rows row and row + 8, columns column and column + 1. Two neighbouring lanes hold the four features of
   // one counter: each makes the words of one of the rows and hands half of them over.
-  SECONDGRAM_DEVICE void noise(std::uint32_t row, std::uint32_t column, std::uint32_t step, float (&z)[4]) const {
+  SECONDGRAM_DEVICE void noise(const NoiseSource& source, std::uint32_t column, std::uint32_t step,
+                               float (&z)[4]) const {
     const bool odd = (lane_ & 1) != 0;
-    const std::uint32_t mine = first_ * kSide + row + (odd ? 8 : 0), draws = w_.chunk->draws;
-    const Words4 own = words_of(w_.seed, w_.purpose, column / 4, w_.draws[mine % draws], step,
-                                w_.keys[person_of(row + (odd ? 8 : 0))]);
+    const Words4 own = words_of(w_.seed, w_.purpose, column / 4, source.draw, step, source.key);
     const std::uint32_t got0 = Machine::shuffle(odd ? own.w0 : own.w2, 1);
     const std::uint32_t got1 = Machine::shuffle(odd ? own.w1 : own.w3, 1);
     const FloatPair upper = box_muller_float(odd ? got0 : own.w0, odd ? got1 : own.w1);
