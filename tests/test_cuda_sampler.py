@@ -83,7 +83,8 @@ class _Request(ctypes.Structure):
 
 class _Options(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("persistent", "rows", "columns", "stages", "cluster", "step_block")),
+        *((name, ctypes.c_uint32) for name in ("persistent", "recorded", "rows", "columns", "stages", "cluster")),
+        ("step_block", ctypes.c_uint32),
         *((name, ctypes.c_uint32) for name in ("bulk", "order", "shared_bytes")),
         *((name, ctypes.c_uint64) for name in ("chunk_rows", "memory_bytes")),
     )
@@ -97,8 +98,15 @@ def _compile(sources: Path, target: Path) -> ctypes.CDLL:
     partial = target.with_suffix(f".{os.getpid()}")
     subprocess.run([*command, "-o", str(partial), str(sources / "cuda" / "emulated.cpp")], check=True)
     partial.replace(target)  # another worker may be doing the same
-    library = ctypes.CDLL(str(target))
+    return _opened(target)
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
     library.secondgram_failure.restype = ctypes.c_char_p
+    for name in ("network", "device", "forget_network", "forget_device", "counts", "emulate"):
+        function = getattr(library, f"secondgram_{name}")
+        function.restype = ctypes.c_void_p if name in ("network", "device") else ctypes.c_int
     return library
 
 
@@ -114,55 +122,87 @@ def library(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("emulated") if cache is None else Path(cache.mkdir("emulated"))
     target = folder / f"{digest.hexdigest()[:16]}.so"
     if target.exists():
-        made = ctypes.CDLL(str(target))
-        made.secondgram_failure.restype = ctypes.c_char_p
-        return made
+        return _opened(target)
     return _compile(SOURCES, target)
 
 
-def _emulate(
-    library: ctypes.CDLL,
-    folded: FoldedDenoiser,
-    c: np.ndarray,
-    keys: np.ndarray,
-    draws: np.ndarray,
-    seed: int,
-    table: np.ndarray,
-    *,
-    start: np.ndarray | None = None,
-    start_noise: float = 1.0,
-    **options: int,
-) -> np.ndarray:
-    """As `CudaSampler.sample`; what is not written stays not a number."""
-    arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in native._arrays(folded)]
-    listed = (_Array * len(arrays))(*[_Array(a.ctypes.data, *np.atleast_2d(a).shape) for a in arrays])
-    widths = [len(folded.blocks[name].bias) for name in BLOCKS[:3]]
-    sizes = (ctypes.c_size_t * 6)(
-        folded.features, folded.conditions[0].weight.shape[0], len(folded.conditions[0].bias), *widths
-    )
-    times, steps = native._time_table(folded, table), np.ascontiguousarray(table, dtype=np.float32)
-    times, c, draws = np.ascontiguousarray(times), np.ascontiguousarray(c), np.ascontiguousarray(draws)
-    out = np.full((len(draws), len(keys), folded.features), np.nan, dtype=np.float32)
-    request = _Request(
-        c.ctypes.data,
-        keys.ctypes.data,
-        draws.ctypes.data,
-        len(keys),
-        len(draws),
-        seed,
-        times.ctypes.data,
-        steps.ctypes.data,
-        len(steps),
-        None if start is None else start.ctypes.data,
-        start_noise,
-        int(Purpose.START),
-        int(Purpose.STEP),
-        out.ctypes.data,
-    )
-    chosen = _Options(**options)
-    if library.secondgram_emulate(sizes, listed, len(arrays), ctypes.byref(request), ctypes.byref(chosen)):
-        raise RuntimeError(library.secondgram_failure().decode())
-    return out
+class _Network:
+    """A network as the emulated device takes it."""
+
+    def __init__(self, library: ctypes.CDLL, folded: FoldedDenoiser) -> None:
+        self.library, self.folded = library, folded
+        arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in native._arrays(folded)]
+        listed = (_Array * len(arrays))(*[_Array(a.ctypes.data, *np.atleast_2d(a).shape) for a in arrays])
+        widths = [len(folded.blocks[name].bias) for name in BLOCKS[:3]]
+        sizes = (ctypes.c_size_t * 6)(
+            folded.features, folded.conditions[0].weight.shape[0], len(folded.conditions[0].bias), *widths
+        )
+        self.at = ctypes.c_void_p(library.secondgram_network(sizes, listed, ctypes.c_size_t(len(arrays))))
+        assert self.at, library.secondgram_failure()
+
+    def __del__(self) -> None:
+        self.library.secondgram_forget_network(self.at)
+
+
+class _Device:
+    """An emulated device, which keeps its memory and its recordings from one request to the next."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library, self.at = library, ctypes.c_void_p(library.secondgram_device())
+
+    def __del__(self) -> None:
+        self.library.secondgram_forget_device(self.at)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Uploads, recordings and replays so far."""
+        counts = (ctypes.c_size_t * 3)()
+        self.library.secondgram_counts(self.at, counts)
+        return counts[0], counts[1], counts[2]
+
+    def sample(
+        self,
+        network: _Network,
+        c: np.ndarray,
+        keys: np.ndarray,
+        draws: np.ndarray,
+        seed: int,
+        table: np.ndarray,
+        *,
+        start: np.ndarray | None = None,
+        start_noise: float = 1.0,
+        recorded: int = 1,
+        **options: int,
+    ) -> np.ndarray:
+        """As `CudaSampler.sample`; what is not written stays not a number."""
+        folded = network.folded
+        times, steps = native._time_table(folded, table), np.ascontiguousarray(table, dtype=np.float32)
+        times, c, draws = np.ascontiguousarray(times), np.ascontiguousarray(c), np.ascontiguousarray(draws)
+        out = np.full((len(draws), len(keys), folded.features), np.nan, dtype=np.float32)
+        request = _Request(
+            c.ctypes.data,
+            keys.ctypes.data,
+            draws.ctypes.data,
+            len(keys),
+            len(draws),
+            seed,
+            times.ctypes.data,
+            steps.ctypes.data,
+            len(steps),
+            None if start is None else start.ctypes.data,
+            start_noise,
+            int(Purpose.START),
+            int(Purpose.STEP),
+            out.ctypes.data,
+        )
+        chosen = _Options(recorded=recorded, **options)
+        if self.library.secondgram_emulate(self.at, network.at, ctypes.byref(request), ctypes.byref(chosen)):
+            raise RuntimeError(self.library.secondgram_failure().decode())
+        return out
+
+
+def _emulate(library: ctypes.CDLL, folded: FoldedDenoiser, *arguments: Any, **options: Any) -> np.ndarray:
+    """The draws of one request to a device of its own."""
+    return _Device(library).sample(_Network(library, folded), *arguments, **options)
 
 
 @pytest.fixture
@@ -343,6 +383,7 @@ def test_no_layout_changes_a_bit(emulate: Emulate, plain: tuple[Case, np.ndarray
         {"chunk_rows": 64},
         {"chunk_rows": 70, "persistent": 1, "step_block": 2},
         {"stages": 5},
+        {"recorded": 0},
     ],
     ids=str,
 )
@@ -397,6 +438,57 @@ def test_company_and_order_change_nothing(emulate: Emulate, plain: tuple[Case, n
     chosen = np.array([30, 2, 7])
     got = emulate(case.folded, case.c[chosen], case.keys[chosen], case.draws[[4, 1]], 3, case.table, persistent=1)
     np.testing.assert_array_equal(got, one[[4, 1]][:, chosen])
+
+
+def test_recordings_and_weights_are_kept(library: ctypes.CDLL) -> None:
+    """A second request of the same shape uploads no weights and records nothing, whatever its people, keys and seed."""
+    case, other = Case(17, 31, 5, 3), Case(1, 31, 5, 3)
+    device, network, second = _Device(library), _Network(library, case.folded), _Network(library, other.folded)
+    _, c, keys, draws, seed, table = case.arguments()
+    requests: list[tuple[_Network, Case, tuple[Any, ...], dict[str, int], int, int]] = [
+        # Times and coefficients are uploaded always, weights where another network's are there.
+        (network, case, (c, keys, draws, seed, table), {}, 2, 1),
+        (network, case, (c[::-1], keys + np.uint64(5), draws + np.uint32(9), seed + 1, table), {}, 2, 0),
+        (network, case, (c[:7], keys[:7], draws, seed, table), {}, 2, 1),  # a chunk of another size
+        (second, other, other.arguments()[1:], {}, 3, 1),
+        (network, case, (c, keys, draws, seed, table), {}, 3, 0),
+        (network, case, (c, keys, draws, seed, table), {"stages": 5}, 2, 1),
+        (network, case, (c, keys, draws, seed, table[:2]), {}, 2, 1),
+        (network, case, (c, keys, draws, seed, table), {"recorded": 0}, 2, 0),
+        (network, case, (c, keys, draws, seed, table), {"persistent": 1}, 2, 0),
+    ]
+    # The largest piece of memory first: what is kept goes with the memory.
+    device.sample(network, *Case(17, 90, 5, 3).arguments()[1:])
+    uploads, recordings, replays = device.counts()
+    assert (uploads, recordings) == (3, 1)
+    for number, (net, one, arguments, options, uploaded, recorded) in enumerate(requests):
+        got = device.sample(net, *arguments, **options)
+        np.testing.assert_array_equal(got, _emulate(library, one.folded, *arguments, **options), err_msg=str(number))
+        before, (uploads, recordings, replays) = (uploads, recordings), device.counts()
+        assert (uploads - before[0], recordings - before[1]) == (uploaded, recorded), number
+    assert replays > 0
+
+
+def test_few_recordings_are_kept(library: ctypes.CDLL) -> None:
+    case = Case(17, 31, 5, 3)
+    device, network = _Device(library), _Network(library, case.folded)
+    for people in (31, 9, 8, 7, 6, 31):  # the first is no longer among the last four
+        device.sample(network, case.c[:people], case.keys[:people], *case.arguments()[3:])
+    assert device.counts()[1] == 6
+    device.sample(network, *case.arguments()[1:])
+    assert device.counts()[1] == 6
+
+
+def test_what_chunks_bring_is_staged_for_each(emulate: Emulate) -> None:
+    """Means, conditions, keys and draws of every chunk, in both turns, and a start of its own."""
+    case = Case(17, 40, 3, 2)
+    start = np.random.default_rng(1).normal(size=(40, 17)).astype(np.float32)
+    whole = emulate(*case.arguments(), start=start, start_noise=0.5)
+    for options in ({"chunk_rows": 30}, {"chunk_rows": 64, "persistent": 1}, {"chunk_rows": 20, "bulk": 1}):
+        np.testing.assert_array_equal(
+            emulate(*case.arguments(), start=start, start_noise=0.5, **options), whole, err_msg=str(options)
+        )
+    assert _distance(whole, case.exact(start, 0.5)) < TOLERANCE
 
 
 def test_too_little_memory_is_said(emulate: Emulate) -> None:

@@ -41,6 +41,8 @@ Options options_of(const std::map<std::string, std::size_t>& named) {
     const auto small = static_cast<std::uint32_t>(value);
     if (name == "persistent")
       o.persistent = value != 0;
+    else if (name == "recorded")
+      o.recorded = value != 0;
     else if (name == "rows")
       o.rows = small;
     else if (name == "columns")

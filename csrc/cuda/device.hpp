@@ -38,7 +38,14 @@ class Device {
   // Memory that is kept from one request to the next, and given back.
   unsigned char* reserve(std::size_t bytes);
   void release();
+  // What lies in that memory from one request to the next; gone where the memory goes or is used for something else.
+  Kept<Recording>& kept() { return kept_; }
   void upload(unsigned char* to, const void* from, std::size_t bytes);
+  // What the next chunk brings goes to `landing`, `bytes` in all, beside what is under way; there are two turns. What
+  // lies in the host's memory has been read when this returns.
+  void stage(unsigned turn, unsigned char* landing, std::size_t bytes, const std::vector<Input>& inputs);
+  // From there to where the chain reads it, once it has come.
+  void hand_over(unsigned turn, unsigned char* to, const unsigned char* landing, std::size_t bytes);
   void download(float* to, std::size_t pitch, const unsigned char* from, std::size_t bytes, std::size_t count);
   void launch(const Launch& one);
   Recording record(const std::vector<Launch>& launches);
@@ -57,7 +64,9 @@ class Device {
   struct State;
   std::unique_ptr<State> state_;
   std::mutex busy_;
+  Kept<Recording> kept_;
   std::string name_;
+  Limits limits_;
   int number_, clock_khz_ = 0;
 };
 

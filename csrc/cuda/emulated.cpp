@@ -15,23 +15,50 @@ using namespace secondgram::cuda;
 
 struct EmulatedDevice {
   using Recording = std::vector<Launch>;
-  bool bulk;
-  std::uint32_t seed;
+  bool bulk = false;
+  std::uint32_t seed = 0;
+  std::size_t uploads = 0, recordings = 0, replays = 0;
   std::vector<unsigned char> memory;
   std::vector<std::unique_ptr<unsigned char[]>> stacks;
+  Kept<Recording> kept_;
 
   // Squares are copied in pieces of 16 bytes, from addresses that are multiples of them. Nonsense at first.
   unsigned char* reserve(std::size_t bytes) {
-    memory.assign(bytes + 1024, 0xFF);
-    return memory.data() + (1024 - reinterpret_cast<std::uintptr_t>(memory.data()) % 1024);
+    if (memory.size() < bytes + 1024) {
+      kept_ = {};
+      memory.assign(bytes + 1024, 0xFF);
+    }
+    return begin();
   }
-  void upload(unsigned char* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  unsigned char* begin() { return memory.data() + (1024 - reinterpret_cast<std::uintptr_t>(memory.data()) % 1024); }
+  // Between two requests nothing can be relied on but the network.
+  void forget(const Packed& network) {
+    if (!memory.empty())
+      std::fill(begin() + network.bytes.size(), memory.data() + memory.size(), static_cast<unsigned char>(0xFF));
+  }
+  Kept<Recording>& kept() { return kept_; }
+  void upload(unsigned char* to, const void* from, std::size_t bytes) {
+    ++uploads;
+    std::memcpy(to, from, bytes);
+  }
+  void stage(unsigned, unsigned char* landing, std::size_t bytes, const std::vector<Input>& inputs) {
+    std::memset(landing, 0xFF, bytes);
+    for (const Input& one : inputs) std::memcpy(landing + one.to, one.from, one.bytes);
+  }
+  void hand_over(unsigned, unsigned char* to, unsigned char* landing, std::size_t bytes) {
+    std::memcpy(to, landing, bytes);
+    std::memset(landing, 0xFF, bytes);
+  }
   void download(float* to, std::size_t pitch, const unsigned char* from, std::size_t bytes, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i)
       std::memcpy(reinterpret_cast<unsigned char*>(to) + i * pitch, from + i * bytes, bytes);
   }
-  Recording record(const std::vector<Launch>& launches) { return launches; }
+  Recording record(const std::vector<Launch>& launches) {
+    ++recordings;
+    return launches;
+  }
   void replay(const Recording& launches) {
+    ++replays;
     for (const Launch& one : launches) launch(one);
   }
   void finish() {}
@@ -86,31 +113,51 @@ struct EmulatedArray {
 };
 
 struct EmulatedOptions {
-  std::uint32_t persistent, rows, columns, stages, cluster, step_block, bulk, order, shared_bytes;
+  std::uint32_t persistent, recorded, rows, columns, stages, cluster, step_block, bulk, order, shared_bytes;
   std::uint64_t chunk_rows, memory_bytes;
 };
 
 const char* secondgram_failure() { return failure.c_str(); }
 
-// sizes: features, conditions, embedding, three widths. 0 where it went well.
-int secondgram_emulate(const std::size_t* sizes, const EmulatedArray* arrays, std::size_t n_arrays,
-                       const Request* request, const EmulatedOptions* o) {
+// sizes: features, conditions, embedding, three widths. Null where it went wrong.
+void* secondgram_network(const std::size_t* sizes, const EmulatedArray* arrays, std::size_t n_arrays) {
   try {
     const Shape shape{sizes[0], sizes[1], sizes[2], {sizes[3], sizes[4], sizes[5]}};
     std::vector<Array> listed;
     for (std::size_t i = 0; i < n_arrays; ++i) listed.push_back({arrays[i].data, arrays[i].rows, arrays[i].columns});
-    const Packed network(shape, listed);
-    EmulatedDevice device{o->bulk != 0, o->order, {}, {}};
+    return new Packed(shape, listed);
+  } catch (const std::exception& error) {
+    failure = error.what();
+    return nullptr;
+  }
+}
+void secondgram_forget_network(void* network) { delete static_cast<Packed*>(network); }
+
+void* secondgram_device() { return new EmulatedDevice; }
+void secondgram_forget_device(void* device) { delete static_cast<EmulatedDevice*>(device); }
+// Uploads, recordings and replays so far.
+void secondgram_counts(const void* device, std::size_t* counts) {
+  const EmulatedDevice& d = *static_cast<const EmulatedDevice*>(device);
+  counts[0] = d.uploads, counts[1] = d.recordings, counts[2] = d.replays;
+}
+
+// 0 where it went well.
+int secondgram_emulate(void* device, const void* network, const Request* request, const EmulatedOptions* o) {
+  try {
+    EmulatedDevice& d = *static_cast<EmulatedDevice*>(device);
+    const Packed& net = *static_cast<const Packed*>(network);
+    d.bulk = o->bulk != 0, d.seed = o->order;
     Options options;
-    options.persistent = o->persistent != 0;
+    options.persistent = o->persistent != 0, options.recorded = o->recorded != 0;
     options.rows = o->rows, options.columns = o->columns, options.stages = o->stages, options.cluster = o->cluster;
     options.step_block = o->step_block, options.chunk_rows = o->chunk_rows;
     Limits limits;
     limits.processors = 2;
-    limits.groups = device.bulk;
+    limits.groups = d.bulk;
     if (o->shared_bytes != 0) limits.shared_bytes = o->shared_bytes;
     if (o->memory_bytes != 0) limits.memory_bytes = o->memory_bytes;
-    sample(device, network, *request, options, limits, [](double) { return true; });
+    sample(d, net, *request, options, limits, [](double) { return true; });
+    d.forget(net);
     return 0;
   } catch (const std::exception& error) {
     failure = error.what();

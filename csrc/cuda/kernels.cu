@@ -15,9 +15,15 @@ namespace secondgram::cuda {
 
 template <int kRows, int kColumns>
 __global__ void __launch_bounds__(kThreads, 1) walk(const __grid_constant__ Walk list) {
-  // Four columns of sums need the registers that only groups of warps can have.
-  if constexpr (kColumns < 4 || ThisGpu::kGroups) Walker<ThisGpu, kRows, kColumns>(list).run();
+  // Four columns of sums need the registers that only groups of warps can have; elsewhere nobody asks for them.
+  if constexpr (kColumns < 4 || ThisGpu::kGroups)
+    Walker<ThisGpu, kRows, kColumns>(list).run();
+  else
+    __trap();
 }
+
+// Which instructions this was compiled for: code for sm_90 without the a runs on the same device and has none of them.
+__global__ void tell_groups(int* groups) { *groups = ThisGpu::kGroups ? 1 : 0; }
 
 __global__ void __launch_bounds__(kThreads, 1) stream_weights(const __grid_constant__ StreamList list) {
   Streamer<ThisGpu>::run(list);
@@ -63,6 +69,13 @@ class Selected {
   int before_ = 0, number_ = 0;
 };
 
+bool is_on_device(const void* place) {
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, place) == cudaSuccess) return attributes.type == cudaMemoryTypeDevice;
+  cudaGetLastError();
+  return false;
+}
+
 template <class... Arguments>
 void start(void (*kernel)(Arguments...), dim3 grid, unsigned threads, std::size_t shared, unsigned cluster,
            cudaStream_t stream, const Arguments&... arguments) {
@@ -90,7 +103,7 @@ int count_devices(std::string* reason) {
 }
 
 struct Device::State {
-  cudaStream_t stream = nullptr;
+  cudaStream_t stream = nullptr, copies = nullptr;
   unsigned char* memory = nullptr;
   std::size_t bytes = 0;
   // Events of the last two waits; results on their way through two pinned buffers.
@@ -99,16 +112,34 @@ struct Device::State {
   unsigned char* pinned[2] = {};
   std::size_t pinned_bytes[2] = {};
   std::function<void()> deliver[2];
+  // What chunks bring: when it has left pinned memory, and when it has been taken from where it landed.
+  cudaEvent_t staged[2] = {}, taken[2] = {};
+  unsigned char* pinned_inputs[2] = {};
+  std::size_t pinned_input_bytes[2] = {};
+  std::size_t largest_pitch = 0;
 
   ~State() {
+    if (copies != nullptr) cudaStreamSynchronize(copies);
     if (stream != nullptr) cudaStreamSynchronize(stream);
     cudaFree(memory);
     for (int i = 0; i < 2; ++i) {
       cudaFreeHost(pinned[i]);
+      cudaFreeHost(pinned_inputs[i]);
+      if (staged[i] != nullptr) cudaEventDestroy(staged[i]);
+      if (taken[i] != nullptr) cudaEventDestroy(taken[i]);
       if (passed[i] != nullptr) cudaEventDestroy(passed[i]);
       if (arrived[i] != nullptr) cudaEventDestroy(arrived[i]);
     }
+    if (copies != nullptr) cudaStreamDestroy(copies);
     if (stream != nullptr) cudaStreamDestroy(stream);
+  }
+
+  void grow(unsigned char*& memory, std::size_t& held, std::size_t bytes) {
+    if (held >= bytes) return;
+    check(cudaFreeHost(memory), "cannot give pinned memory back");
+    memory = nullptr, held = 0;
+    check(cudaMallocHost(&memory, bytes), "too little memory that can be pinned");
+    held = bytes;
   }
 };
 
@@ -126,8 +157,28 @@ Device::Device(int number) : state_(new State), number_(number) {
           "the CUDA device refuses its shared memory");
   check(cudaFuncSetAttribute(stream_weights, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
         "the CUDA device refuses its shared memory");
+  // Loaded now: what is loaded late cannot be while a graph is recorded.
+  const void* const kernels[] = {
+      reinterpret_cast<const void*>(pieces<Begin>), reinterpret_cast<const void*>(pieces<Pack>),
+      reinterpret_cast<const void*>(pieces<Embed>), reinterpret_cast<const void*>(pieces<End>)};
+  for (const void* kernel : kernels)
+    check(cudaFuncGetAttributes(&attributes, kernel), "no kernel was built for this CUDA device");
   check(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking), "cannot make a CUDA stream");
+  check(cudaStreamCreateWithFlags(&state_->copies, cudaStreamNonBlocking), "cannot make a CUDA stream");
+  limits_.shared_bytes = static_cast<std::uint32_t>(properties.sharedMemPerBlockOptin);
+  limits_.processors = static_cast<std::uint32_t>(properties.multiProcessorCount);
+  state_->largest_pitch = properties.memPitch;
+  int groups = 0;
+  unsigned char* told = reserve(sizeof groups);
+  tell_groups<<<1, 1, 0, state_->stream>>>(reinterpret_cast<int*>(told));
+  check(cudaGetLastError(), "a kernel could not be launched");
+  check(cudaMemcpyAsync(&groups, told, sizeof groups, cudaMemcpyDeviceToHost, state_->stream),
+        "copying from the CUDA device failed");
+  check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+  limits_.groups = groups != 0;
   for (int i = 0; i < 2; ++i) {
+    check(cudaEventCreateWithFlags(&state_->staged[i], cudaEventDisableTiming), "cannot make a CUDA event");
+    check(cudaEventCreateWithFlags(&state_->taken[i], cudaEventDisableTiming), "cannot make a CUDA event");
     check(cudaEventCreateWithFlags(&state_->passed[i], cudaEventDisableTiming), "cannot make a CUDA event");
     check(cudaEventCreateWithFlags(&state_->arrived[i], cudaEventDisableTiming), "cannot make a CUDA event");
   }
@@ -136,6 +187,7 @@ Device::Device(int number) : state_(new State), number_(number) {
 Device::~Device() {
   try {
     const Selected selected(number_);
+    kept_ = {};
     state_.reset();
   } catch (...) {
     state_.release();  // the driver has gone already, as it has when the process ends
@@ -144,24 +196,18 @@ Device::~Device() {
 
 Limits Device::limits() const {
   const Selected selected(number_);
-  Limits limits;
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, number_), "cannot read the CUDA device's properties");
-  limits.shared_bytes = static_cast<std::uint32_t>(properties.sharedMemPerBlockOptin);
-  limits.processors = static_cast<std::uint32_t>(properties.multiProcessorCount);
+  Limits limits = limits_;
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "cannot ask how much of the CUDA device's memory is free");
   // What is held already is used again; a part is left to others.
   limits.memory_bytes = state_->bytes + free / 10 * 8;
-  cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, walk<1, 2>), "no kernel was built for this CUDA device");
-  limits.groups = attributes.binaryVersion == 90;
   return limits;
 }
 
 void Device::begin(std::uintptr_t stream) {
   const Selected selected(number_);
   // What a request that failed has left behind goes nowhere.
+  check(cudaStreamSynchronize(state_->copies), "work on the CUDA device failed");
   check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
   for (auto& deliver : state_->deliver) deliver = nullptr;
   check(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream)), "work on the stream failed");
@@ -169,7 +215,9 @@ void Device::begin(std::uintptr_t stream) {
 
 void Device::release() {
   const Selected selected(number_);
+  check(cudaStreamSynchronize(state_->copies), "work on the CUDA device failed");
   check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
+  kept_ = {};
   check(cudaFree(state_->memory), "cannot give memory of the CUDA device back");
   state_->memory = nullptr, state_->bytes = 0;
 }
@@ -190,25 +238,48 @@ void Device::upload(unsigned char* to, const void* from, std::size_t bytes) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, state_->stream), "copying to the CUDA device failed");
 }
 
+void Device::stage(unsigned turn, unsigned char* landing, std::size_t bytes, const std::vector<Input>& inputs) {
+  const Selected selected(number_);
+  State& s = *state_;
+  // An event that was never recorded counts as passed.
+  check(cudaEventSynchronize(s.staged[turn]), "work on the CUDA device failed");
+  check(cudaStreamWaitEvent(s.copies, s.taken[turn], 0), "cannot order CUDA streams");
+  s.grow(s.pinned_inputs[turn], s.pinned_input_bytes[turn], bytes);
+  for (const Input& one : inputs) {
+    const void* from = one.from;
+    if (!is_on_device(from)) {
+      std::memcpy(s.pinned_inputs[turn] + one.to, from, one.bytes);
+      from = s.pinned_inputs[turn] + one.to;
+    }
+    check(cudaMemcpyAsync(landing + one.to, from, one.bytes, cudaMemcpyDefault, s.copies),
+          "copying to the CUDA device failed");
+  }
+  check(cudaEventRecord(s.staged[turn], s.copies), "cannot mark the CUDA stream");
+}
+
+void Device::hand_over(unsigned turn, unsigned char* to, const unsigned char* landing, std::size_t bytes) {
+  const Selected selected(number_);
+  State& s = *state_;
+  check(cudaStreamWaitEvent(s.stream, s.staged[turn], 0), "cannot order CUDA streams");
+  check(cudaMemcpyAsync(to, landing, bytes, cudaMemcpyDeviceToDevice, s.stream), "copying on the CUDA device failed");
+  check(cudaEventRecord(s.taken[turn], s.stream), "cannot mark the CUDA stream");
+}
+
 void Device::download(float* to, std::size_t pitch, const unsigned char* from, std::size_t bytes, std::size_t count) {
   const Selected selected(number_);
   State& s = *state_;
-  cudaPointerAttributes attributes{};
-  const bool there =
-      cudaPointerGetAttributes(&attributes, to) == cudaSuccess && attributes.type == cudaMemoryTypeDevice;
-  if (there) {
-    check(cudaMemcpy2DAsync(to, pitch, from, bytes, bytes, count, cudaMemcpyDeviceToDevice, s.stream),
-          "copying on the CUDA device failed");
+  if (is_on_device(to)) {
+    // Rows further apart than the driver's largest pitch are copied one by one.
+    const std::size_t rows = pitch <= s.largest_pitch ? count : 1;
+    for (std::size_t i = 0; i < count; i += rows)
+      check(cudaMemcpy2DAsync(reinterpret_cast<unsigned char*>(to) + i * pitch, rows == 1 ? bytes : pitch,
+                              from + i * bytes, bytes, bytes, rows, cudaMemcpyDeviceToDevice, s.stream),
+            "copying on the CUDA device failed");
     return;
   }
   // Through pinned memory, so that the next chunk is worked on while this one is put where it belongs.
   const unsigned turn = s.transfers++ % 2;
-  if (s.pinned_bytes[turn] < bytes * count) {
-    check(cudaFreeHost(s.pinned[turn]), "cannot give pinned memory back");
-    s.pinned[turn] = nullptr, s.pinned_bytes[turn] = 0;
-    check(cudaMallocHost(&s.pinned[turn], bytes * count), "too little memory that can be pinned");
-    s.pinned_bytes[turn] = bytes * count;
-  }
+  s.grow(s.pinned[turn], s.pinned_bytes[turn], bytes * count);
   check(cudaMemcpyAsync(s.pinned[turn], from, bytes * count, cudaMemcpyDeviceToHost, s.stream),
         "copying from the CUDA device failed");
   check(cudaEventRecord(s.arrived[turn], s.stream), "cannot mark the CUDA stream");
@@ -299,6 +370,7 @@ float Device::stream(std::uint32_t squares, std::uint32_t of_a_stage, std::uint3
   const std::uint32_t blocks = limits().processors / cluster * cluster;
   const std::size_t bytes = std::size_t{squares} * kSquareBytes, sums = std::size_t{blocks} * kConsumers;
   unsigned char* memory = reserve(bytes + sums * sizeof(std::uint32_t));
+  kept_.network = 0;
   std::vector<std::uint32_t> words(bytes / 4), got(sums), expected(kConsumers, 0);
   for (std::size_t i = 0; i < words.size(); ++i) words[i] = static_cast<std::uint32_t>(i * 2654435761u);
   upload(memory, words.data(), bytes);

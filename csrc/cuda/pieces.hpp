@@ -32,7 +32,6 @@ struct Begin {
   float* x;       // [rows, stride]
   float* before;  // the same, null where it is not needed
   unsigned char* squares;
-  std::uint64_t seed;
   float deviation;
   std::uint32_t purpose, features, stride, panels;
 
@@ -46,7 +45,7 @@ struct Begin {
     float v[8];
 #pragma unroll
     for (std::uint32_t half = 0; half < 2; ++half) {
-      const Words4 words = words_of(seed, purpose, column / 4 + half, draw, 0, keys[person]);
+      const Words4 words = words_of(chunk->seed, purpose, column / 4 + half, draw, 0, keys[person]);
       const FloatPair a = box_muller_float(words.w0, words.w1), b = box_muller_float(words.w2, words.w3);
       v[4 * half] = a.first, v[4 * half + 1] = a.second, v[4 * half + 2] = b.first, v[4 * half + 3] = b.second;
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
@@ -42,6 +43,7 @@ struct Product {
 // A folded denoiser as squares, then its biases in float32, each filled up to whole squares with zeros.
 struct Packed {
   Shape shape;
+  const std::uint64_t id = next_id();  // no other network's
   Product condition[2], embed[6], inner[6], join[6], context[6], bottleneck[4], out;
   std::vector<unsigned char> bytes;
 
@@ -92,6 +94,10 @@ struct Packed {
   }
 
  private:
+  static std::uint64_t next_id() {
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+  }
   void add(Product& p, const std::vector<Array>& weights, const float* bias) {
     p.n_sources = static_cast<std::uint32_t>(weights.size());
     p.width = static_cast<std::uint32_t>(weights[0].rows);
@@ -118,6 +124,7 @@ struct Limits {
 
 struct Options {
   bool persistent = false;
+  bool recorded = true;  // steps of the chain that is not persistent are recorded once and kept
   // Squares of rows and columns of a block's tile, stages and blocks of a cluster; 0 chooses.
   std::uint32_t rows = 0, columns = 0, stages = 0, cluster = 0;
   std::size_t chunk_rows = 0;
@@ -335,7 +342,9 @@ class Plan {
   // Byte offsets into one piece of device memory.
   struct Memory {
     std::size_t network, times, coefficients, chunk, keys, draws, conditions, mean, condition, hidden, embedding,
-        people, embedded, context, x, before, out, activations[kBuffers], total;
+        people, embedded, context, x, before, out, activations[kBuffers], landing[2], total;
+    // What a chunk brings lies together, from `chunk` on.
+    std::size_t input_bytes() const { return out - chunk; }
   };
 
   std::size_t people, draws;  // of a chunk
@@ -366,7 +375,7 @@ class Plan {
     const std::uint32_t state = panels_of(net_, kState), e = net_.embedding_panels();
     all.push_back(
         PieceLaunch{Begin{chunk(base), request_.start == nullptr ? nullptr : floats(base, at.mean), keys(base),
-                          numbers(base), floats(base, at.x), before(base), base + at.activations[kState], request_.seed,
+                          numbers(base), floats(base, at.x), before(base), base + at.activations[kState],
                           request_.start_noise, request_.start_purpose, features(), stride(), state},
                     std::uint64_t{row_squares()} * state});
     const std::uint32_t c = squares_of(net_.shape.conditions);
@@ -434,7 +443,21 @@ class Plan {
 
   Chunk chunk_of(std::size_t some_people, std::size_t some_draws) const {
     return {static_cast<std::uint32_t>(some_people), static_cast<std::uint32_t>(some_draws),
-            squares_of(some_people * some_draws), squares_of(some_people)};
+            squares_of(some_people * some_draws), squares_of(some_people), request_.seed};
+  }
+  // All that decides the launches of a step but where memory begins: where it is the same, so are they.
+  std::vector<std::uint64_t> key() const {
+    std::vector<std::uint64_t> all{net_.id,          people,     draws, step_block, request_.n_steps, persistent,
+                                   request_.step_purpose, wants_before()};
+    for (const Tile* t : {&tile, &middle}) {
+      all.insert(all.end(), {t->rows, t->columns, t->stages, t->cluster, t->strip, t->shared_bytes});
+      all.insert(all.end(), t->shared, t->shared + kBuffers);
+    }
+    const std::size_t places[] = {at.network, at.times,   at.coefficients, at.chunk, at.keys,  at.draws,
+                                  at.people,  at.embedded, at.context,      at.x,     at.before};
+    all.insert(all.end(), std::begin(places), std::end(places));
+    all.insert(all.end(), at.activations, at.activations + kBuffers);
+    return all;
   }
   bool wants_before() const {
     return std::any_of(request_.steps, request_.steps + request_.n_steps,
@@ -493,6 +516,7 @@ class Plan {
     at.conditions = take(people * net_.shape.conditions * sizeof(float));
     at.mean = take(request_.start == nullptr ? 0 : people * net_.shape.features * sizeof(float));
     at.out = take(people * draws * net_.shape.features * sizeof(float));
+    for (std::size_t& landing : at.landing) landing = take(at.input_bytes());
     at.condition = take(some * squares_of(net_.shape.conditions) * kSquareBytes);
     at.hidden = take(some * e * kSquareBytes);
     at.embedding = take(some * e * kSquareBytes);
@@ -528,7 +552,7 @@ class Plan {
     w.x = floats(base, at.x), w.before = before(base);
     w.coefficients = reinterpret_cast<const Coefficients*>(base + at.coefficients);
     w.keys = keys(base), w.draws = numbers(base);
-    w.seed = request_.seed, w.purpose = request_.step_purpose, w.features = features(), w.stride = stride();
+    w.purpose = request_.step_purpose, w.features = features(), w.stride = stride();
     return w;
   }
 
@@ -597,6 +621,38 @@ class Plan {
   const Request request_;
 };
 
+// What a device holds from one request to the next: whose weights lie where its memory begins, and recorded steps, the
+// last used last. All of it is about one piece of memory and goes with it.
+template <class Recording>
+struct Kept {
+  using Key = std::vector<std::uint64_t>;
+  static constexpr std::size_t kMost = 4;
+  std::uint64_t network = 0;  // Packed::id, 0 for none
+  std::vector<std::pair<Key, std::vector<Recording>>> recorded;
+
+  // The recordings of a key, made if there are none.
+  template <class Make>
+  const std::vector<Recording>& recordings(const Key& key, const Make& make) {
+    const auto found =
+        std::find_if(recorded.begin(), recorded.end(), [&](const auto& one) { return one.first == key; });
+    if (found != recorded.end()) {
+      std::rotate(found, found + 1, recorded.end());
+    } else {
+      std::vector<Recording> made = make();
+      if (recorded.size() == kMost) recorded.erase(recorded.begin());
+      recorded.emplace_back(key, std::move(made));
+    }
+    return recorded.back().second;
+  }
+};
+
+// A part of what a chunk brings: to `to` bytes past the beginning, from the host's memory or the device's.
+struct Input {
+  std::size_t to;
+  const void* from;
+  std::size_t bytes;
+};
+
 // Works off a request on a device. `report` is told the share done and says whether to go on.
 template <class Device>
 void sample(Device& device, const Packed& network, const Request& request, const Options& options, const Limits& limits,
@@ -604,7 +660,12 @@ void sample(Device& device, const Packed& network, const Request& request, const
   if (request.people == 0 || request.n_draws == 0) return;
   const Plan plan(network, request, options, limits);
   unsigned char* base = device.reserve(plan.at.total);
-  device.upload(base + plan.at.network, network.bytes.data(), network.bytes.size());
+  auto& kept = device.kept();
+  if (kept.network != network.id) {
+    kept.network = 0;
+    device.upload(base + plan.at.network, network.bytes.data(), network.bytes.size());
+    kept.network = network.id;
+  }
   const std::size_t e = network.shape.embedding, filled = std::size_t{network.embedding_panels()} * kSide;
   std::vector<float> times(request.n_steps * 6 * filled, 0.0f);
   for (std::size_t i = 0; i < request.n_steps * 6; ++i)
@@ -614,47 +675,71 @@ void sample(Device& device, const Packed& network, const Request& request, const
 
   constexpr std::size_t kStepsOfAGraph = 128;
   const std::size_t block = plan.persistent ? plan.step_block : kStepsOfAGraph;
-  std::vector<typename Device::Recording> recordings;
-  if (!plan.persistent)
-    for (std::size_t s = 0; s < request.n_steps; s += block) {
-      std::vector<Launch> launches;
-      for (std::size_t i = s; i < std::min(s + block, request.n_steps); ++i)
-        for (Launch& one : plan.step(base, static_cast<std::uint32_t>(i))) launches.push_back(std::move(one));
-      recordings.push_back(device.record(launches));
-    }
-  const std::size_t width = network.shape.features, blocks = (request.n_steps + block - 1) / block;
-  const std::size_t chunks =
-      (request.people + plan.people - 1) / plan.people * ((request.n_draws + plan.draws - 1) / plan.draws);
+  const bool recorded = !plan.persistent && options.recorded;
+  const auto steps_from = [&](std::size_t first) {
+    const auto end = static_cast<std::uint32_t>(std::min(first + block, request.n_steps));
+    const auto begin = static_cast<std::uint32_t>(first);
+    std::vector<Launch> launches;
+    const auto append = [&](std::vector<Launch> some) {
+      std::move(some.begin(), some.end(), std::back_inserter(launches));
+    };
+    if (plan.persistent)
+      append(plan.context(base, begin, end - begin)), append(plan.steps(base, begin, end - begin));
+    else
+      for (std::uint32_t i = begin; i < end; ++i) append(plan.step(base, i));
+    return launches;
+  };
+  const std::vector<typename Device::Recording> none;
+  const auto& recordings = !recorded ? none : kept.recordings(plan.key(), [&] {
+    std::vector<typename Device::Recording> made;
+    for (std::size_t s = 0; s < request.n_steps; s += block) made.push_back(device.record(steps_from(s)));
+    return made;
+  });
+
+  const std::size_t width = network.shape.features, c = network.shape.conditions;
+  const std::size_t of_draws = (request.n_draws + plan.draws - 1) / plan.draws,
+                    chunks = (request.people + plan.people - 1) / plan.people * of_draws,
+                    blocks = (request.n_steps + block - 1) / block;
+  struct Cut {
+    std::size_t p, d, people, draws;
+  };
+  const auto cut = [&](std::size_t number) {
+    const std::size_t p = number / of_draws * plan.people, d = number % of_draws * plan.draws;
+    return Cut{p, d, std::min(plan.people, request.people - p), std::min(plan.draws, request.n_draws - d)};
+  };
+  // What a chunk brings is on its way while the chunk before it is worked on.
+  const auto stage = [&](std::size_t number) {
+    const Cut one = cut(number);
+    const Chunk chunk = plan.chunk_of(one.people, one.draws);
+    const std::size_t first = plan.at.chunk;
+    std::vector<Input> inputs{
+        {0, &chunk, sizeof chunk},
+        {plan.at.keys - first, request.keys + one.p, one.people * sizeof(std::uint64_t)},
+        {plan.at.draws - first, request.draws + one.d, one.draws * sizeof(std::uint32_t)},
+        {plan.at.conditions - first, request.conditions + one.p * c, one.people * c * sizeof(float)}};
+    if (request.start != nullptr)
+      inputs.push_back({plan.at.mean - first, request.start + one.p * width, one.people * width * sizeof(float)});
+    device.stage(number % 2, base + plan.at.landing[number % 2], plan.at.input_bytes(), inputs);
+  };
+  stage(0);
   std::size_t done = 0;
-  for (std::size_t p = 0; p < request.people; p += plan.people)
-    for (std::size_t d = 0; d < request.n_draws; d += plan.draws) {
-      const std::size_t people = std::min(plan.people, request.people - p),
-                        draws = std::min(plan.draws, request.n_draws - d);
-      const Chunk chunk = plan.chunk_of(people, draws);
-      device.upload(base + plan.at.chunk, &chunk, sizeof chunk);
-      device.upload(base + plan.at.keys, request.keys + p, people * sizeof(std::uint64_t));
-      device.upload(base + plan.at.draws, request.draws + d, draws * sizeof(std::uint32_t));
-      device.upload(base + plan.at.conditions, request.conditions + p * network.shape.conditions,
-                    people * network.shape.conditions * sizeof(float));
-      if (request.start != nullptr)
-        device.upload(base + plan.at.mean, request.start + p * width, people * width * sizeof(float));
-      for (const Launch& one : plan.begin(base)) device.launch(one);
-      for (std::size_t s = 0; s < request.n_steps; s += block) {
-        if (plan.persistent) {
-          const auto first = static_cast<std::uint32_t>(s),
-                     count = static_cast<std::uint32_t>(std::min(block, request.n_steps - s));
-          for (const Launch& one : plan.context(base, first, count)) device.launch(one);
-          for (const Launch& one : plan.steps(base, first, count)) device.launch(one);
-        } else {
-          device.replay(recordings[s / block]);
-        }
-        ++done;
-        device.wait([&] { return report(static_cast<double>(done - 1) / static_cast<double>(chunks * blocks)); });
-      }
-      for (const Launch& one : plan.end(base)) device.launch(one);
-      device.download(request.out + (d * request.people + p) * width, request.people * width * sizeof(float),
-                      base + plan.at.out, people * width * sizeof(float), draws);
+  for (std::size_t number = 0; number < chunks; ++number) {
+    const Cut one = cut(number);
+    device.hand_over(number % 2, base + plan.at.chunk, base + plan.at.landing[number % 2], plan.at.input_bytes());
+    for (const Launch& launch : plan.begin(base)) device.launch(launch);
+    for (std::size_t s = 0; s < request.n_steps; s += block) {
+      if (recorded)
+        device.replay(recordings[s / block]);
+      else
+        for (const Launch& launch : steps_from(s)) device.launch(launch);
+      if (s == 0 && number + 1 < chunks) stage(number + 1);
+      ++done;
+      device.wait([&] { return report(static_cast<double>(done - 1) / static_cast<double>(chunks * blocks)); });
     }
+    for (const Launch& launch : plan.end(base)) device.launch(launch);
+    device.download(request.out + (one.d * request.people + one.p) * width, request.people * width * sizeof(float),
+                    base + plan.at.out, one.people * width * sizeof(float), one.draws);
+  }
   device.finish();
   report(1.0);
 }

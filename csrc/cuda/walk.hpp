@@ -69,9 +69,10 @@ struct Op {
   Finish finish;
 };
 
-// Which rows there are; in device memory, so that one recorded graph serves every chunk of people.
+// Which rows there are, and the seed; in device memory, so that one recorded graph serves every chunk and request.
 struct Chunk {
   std::uint32_t people, draws, row_squares, people_squares;
+  std::uint64_t seed;
 };
 
 enum class Domain : std::uint32_t { rows, people, people_and_steps };
@@ -90,7 +91,6 @@ struct Walk {
   const Coefficients* coefficients;
   const std::uint64_t* keys;
   const std::uint32_t* draws;
-  std::uint64_t seed;
   std::uint32_t purpose, features, stride;
 };
 
@@ -614,7 +614,7 @@ class Walker {
   SECONDGRAM_DEVICE void noise(const NoiseSource& source, std::uint32_t column, std::uint32_t step,
                                float (&z)[4]) const {
     const bool odd = (lane_ & 1) != 0;
-    const Words4 own = words_of(w_.seed, w_.purpose, column / 4, source.draw, step, source.key);
+    const Words4 own = words_of(w_.chunk->seed, w_.purpose, column / 4, source.draw, step, source.key);
     const std::uint32_t got0 = Machine::shuffle(odd ? own.w0 : own.w2, 1);
     const std::uint32_t got1 = Machine::shuffle(odd ? own.w1 : own.w3, 1);
     const FloatPair upper = box_muller_float(odd ? got0 : own.w0, odd ? got1 : own.w1);

@@ -123,7 +123,8 @@ class CudaSampler:
         mode : one of `MODES`. device : its number; None takes that of the conditions, else 0.
         progress : called with the share done, now and then. Ctrl-C ends the work after the chunk under way.
         options : sizes that change speed and memory, never a value: rows (1 or 2) and columns (2 or 4) of a tile in
-            squares of 64, stages, cluster (blocks that share what they bring), chunk_rows, step_block.
+            squares of 64, stages, cluster (blocks that share what they bring), chunk_rows, step_block; recorded=0 has
+            the graph's launches made one by one instead of recorded once and kept.
 
         Raises `RuntimeError` where there is no device to use, `InputError` for an unknown mode, arrays of other shapes
         or too little memory on the device.
