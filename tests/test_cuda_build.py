@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from secondgram.ops import cuda
 
 pytestmark = pytest.mark.skipif(cuda.built() is not None, reason=str(cuda.built()))
 
+SOURCE = Path(__file__).parents[1]
 PAPER = (769, 783, 256, (512, 256, 128))
 SMALL = (16, 21, 64, (128, 64, 32))
 H100 = cuda.Limits()
@@ -39,6 +41,19 @@ def paper() -> FoldedDenoiser:
 @pytest.fixture(scope="module")
 def small() -> FoldedDenoiser:
     return _folded(SMALL)
+
+
+@pytest.mark.parametrize("architectures", ["90", "90-real", "80;90-virtual", "native", "all-major", "80;90a-real", "100"])
+def test_sm_90_without_its_own_instructions_is_refused(architectures: str, tmp_path: Path) -> None:
+    cmake = shutil.which("cmake")
+    if cmake is None or not (SOURCE / "CMakeLists.txt").exists():
+        pytest.skip("needs cmake and the sources")
+    # Nothing is built: what comes after is switched off.
+    command = [cmake, "-S", str(SOURCE), "-B", str(tmp_path), "-DSECONDGRAM_NATIVE=OFF"]
+    done = subprocess.run(command, env={**os.environ, "CUDAARCHS": architectures}, capture_output=True, text=True)
+    refused = architectures not in ("80;90a-real", "100")
+    assert (done.returncode != 0) == refused, done.stderr
+    assert not refused or "Name 90a-real" in done.stderr
 
 
 # -- what was compiled ------------------------------------------------------------------------------------------------
@@ -127,9 +142,35 @@ def test_every_block_fits(paper: FoldedDenoiser, small: FoldedDenoiser, mode: st
         assert made["memory_bytes"] <= limits.memory_bytes
 
 
+WIDTHS = ((512, 256, 128), (256, 128, 64), (128, 64, 32), (64, 64, 64))
+
+
+@pytest.mark.parametrize("widths", WIDTHS, ids=str)
+@pytest.mark.parametrize("embedding", [64, 128, 256])
+@pytest.mark.parametrize("features", [8, 16, 32, 64, 128, 256, 400, 769, 1200])
+def test_groups_of_warps_share_no_activations(features: int, embedding: int, widths: tuple[int, int, int]) -> None:
+    """Groups take a row of squares each and do not wait for one another: each has a strip of its own."""
+    folded = _folded((features, features + 14, embedding, widths))
+    sizes = [features, embedding, *widths, widths[2], widths[1], widths[0], features]
+    names = ["state", "inner", "first", "second", "third", "fourth", "up1", "up2", "up3"]
+    bytes_of = {name: (size + 63) // 64 * cuda.SQUARE_BYTES for name, size in zip(names, sizes, strict=True)}
+    tiles = [{}, *({"rows": 2, "columns": c, "stages": s} for c in (2, 4) for s in (2, 3, 4, 5))]
+    for mode in cuda.MODES:
+        for options in tiles:
+            try:
+                tile = cuda.plan(folded, 4000, 20, 8, mode=mode, **options)["tile"]
+            except InputError:
+                continue  # too many stages for the shared memory
+            rows = tile["rows"] // 64
+            begin = tile["shared_bytes"] - rows * tile["strip_bytes"]
+            for name, place in tile["places"].items():
+                assert begin <= place, (mode, options, name)
+                assert place + bytes_of[name] <= begin + tile["strip_bytes"], (mode, options, name)
+
+
 def test_a_small_network_stays_in_shared_memory(small: FoldedDenoiser) -> None:
     tile = cuda.plan(small, 1000, 20, 20, mode="persistent")["tile"]
-    assert len(tile["in_shared_memory"]) == 8
+    assert len(tile["places"]) == 8
 
 
 @pytest.mark.parametrize("cluster", [1, 2, 4])

@@ -72,10 +72,11 @@ py::dict facts_of(const Tile& t) {
   facts["activation_bytes"] = t.activation_bytes;
   facts["received_bytes"] = t.received_bytes;
   const char* const names[kBuffers] = {"state", "inner", "first", "second", "third", "fourth", "up1", "up2", "up3"};
-  std::vector<std::string> kept;
+  std::map<std::string, std::uint32_t> places;
   for (int b = 0; b < kBuffers; ++b)
-    if (t.shared[b] != kNowhere) kept.push_back(names[b]);
-  facts["in_shared_memory"] = kept;
+    if (t.shared[b] != kNowhere) places[names[b]] = t.shared[b];
+  facts["places"] = places;
+  facts["strip_bytes"] = t.strip * kSquareBytes;
   return facts;
 }
 
