@@ -43,7 +43,9 @@ def small() -> FoldedDenoiser:
     return _folded(SMALL)
 
 
-@pytest.mark.parametrize("architectures", ["90", "90-real", "80;90-virtual", "native", "all-major", "80;90a-real", "100"])
+@pytest.mark.parametrize(
+    "architectures", ["90", "90-real", "80;90-virtual", "native", "all-major", "80;90a-real", "100"]
+)
 def test_sm_90_without_its_own_instructions_is_refused(architectures: str, tmp_path: Path) -> None:
     cmake = shutil.which("cmake")
     if cmake is None or not (SOURCE / "CMakeLists.txt").exists():
@@ -154,11 +156,12 @@ def test_groups_of_warps_share_no_activations(features: int, embedding: int, wid
     sizes = [features, embedding, *widths, widths[2], widths[1], widths[0], features]
     names = ["state", "inner", "first", "second", "third", "fourth", "up1", "up2", "up3"]
     bytes_of = {name: (size + 63) // 64 * cuda.SQUARE_BYTES for name, size in zip(names, sizes, strict=True)}
-    tiles = [{}, *({"rows": 2, "columns": c, "stages": s} for c in (2, 4) for s in (2, 3, 4, 5))]
+    tiles: list[dict[str, int]] = [{}, *({"rows": 2, "columns": c, "stages": s} for c in (2, 4) for s in (2, 3, 4, 5))]
+    network = cuda._packed(folded)
     for mode in cuda.MODES:
         for options in tiles:
             try:
-                tile = cuda.plan(folded, 4000, 20, 8, mode=mode, **options)["tile"]
+                tile = cuda._plan_of(network, 4000, 20, 8, mode, H100, options)["tile"]
             except InputError:
                 continue  # too many stages for the shared memory
             rows = tile["rows"] // 64
@@ -176,10 +179,13 @@ def test_a_small_network_stays_in_shared_memory(small: FoldedDenoiser) -> None:
 @pytest.mark.parametrize("cluster", [1, 2, 4])
 def test_bytes_of_a_step(paper: FoldedDenoiser, cluster: int) -> None:
     """Every weight once a block, shared by its cluster; padding to squares costs less than a tenth."""
-    tile = cuda.plan(paper, 41_706, 1, 99, mode="persistent", cluster=cluster)["tile"]
     features, conditions, embedding, widths = PAPER
-    # Without what the embedding adds, which is not the block's to compute: draws without end share it.
+    # Draws share what the embedding adds, and draws without end bring nothing for it; one draw multiplies it itself.
     weights = flops(features, conditions, embedding, widths, 10**9)
+    alone = cuda.plan(paper, 41_706, 1, 99, mode="persistent", cluster=cluster)["tile"]
+    added = 2 * embedding * (sum(2 * width for width in widths[:2]) + widths[2] + features)
+    assert weights + added <= cluster * alone["weight_bytes"] < 1.1 * (weights + added)
+    tile = cuda.plan(paper, 41_706, 20, 99, mode="persistent", cluster=cluster)["tile"]
     assert weights <= cluster * tile["weight_bytes"] < 1.1 * weights
     assert tile["received_bytes"] == cluster * tile["weight_bytes"] + tile["activation_bytes"]
 

@@ -85,6 +85,7 @@ class _Options(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("persistent", "recorded", "rows", "columns", "stages", "cluster")),
         ("step_block", ctypes.c_uint32),
+        ("context", ctypes.c_uint32),
         *((name, ctypes.c_uint32) for name in ("bulk", "order", "shared_bytes")),
         *((name, ctypes.c_uint64) for name in ("chunk_rows", "memory_bytes")),
     )
@@ -433,11 +434,32 @@ def test_no_default_plan_has_a_schedule_that_changes_a_bit(
             np.testing.assert_array_equal(got, one)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_the_embedding_is_multiplied_changes_no_bit(emulate: Emulate, layout: str) -> None:
+    case = Case(17, 70, 1, 3)
+    options = LAYOUTS[layout]
+    before = emulate(*case.arguments(), **options, context=1)
+    np.testing.assert_array_equal(emulate(*case.arguments(), **options), before)
+    np.testing.assert_array_equal(emulate(*case.arguments(), **options, context=2, chunk_rows=60, step_block=2), before)
+    assert _distance(before, case.exact()) < TOLERANCE
+
+
+def test_only_one_draw_has_the_embedding_among_its_products(emulate: Emulate) -> None:
+    case = Case(17, 3, 2, 2)
+    with pytest.raises(RuntimeError, match="context 2 takes one draw"):
+        emulate(*case.arguments(), context=2)
+    with pytest.raises(RuntimeError, match="context is 0, 1 or 2"):
+        emulate(*case.arguments(), context=3)
+
+
 def test_company_and_order_change_nothing(emulate: Emulate, plain: tuple[Case, np.ndarray]) -> None:
     case, one = plain
     chosen = np.array([30, 2, 7])
     got = emulate(case.folded, case.c[chosen], case.keys[chosen], case.draws[[4, 1]], 3, case.table, persistent=1)
     np.testing.assert_array_equal(got, one[[4, 1]][:, chosen])
+    # A draw alone has the embedding among its products.
+    got = emulate(case.folded, case.c[chosen], case.keys[chosen], case.draws[[4]], 3, case.table, bulk=1)
+    np.testing.assert_array_equal(got, one[[4]][:, chosen])
 
 
 def test_recordings_and_weights_are_kept(library: ctypes.CDLL) -> None:

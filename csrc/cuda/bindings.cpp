@@ -53,6 +53,8 @@ Options options_of(const std::map<std::string, std::size_t>& named) {
       o.cluster = small;
     else if (name == "step_block")
       o.step_block = small;
+    else if (name == "context")
+      o.context = small;
     else if (name == "chunk_rows")
       o.chunk_rows = value;
     else

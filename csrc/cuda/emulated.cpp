@@ -113,7 +113,7 @@ struct EmulatedArray {
 };
 
 struct EmulatedOptions {
-  std::uint32_t persistent, recorded, rows, columns, stages, cluster, step_block, bulk, order, shared_bytes;
+  std::uint32_t persistent, recorded, rows, columns, stages, cluster, step_block, context, bulk, order, shared_bytes;
   std::uint64_t chunk_rows, memory_bytes;
 };
 
@@ -150,7 +150,7 @@ int secondgram_emulate(void* device, const void* network, const Request* request
     Options options;
     options.persistent = o->persistent != 0, options.recorded = o->recorded != 0;
     options.rows = o->rows, options.columns = o->columns, options.stages = o->stages, options.cluster = o->cluster;
-    options.step_block = o->step_block, options.chunk_rows = o->chunk_rows;
+    options.step_block = o->step_block, options.chunk_rows = o->chunk_rows, options.context = o->context;
     Limits limits;
     limits.processors = 2;
     limits.groups = d.bulk;

@@ -129,6 +129,9 @@ struct Options {
   std::uint32_t rows = 0, columns = 0, stages = 0, cluster = 0;
   std::size_t chunk_rows = 0;
   std::uint32_t step_block = 0;  // steps of one persistent launch
+  // What the embedding adds to a block: worked out before for all draws of a person (1), or among the block's own
+  // products (2), which only one draw can have. 0 chooses; no bit depends on it.
+  std::uint32_t context = 0;
 };
 
 // Activations of the network, by their place in Tile::at.
@@ -141,13 +144,14 @@ struct Line {
   int target;
   Finish finish;
   int block;  // whose addition of the embedding it takes, -1 for none
+  const Product* embedding = nullptr;  // makes that addition here
 };
 
-inline std::vector<Line> lines_of(const Packed& n) {
+inline std::vector<Line> lines_of(const Packed& n, bool embedded = false) {
   std::vector<Line> lines;
   const auto block = [&](int b, int from, int skip, int to) {
     lines.push_back({&n.inner[b], {from, -1}, kInner, Finish::normed, -1});
-    lines.push_back({&n.join[b], {kInner, skip}, to, Finish::context, b});
+    lines.push_back({&n.join[b], {kInner, skip}, to, Finish::context, b, embedded ? &n.context[b] : nullptr});
   };
   block(0, kState, -1, kFirst);
   block(1, kFirst, -1, kSecond);
@@ -241,8 +245,9 @@ inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t
   tile.weight_bytes = tile.activation_bytes = tile.received_bytes = 0;
   for (std::size_t i = begin; i < end; ++i) {
     const Product& p = *lines[i].product;
-    const std::size_t weights = std::size_t{p.panels} * p.inputs() * kSquareBytes;
-    std::size_t streamed = 0;
+    const std::uint32_t added = lines[i].embedding == nullptr ? 0 : lines[i].embedding->inputs();
+    const std::size_t weights = std::size_t{p.panels} * (p.inputs() + added) * kSquareBytes;
+    std::size_t streamed = std::size_t{added} * kSquareBytes;
     for (std::uint32_t s = 0; s < p.n_sources; ++s)
       if (tile.shared[lines[i].sources[s]] == kNowhere) streamed += std::size_t{p.source_panels[s]} * kSquareBytes;
     streamed *= std::size_t{tile.rows} * passes_of(p.panels, tile.columns);
@@ -352,11 +357,17 @@ class Plan {
   Memory at{};
   std::vector<Line> lines;
   Tile tile, middle;  // of the products, and of the narrow middle or the whole network
-  bool persistent;
+  bool persistent, embedded;
 
   Plan(const Packed& network, const Request& request, const Options& options, const Limits& limits)
-      : persistent(options.persistent), net_(network), request_(request) {
-    lines = lines_of(network);
+      : persistent(options.persistent),
+        embedded(options.context != 0 ? options.context == 2 : request.n_draws == 1),
+        net_(network),
+        request_(request) {
+    if (options.context > 2) throw std::invalid_argument("context is 0, 1 or 2");
+    if (embedded && request.n_draws != 1)
+      throw std::invalid_argument("several draws of a person share what the embedding adds: context 2 takes one draw");
+    lines = lines_of(network, embedded);
     // The narrow middle of the network, or all of it.
     const std::size_t begin = persistent ? 0 : kMiddleBegin, end = persistent ? lines.size() : kMiddleEnd;
     // Two blocks share what they bring until a measurement says otherwise (Device::stream).
@@ -403,6 +414,7 @@ class Plan {
     all.push_back(PieceLaunch{
         Embed{chunk(base), base + at.people, floats(base, at.times), base + at.embedded, first, steps, 6 * e},
         std::uint64_t{people_squares()} * steps * 6 * e});
+    if (embedded) return all;
     Walk all_blocks = walk(base, Domain::people_and_steps, true);
     all_blocks.n_steps = steps;
     std::uint32_t column = 0;
@@ -448,7 +460,7 @@ class Plan {
   // All that decides the launches of a step but where memory begins: where it is the same, so are they.
   std::vector<std::uint64_t> key() const {
     std::vector<std::uint64_t> all{net_.id,          people,     draws, step_block, request_.n_steps, persistent,
-                                   request_.step_purpose, wants_before()};
+                                   request_.step_purpose, wants_before(), embedded};
     for (const Tile* t : {&tile, &middle}) {
       all.insert(all.end(), {t->rows, t->columns, t->stages, t->cluster, t->strip, t->shared_bytes});
       all.insert(all.end(), t->shared, t->shared + kBuffers);
@@ -478,7 +490,7 @@ class Plan {
     people = std::max<std::size_t>(1, std::min(request_.people, rows / draws));
     // What the embedding adds to many steps waits in memory, two bytes a value.
     const std::size_t of_a_step =
-        std::size_t{people_squares()} * (6 * net_.embedding_panels() + net_.context_panels()) * kSquareBytes;
+        std::size_t{people_squares()} * (6 * net_.embedding_panels() + context_panels()) * kSquareBytes;
     const std::size_t fit = std::max<std::size_t>(1, kContextBytes / of_a_step), asked = options.step_block;
     step_block = static_cast<std::uint32_t>(
         persistent ? std::min(asked != 0 ? asked : fit, std::max<std::size_t>(1, request_.n_steps)) : 1);
@@ -522,7 +534,7 @@ class Plan {
     at.embedding = take(some * e * kSquareBytes);
     at.people = take(some * 6 * e * kSquareBytes);
     at.embedded = take(pairs * 6 * e * kSquareBytes);
-    at.context = take(pairs * net_.context_panels() * kSquareBytes);
+    at.context = take(pairs * context_panels() * kSquareBytes);
     at.x = take(rows * kSide * stride() * sizeof(float));
     at.before = take(wants_before() ? rows * kSide * stride() * sizeof(float) : 0);
     for (int b = 0; b < kBuffers; ++b)
@@ -533,6 +545,7 @@ class Plan {
 
   std::uint32_t row_squares() const { return squares_of(people * draws); }
   std::uint32_t people_squares() const { return squares_of(people); }
+  std::uint32_t context_panels() const { return embedded ? 0 : net_.context_panels(); }
   std::uint32_t features() const { return static_cast<std::uint32_t>(net_.shape.features); }
   std::uint32_t stride() const { return squares_of(net_.shape.features) * kSide; }
 
@@ -574,24 +587,47 @@ class Plan {
 
   Op bare(unsigned char* base, const Product& p, Finish finish) const {
     Op o{};
-    o.weight = base + at.network + p.weight;
     o.bias = floats(base, at.network + p.bias);
-    o.n_sources = p.n_sources, o.inputs = p.inputs(), o.panels = p.panels, o.width = p.width, o.finish = finish;
+    o.n_sources = p.n_sources, o.panels = p.panels, o.width = p.width, o.finish = finish;
     return o;
+  }
+  // The weight of a product's source, whose inputs begin `first` squares in.
+  const unsigned char* weight(unsigned char* base, const Product& p, std::uint32_t first) const {
+    return base + at.network + p.weight + std::size_t{first} * kSquareBytes;
   }
 
   // From and to squares with `from` and `to` panels across, `first` and `column` panels in.
   Op person_op(unsigned char* base, const Product& p, std::size_t source, std::uint32_t from, std::uint32_t first,
                std::size_t target, std::uint32_t to, std::uint32_t column, Finish finish) const {
     Op o = bare(base, p, finish);
-    o.sources[0] = {base + source + std::size_t{first} * kSquareBytes, kNowhere, from, p.source_panels[0], -1};
+    o.sources[0] = {base + source + std::size_t{first} * kSquareBytes,
+                    weight(base, p, 0),
+                    p.inputs(),
+                    kNowhere,
+                    from,
+                    p.source_panels[0],
+                    -1};
     o.target = {base + target + std::size_t{column} * kSquareBytes, kNowhere, to};
     return o;
   }
 
   Op op(unsigned char* base, const Line& line, const Tile* shared, std::size_t begin) const {
-    Op o = bare(base, *line.product, line.finish);
-    for (std::uint32_t s = 0; s < o.n_sources; ++s) {
+    const Product& product = *line.product;
+    Op o = bare(base, product, line.finish);
+    std::uint32_t n = 0, first = 0;
+    if (line.embedding != nullptr) {
+      const Product& added = *line.embedding;
+      const std::uint32_t e = net_.embedding_panels();
+      o.bias = floats(base, at.network + added.bias);
+      o.sources[n++] = {base + at.embedded + std::size_t{line.block * e} * kSquareBytes,
+                        weight(base, added, 0),
+                        added.inputs(),
+                        kNowhere,
+                        6 * e,
+                        e,
+                        -1};
+    }
+    for (std::uint32_t s = 0; s < product.n_sources; first += product.source_panels[s++]) {
       const int b = line.sources[s];
       int writer = -1;
       // The last of these lines before this one that writes it, else the last of all, of the step before.
@@ -602,13 +638,19 @@ class Plan {
           if (lines[l].target == b && (l < self || writer < 0)) writer = static_cast<int>(l - begin);
       }
       const std::uint32_t place = shared == nullptr ? kNowhere : shared->shared[b];
-      o.sources[s] = {base + at.activations[b], place, place == kNowhere ? panels_of(net_, b) : shared->strip,
-                      line.product->source_panels[s], writer};
+      o.sources[n++] = {base + at.activations[b],
+                        weight(base, product, first),
+                        product.inputs(),
+                        place,
+                        place == kNowhere ? panels_of(net_, b) : shared->strip,
+                        product.source_panels[s],
+                        writer};
     }
+    o.n_sources = n;
     const std::uint32_t place = shared == nullptr ? kNowhere : shared->shared[line.target];
     o.target = {base + at.activations[line.target], place,
                 place == kNowhere ? panels_of(net_, line.target) : shared->strip};
-    if (line.block >= 0) {
+    if (line.block >= 0 && line.embedding == nullptr) {
       std::uint32_t column = 0;
       for (int b = 0; b < line.block; ++b) column += net_.context[b].panels;
       o.context = base + at.context + std::size_t{column} * kSquareBytes;

@@ -38,14 +38,16 @@ enum class Finish : std::uint32_t {
   plain,     // sum + bias
   silu,      // SiLU(sum + bias)
   normed,    // SiLU(rstd(row) sum + bias)
-  context,   // SiLU(sum + what the embedding adds)
+  context,   // SiLU(sum + what the embedding adds), which was worked out before or is the product of source 0
   residual,  // what was there + SiLU(sum + bias)
   solver,    // sum + bias is the network's output: one step of the solver
 };
 
-// Activations that are multiplied: in shared memory from `shared` on, or streamed from `squares`.
+// Activations that are multiplied, in shared memory from `shared` on or streamed from `squares`, and by what.
 struct Source {
   const unsigned char* squares;
+  const unsigned char* weight;
+  std::uint32_t inputs;  // squares from one of the weight's outputs to the next
   std::uint32_t shared;  // kNowhere where they are streamed
   std::uint32_t stride;  // squares from one row of squares to the next
   std::uint32_t panels;  // squares across
@@ -58,14 +60,13 @@ struct Target {
 };
 
 struct Op {
-  Source sources[2];
+  Source sources[3];
   Target target;
-  const unsigned char* weight;
-  const float* bias;             // [outputs, filled up with zeros]; not read by Finish::context
-  const unsigned char* context;  // squares of the step's and person's addition
+  const float* bias;             // [outputs, filled up with zeros]; not read where there is a context
+  const unsigned char* context;  // squares of the step's and person's addition, null where source 0 gives it
   std::uint32_t context_stride;
-  std::uint32_t n_sources, inputs, panels, passes;  // inputs and outputs in squares; passes over the outputs
-  std::uint32_t width;                              // values of a row that rstd is about
+  std::uint32_t n_sources, panels, passes;  // outputs in squares, and passes over them
+  std::uint32_t width;                      // values of a row that rstd is about
   Finish finish;
 };
 
@@ -192,11 +193,12 @@ class Walker {
 
   SECONDGRAM_DEVICE void bring(const Op& op, std::uint32_t s, std::uint32_t o, std::uint32_t pass) {
     const std::uint32_t begin = begin_of_pass(op, pass), panels = begin_of_pass(op, pass + 1) - begin;
-    std::uint32_t input = 0;
 #pragma unroll 1
     for (std::uint32_t n = 0; n < op.n_sources; ++n) {
       const Source& source = op.sources[n];
       const bool streamed = source.shared == kNowhere;
+      // The embedding has rows of its own for every step.
+      const std::uint32_t first = n == 0 && gives_context(op) ? s * w_.chunk->people_squares : 0;
       if (streamed && !w_.split && source.writer >= 0) {
         // Written in this step before this product, else in the step before.
         const std::uint32_t writer = static_cast<std::uint32_t>(source.writer);
@@ -205,22 +207,22 @@ class Walker {
           for (int group = 0; group <= kGroups; ++group) Machine::await(kCompleted + 4 * group, wait_for);
       }
 #pragma unroll 1
-      for (std::uint32_t k = 0; k < source.panels; ++k, ++input) {
+      for (std::uint32_t k = 0; k < source.panels; ++k) {
         const std::uint32_t full = kFull + 8 * slot_, to = stage();
         Machine::wait(kEmpty + 8 * slot_, phase_ ^ 1);
         Machine::announce(full, (panels + (streamed ? kRows : 0)) * kSquareBytes);
         // Each block of a cluster brings its part of every square of weights to all of them.
         const std::uint32_t part = kSquareBytes / w_.cluster, offset = part * Machine::rank();
         const unsigned char* weight =
-            op.weight + (static_cast<std::size_t>(begin) * op.inputs + input) * kSquareBytes + offset;
-        const std::size_t panel_bytes = static_cast<std::size_t>(op.inputs) * kSquareBytes;
+            source.weight + (static_cast<std::size_t>(begin) * source.inputs + k) * kSquareBytes + offset;
+        const std::size_t panel_bytes = static_cast<std::size_t>(source.inputs) * kSquareBytes;
         // Rolled: this warp has few registers, and nothing waits for it while stages are full.
 #pragma unroll 1
         for (std::uint32_t p = 0; p < panels; ++p, weight += panel_bytes)
           Machine::copy(to + p * kSquareBytes + offset, weight, part, full, w_.cluster);
         if (streamed) {
           const unsigned char* rows =
-              source.squares + (static_cast<std::size_t>(first_) * source.stride + k) * kSquareBytes;
+              source.squares + (static_cast<std::size_t>(first + first_) * source.stride + k) * kSquareBytes;
 #pragma unroll 1
           for (std::uint32_t r = 0; r < kRows; ++r, rows += static_cast<std::size_t>(source.stride) * kSquareBytes)
             Machine::copy(to + (kColumns + r) * kSquareBytes, rows, kSquareBytes, full, 1);
@@ -284,7 +286,7 @@ class Walker {
 
   // What the finish of a pass will read is asked for before its products, so that it waits in L2 by then.
   SECONDGRAM_DEVICE void ask_ahead(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels) const {
-    if (op.finish == Finish::context) {
+    if (op.context != nullptr) {
       for (std::uint32_t i = thread_; i < kRows * kSide * panels; i += kConsumers) {
         const std::uint32_t row = s * w_.chunk->people_squares * kSide + person_of(i / panels);
         const std::size_t square = std::size_t{row / kSide} * op.context_stride + begin + i % panels;
@@ -309,7 +311,7 @@ class Walker {
 #pragma unroll
         for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
     const std::uint32_t lane = Machine::renewed(lane_);
-    if (op.finish == Finish::context) {
+    if (op.context != nullptr) {
       const std::uint32_t first = s * w_.chunk->people_squares * kSide;
 #pragma unroll
       for (int i = 0; i < Mine::kTall; ++i)
@@ -365,8 +367,26 @@ class Walker {
         Machine::release(kEmpty + 8 * slot_, w_.cluster);
         advance();
       }
+      if (n == 0 && gives_context(op)) round_sums(sums);
     }
     if (normed) scale_rows(op.width, sum, square);
+  }
+
+  // Whether source 0 is the embedding, whose product is rounded before the others are added to it: as it is where it
+  // has waited in memory, so that a draw has the same bits alone and among others.
+  SECONDGRAM_DEVICE static bool gives_context(const Op& op) {
+    return op.finish == Finish::context && op.context == nullptr;
+  }
+  SECONDGRAM_DEVICE void round_sums(Sums& sums) const {
+#pragma unroll
+    for (int i = 0; i < Mine::kTall; ++i)
+#pragma unroll
+      for (int j = 0; j < Mine::kWide; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+          const std::uint32_t pair = bf16_pair(sums[i][j][e], sums[i][j][e + 1]);
+          sums[i][j][e] = float_of(pair << 16), sums[i][j][e + 1] = float_of(pair & 0xFFFF0000u);
+        }
   }
 
   SECONDGRAM_DEVICE void multiply_warp(std::uint32_t rows, std::uint32_t stride, std::uint32_t weights,

@@ -124,7 +124,8 @@ class CudaSampler:
         progress : called with the share done, now and then. Ctrl-C ends the work after the chunk under way.
         options : sizes that change speed and memory, never a value: rows (1 or 2) and columns (2 or 4) of a tile in
             squares of 64, stages, cluster (blocks that share what they bring), chunk_rows, step_block; recorded=0 has
-            the graph's launches made one by one instead of recorded once and kept.
+            the graph's launches made one by one instead of recorded once and kept; context, where what the embedding
+            adds is worked out: before, for all draws (1), or among the products, for one draw (2), 0 chooses.
 
         Raises `RuntimeError` where there is no device to use, `InputError` for an unknown mode, arrays of other shapes
         or too little memory on the device.
@@ -276,7 +277,7 @@ def best_tile(
         for rows in (1, 2):
             options = {"rows": rows, "columns": rate.columns, "cluster": rate.cluster}
             try:
-                tile = _plan_of(network, 1, 1, 1, "persistent", limits, options)["tile"]
+                tile = _plan_of(network, 1, 2, 1, "persistent", limits, options)["tile"]
             except InputError:
                 continue
             clocks = max(
