@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -61,43 +63,50 @@ def test_sm_90_without_its_own_instructions_is_refused(architectures: str, tmp_p
 # -- what was compiled ------------------------------------------------------------------------------------------------
 
 
-def _tool() -> str | None:
-    """cuobjdump, which CUDA brings and so does Triton."""
-    spec = importlib.util.find_spec("triton")
-    beside = Path(str(spec.origin)).parent / "backends" / "nvidia" / "bin" if spec and spec.origin else Path()
-    return shutil.which("cuobjdump") or shutil.which("cuobjdump", path=str(beside))
-
-
-def _dump(*options: str) -> str:
-    tool = _tool()
-    if tool is None:
+def _module() -> ModuleType:
+    path = SOURCE / "benchmarks" / "cuda_resources.py"
+    if not path.exists():
+        pytest.skip("needs the sources")
+    spec = importlib.util.spec_from_file_location("cuda_resources_tested", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.tool() is None:
         pytest.skip("cuobjdump is not installed")
-    module = cuda._extension()
-    environment = {"PATH": f"{Path(tool).parent}:/usr/bin:/bin"}
-    return subprocess.run(
-        [tool, *options, str(module.__file__)], check=True, capture_output=True, text=True, env=environment
-    ).stdout
+    return module
 
 
 @pytest.fixture(scope="module")
-def usage() -> dict[str, dict[str, tuple[int, int]]]:
+def resources() -> ModuleType:
+    return _module()
+
+
+@pytest.fixture(scope="module")
+def usage(resources: ModuleType) -> dict[str, dict[str, tuple[int, int]]]:
     """For each architecture and kernel: registers, and bytes of local memory (stack and spilled registers)."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
-    architecture = name = ""
-    for line in _dump("--dump-resource-usage").splitlines():
-        if match := re.search(r"arch = (sm_\w+)", line):
-            architecture = match[1]
-        elif match := re.search(r"Function (\S+):", line):
-            name = match[1]
-        elif match := re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", line):
-            found.setdefault(architecture, {})[name] = (int(match[1]), int(match[2]) + int(match[3]))
+    for (architecture, kernel), used in resources.usage().items():
+        found.setdefault(architecture, {})[kernel] = used
     return found
+
+
+def test_the_table_of_resources_is_this_build_s(resources: ModuleType) -> None:
+    """`python benchmarks/cuda_resources.py --write` brings it up to date."""
+    with resources.TABLE.open() as file:
+        kept = list(csv.DictReader(file))
+    compiler = cuda._extension().compiler
+    if {row["nvcc"] for row in kept} != {compiler}:
+        pytest.skip(f"the table is of another compiler than {compiler}")
+    now = resources.table()
+    built = {row["arch"] for row in now}
+    assert now == [row for row in kept if row["arch"] in built]
 
 
 def test_nothing_spills(usage: dict[str, dict[str, tuple[int, int]]]) -> None:
     assert usage
     for architecture, kernels in usage.items():
-        assert sum("4walk" in name for name in kernels) == 3, architecture
+        assert sum(name.startswith("walk<") for name in kernels) == 3, architecture
         for name, (registers, local) in kernels.items():
             assert local == 0, (architecture, name)
             # 384 threads of a block share 65,536 registers.
@@ -113,11 +122,11 @@ def test_nothing_spills(usage: dict[str, dict[str, tuple[int, int]]]) -> None:
     ],
 )
 def test_the_instructions_meant_are_there(
-    usage: dict[str, Any], architecture: str, wanted: list[str], unwanted: list[str]
+    resources: ModuleType, usage: dict[str, Any], architecture: str, wanted: list[str], unwanted: list[str]
 ) -> None:
     if architecture not in usage:
         pytest.skip(f"built without {architecture}")
-    code = _dump("--gpu-architecture", architecture, "-sass")
+    code = resources.dump("--gpu-architecture", architecture, "-sass")
     for instruction in wanted:
         assert instruction in code, instruction
     for instruction in unwanted:

@@ -151,6 +151,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA sampler of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
   m.attr("interface") = 1;
+  m.attr("compiler") = compiler();
   py::class_<Packed>(m, "Network");
   m.def("network", &network, py::arg("features"), py::arg("conditions"), py::arg("embedding"), py::arg("widths"),
         py::arg("arrays"));

@@ -12,6 +12,9 @@
 
 namespace secondgram::cuda {
 
+// nvcc's version: 13.0.88.
+std::string compiler();
+
 // How many devices there are; `reason` says why where there are none.
 int count_devices(std::string* reason);
 

@@ -102,6 +102,11 @@ int count_devices(std::string* reason) {
   return count;
 }
 
+std::string compiler() {
+  return std::to_string(__CUDACC_VER_MAJOR__) + "." + std::to_string(__CUDACC_VER_MINOR__) + "." +
+         std::to_string(__CUDACC_VER_BUILD__);
+}
+
 struct Device::State {
   cudaStream_t stream = nullptr, copies = nullptr;
   unsigned char* memory = nullptr;
