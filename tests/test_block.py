@@ -22,7 +22,7 @@ from secondgram.diffusion import reference  # noqa: E402
 from secondgram.kernels import launches, layout, plan  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.skipif(not INTERPRETED, reason="TRITON_INTERPRET is not 1: kernels are compiled here")
+interpreter_only = pytest.mark.interpreted
 device_only = pytest.mark.skipif(
     INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
 )
@@ -222,6 +222,28 @@ def test_gradients_of_tasks() -> None:
     setting.g[3:] = 0.0
     *_, wanted = setting.statement()
     agree(parts[0], torch.cat([value.reshape(-1) for value in wanted]), TOLERANCE["fp32"])
+
+
+def test_buffers_begin_where_their_memory_begins() -> None:
+    """An arena may be a part of a larger tensor, as an activation that was saved as a view is."""
+    whole = torch.arange(60.0)
+    arena = layout.Arena({"a": 4, "b": 8}, 3, whole[24:], slot=4)
+    assert torch.equal(arena["a"], whole[24:36].view(3, 4))
+    assert torch.equal(arena["b"], whole[36:60].view(3, 8))
+    assert torch.equal(arena["b:1"], whole[36:60].view(3, 8)[:, 4:])
+
+
+@interpreter_only
+def test_gradients_of_activations_that_are_views() -> None:
+    setting = Setting(2, 8, **SMALL)
+    _, kept = block.denoise(setting.size, "fp32", setting.x, setting.t, setting.c, setting.weights, True)
+    # Behind numbers that are not theirs, on a multiple of 16 bytes.
+    moved = [torch.cat([torch.full((64,), torch.nan).to(part), part])[64:] for part in kept]
+    one, two = (
+        block.gradients(setting.size, "fp32", setting.g, held, setting.weights)[0]
+        for held in (kept, block.Kept(*moved))
+    )
+    assert torch.equal(one, two)
 
 
 @interpreter_only
