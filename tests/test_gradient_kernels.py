@@ -21,7 +21,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 kernel = pytest.importorskip("secondgram.kernels.gradients")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.skipif(not INTERPRETED, reason="TRITON_INTERPRET is not 1: kernels are compiled here")
+interpreter_only = pytest.mark.interpreted
 device_only = pytest.mark.skipif(
     INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
 )
