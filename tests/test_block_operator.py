@@ -82,6 +82,20 @@ def test_dropout_drops_what_the_reference_drops() -> None:
     assert not torch.equal(found[0][0], _net(embedding=8, widths=(12, 10, 8))(x, t, c))
 
 
+def test_dropout_draws_where_its_generator_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed gives the same numbers wherever the network is, and a processor's generator serves a device."""
+    drawn, rand = [], torch.rand
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        drawn.append(torch.device(options["device"]).type)
+        return rand(*arguments, **options)
+
+    monkeypatch.setattr(torch, "rand", watched)
+    h = torch.ones(3, 4, device="meta")
+    assert Dropout(0.5, torch.Generator().manual_seed(0))(h).device.type == "meta"
+    assert drawn == ["cpu"]
+
+
 class _Taker:
     """Keeps what a backward pass hands over."""
 
