@@ -151,6 +151,11 @@ class TaskGradients:
         self._places_of = {value.data_ptr(): name for name, value in named.items()}
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
 
+    @property
+    def records(self) -> bool:
+        """Whether a step of this can be recorded: no shape and no launch depends on how many rows a task has."""
+        return self._triton or self.device.type == "cpu"
+
     # -- taking the gradients ---------------------------------------------------------------------------------------
 
     def clear(self) -> None:
