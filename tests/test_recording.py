@@ -3,6 +3,7 @@ make. Like a CUDA graph, it keeps operations and the memory they work on, and no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -72,9 +73,9 @@ def _rows(people: int = 14) -> TaskRows:
     return TaskRows(target, torch.ones(9, 5), condition, visit, torch.ones(people, 5), static, (0.9, 0.4))
 
 
-def _trained(record: Any, backend: str = "reference", **change: Any) -> tuple[Trainer, Tensor]:
+def _trained(record: Any, backend: str = "reference", device: str = "cpu", **change: Any) -> tuple[Trainer, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    net = Denoiser(5, 7, embedding=6, widths=(8, 6, 4), generator=generator, backend=backend)
+    net = Denoiser(5, 7, embedding=6, widths=(8, 6, 4), generator=generator, backend=backend).to(device)
     options = TrainingOptions(**{"epochs": 7, "batch": 10, "gate": 1e9, "patience": 99, **change})
     trainer = Trainer(net, Schedule.make(), _rows(), options, seed=1, run=Run(show=False), record=record)
     trainer.fit()
@@ -117,11 +118,28 @@ def test_a_step_by_tasks_on_the_fused_kernels_is_played_too(monkeypatch: pytest.
     monkeypatch.setattr(ops_gradients.native, "sampler_reason_unavailable", lambda: "not on a tape")
     # The interpreter takes seconds a step.
     monkeypatch.setattr(recording, "WARM", 1)
-    change = {"gradients": "mean", "batch": 23, "epochs": 3, "clip": 0.1}
+    change: dict[str, Any] = {"gradients": "mean", "batch": 23, "epochs": 3, "clip": 0.1}
     played, weights = _trained(tape, "triton", **change)
     assert played.recorder is not None
     assert len(played.recorder._played) == 1
     plain, wanted = _trained(untaped, "triton", **change)
+    assert torch.equal(weights, wanted)
+    _same(played, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available(),
+    reason="needs a CUDA device and TRITON_INTERPRET=0",
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("gradients", ["gate", "pcgrad", "gradvac", "aligned-mtl"])
+def test_a_graph_gives_the_bits_of_steps_that_are_made_on_the_device(gradients: str, backend: str) -> None:
+    played, weights = _trained(None, backend, "cuda", gradients=gradients, average=0.9)
+    assert played.recorder is not None
+    assert played.recorder.reason is None
+    assert len(played.recorder._played) == 2
+    plain, wanted = _trained(untaped, backend, "cuda", gradients=gradients, average=0.9)
     assert torch.equal(weights, wanted)
     _same(played, plain)
 

@@ -179,7 +179,7 @@ class Trainer:
             self.targets = torch.zeros(len(TASKS), len(TASKS), dtype=torch.float64, device=self.device)
         self.look = _Look(self.device)
         self.recorder: Recorder | None = None
-        if self.on_device and not options.dropout and (self.engine is None or self.engine.records):
+        if self.on_device and not options.dropout and (self.engine is None or self.engine.recordable):
             # Dropout draws its numbers on the processor, inside the step.
             self.recorder = Recorder(self._step_of, record or cuda_graph, self.device)
 

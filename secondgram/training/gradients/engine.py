@@ -148,11 +148,11 @@ class TaskGradients:
         self._g: Tensor | None = None
         self._chosen, self._fused = mode, False
         # A fused denoiser names its weights by their addresses.
-        self._places_of = {value.data_ptr(): name for name, value in named.items()}
+        self._by_address = {value.data_ptr(): name for name, value in named.items()}
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
 
     @property
-    def records(self) -> bool:
+    def recordable(self) -> bool:
         """Whether a step of this can be recorded: no shape and no launch depends on how many rows a task has."""
         return self._triton or self.device.type == "cpu"
 
@@ -208,7 +208,7 @@ class TaskGradients:
     def _take(self, weights: Sequence[Tensor], J: Tensor) -> None:
         """Add the Jacobian of a fused denoiser's weights, end to end; the first of a parameter replaces what stood."""
         self._sites.append(Site("denoiser", None, None))
-        names = [self._places_of.get(weight.data_ptr()) for weight in weights]
+        names = [self._by_address.get(weight.data_ptr()) for weight in weights]
         if names == list(self.shapes) and not self._written and J.dtype == self.dtype:
             self._J = J
             self._views = self._places(J)
