@@ -108,6 +108,14 @@ def test_layers_around_a_fused_denoiser_are_taken_as_ever(frozen: tuple[str, ...
 
 
 @interpreter_only
+def test_parameters_may_move_after_the_engine_is_made() -> None:
+    fused, plain = TaskGradients(_net("triton"), 3), TaskGradients(_net("reference"), 3, "jac")
+    for value in fused.parameters:
+        value.data = value.data.clone()
+    _agree(_take(fused, _batch()), _take(plain, _batch()))
+
+
+@interpreter_only
 @pytest.mark.parametrize("mode", ["layer", "ghost"])
 def test_modes_without_a_jacobian_keep_the_reference(mode: str) -> None:
     found = TaskGradients(_net("auto"), 3, mode)

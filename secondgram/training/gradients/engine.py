@@ -147,8 +147,6 @@ class TaskGradients:
         self._summed: LayerSums | None = None
         self._g: Tensor | None = None
         self._chosen, self._fused = mode, False
-        # A fused denoiser names its weights by their addresses.
-        self._by_address = {value.data_ptr(): name for name, value in named.items()}
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
 
     @property
@@ -208,7 +206,9 @@ class TaskGradients:
     def _take(self, weights: Sequence[Tensor], J: Tensor) -> None:
         """Add the Jacobian of a fused denoiser's weights, end to end; the first of a parameter replaces what stood."""
         self._sites.append(Site("denoiser", None, None))
-        names = [self._by_address.get(weight.data_ptr()) for weight in weights]
+        # Autograd hands on tensors that are not the parameters themselves, but lie where they lie.
+        places = {value.data_ptr(): name for value, name in zip(self.parameters, self.shapes, strict=True)}
+        names = [places.get(weight.data_ptr()) for weight in weights]
         if names == list(self.shapes) and not self._written and J.dtype == self.dtype:
             self._J = J
             self._views = self._places(J)
