@@ -18,7 +18,7 @@ from torch import Tensor
 from secondgram import Denoiser
 from secondgram.diffusion.schedule import Schedule
 from secondgram.training.gradients import TaskGradients, aggregate, task_gradients, write_gradients
-from secondgram.training.tasks import TASKS, TaskRows
+from secondgram.training.tasks import TASKS, Batch, TaskRows
 from secondgram.training.trainer import Trainer, TrainingOptions
 
 # features, covariates, embedding, widths, rows of a batch, rounds
@@ -61,7 +61,11 @@ class Case:
         generator.manual_seed(seed) if seed is not None else generator.seed()
         rows = self.trainer.rows
         order, clean = rows.plan(generator)
-        return self.trainer._losses(rows.batch(order, clean, generator), generator)
+        return self.losses_of(rows.batch(order, clean, generator), generator)
+
+    def losses_of(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        """The same of a batch that is there."""
+        return self.trainer._losses(self.trainer._draw(batch, generator), None)
 
     def update(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
@@ -78,7 +82,7 @@ def gate(case: Case) -> float:
     batch = rows.batch(order, clean, generator)
     engine.clear()
     with engine.rows(batch.offsets):
-        torch.stack(case.trainer._losses(batch, generator)).sum().backward()
+        torch.stack(case.losses_of(batch, generator)).sum().backward()
     engine.gram()
     worst = 0.0
     for task in range(len(TASKS)):
@@ -94,7 +98,7 @@ def gradients_alone(case: Case) -> dict[str, Callable[[], None]]:
     generator = torch.Generator()
     rows = case.trainer.rows
     batch = rows.batch(*rows.plan(generator), generator)
-    loss = lambda: case.trainer._losses(batch, generator.manual_seed(2))  # noqa: E731
+    loss = lambda: case.losses_of(batch, generator.manual_seed(2))  # noqa: E731
 
     def one_pass() -> None:
         engine.clear()

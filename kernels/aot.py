@@ -1,19 +1,22 @@
 """Compile every kernel ahead of time, without a GPU, and print what it takes: python -m secondgram.kernels.aot.
 
-Needs a process without TRITON_INTERPRET, because Triton chooses between interpreter and compiler when it decorates.
+`--table` writes it into `resources.csv`, of every kernel at the published size. Needs a process without
+TRITON_INTERPRET, because Triton chooses between interpreter and compiler when it decorates.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +34,20 @@ ARCHITECTURES = (80, 90, 100)
 BATCHES = (256, 4096, 16896)
 # Instructions of the matrix units, by generation, as PTX names them.
 MATRIX_UNITS = {"mma": "mma.sync", "wgmma": "wgmma.mma_async", "tcgen05": "tcgen05.mma"}
+# Machine instructions by what they use, by the beginnings of their names.
+MIX = {
+    "matrix": ("HMMA", "HGMMA", "DMMA", "UTCHMMA", "UTCQMMA"),
+    "fp32": ("FFMA", "FADD", "FMUL"),
+    "fp64": ("DFMA", "DADD", "DMUL"),
+    "special": ("MUFU",),
+    "global": ("LDG", "STG"),
+    "shared": ("LDS", "STS"),
+    "local": ("LDL", "STL"),
+}
+TABLE = Path(__file__).parent / "resources.csv"
+# What the table holds: the published size in every precision, in batches as large as they come.
+TABLED = (90, 100)
+PUBLISHED = Size(769, 783, 256, (512, 256, 128))
 TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -45,7 +62,8 @@ class Case:
     """A kernel with the types of its arguments and its compile-time constants.
 
     warps, stages : Triton's defaults if left out;  aligned : arguments that are known to be multiples of 16;
-    label : its name in the table, made of kernel and constants if left out.
+    label : its name in the table, made of kernel, precision and constants if left out;  part : the pass that launches
+    it.
     """
 
     kernel: Any
@@ -55,21 +73,23 @@ class Case:
     aligned: frozenset[str] = frozenset()
     stages: int = 3
     label: str = ""
+    part: str = ""
+    precision: str = ""
 
     @property
     def name(self) -> str:
         """As the table shows it."""
         if self.label:
             return self.label
-        constants = ", ".join(f"{name}={value}" for name, value in self.constants.items())
-        return f"{self.kernel.__name__}({constants})"
+        constants = " ".join(f"{name}={value}" for name, value in self.constants.items())
+        return " ".join(word for word in (self.kernel.__name__, self.precision, constants) if word)
 
 
 @dataclass(frozen=True)
 class Usage:
     """Resources of one compiled kernel: registers a thread, bytes of local memory a thread (the stack, where spilled
-    registers go), bytes of shared memory a block, and the instructions of the matrix units in its code, as in
-    `MATRIX_UNITS`."""
+    registers go), bytes of shared memory a block, the instructions of the matrix units in its code, as in
+    `MATRIX_UNITS`, and its machine instructions, all and as in `MIX`."""
 
     case: str
     architecture: int
@@ -77,6 +97,25 @@ class Usage:
     local_bytes: int
     shared_bytes: int
     matrix: dict[str, int]
+    part: str = ""
+    instructions: int = 0
+    mix: dict[str, int] | None = None
+
+    @property
+    def row(self) -> dict[str, str]:
+        """As a line of the table."""
+        return {
+            "kernel": self.case,
+            "pass": self.part,
+            "arch": f"sm_{self.architecture}",
+            "triton": triton.__version__,
+            "registers": str(self.registers),
+            "local_bytes": str(self.local_bytes),
+            "shared_bytes": str(self.shared_bytes),
+            **{unit: str(count) for unit, count in self.matrix.items()},
+            "instructions": str(self.instructions),
+            **{kind: str(count) for kind, count in (self.mix or {}).items()},
+        }
 
 
 def _noise_case(width: int) -> Case:
@@ -98,7 +137,7 @@ def _gradient_cases() -> list[Case]:
         more = {"strides": ("i64",) * 2 * group, "offsets": "*i64", "task_stride": "i64"}
         for exact in (True, False) if dtype == torch.float32 else (True,):
             constants = {"EXACT": exact, "TILE": gradients.TILE}
-            one = {**constants, "ROWS": gradients.ROWS[dtype]}
+            one = {**constants, "ROWS": gradients.rows_at_a_time(dtype, exact)}
             several = {
                 "DTYPE": gradients.POINTERS[dtype],
                 **constants,
@@ -106,26 +145,29 @@ def _gradient_cases() -> list[Case]:
                 "GROUP": group,
             }
             out = {"out": "*fp32"}
-            found.append(_case(gradients.weight_gradient_kernel, {**out, **rows, **strides}, one))
-            found.append(_case(gradients.layer_gradients_kernel, {**layers, **more}, several))
+            found.append(_case(gradients.weight_gradient_kernel, {**out, **rows, **strides}, one, word))
+            found.append(_case(gradients.layer_gradients_kernel, {**layers, **more}, several, word))
         for tasks in (1, 2, 3, 8) if dtype == torch.float32 else (3,):
             constants = {"TASKS": tasks, "COLUMNS": gradients.FEW_COLUMNS[triton.next_power_of_2(tasks)]}
             slab = {"partial": "*fp64", "J": pointer, "columns": "i32", "task_stride": "i64"}
-            found.append(_case(gradients.gram_few_kernel, slab, constants))
-        for tasks in (16, 64) if dtype == torch.float32 else (64,):
+            found.append(_case(gradients.gram_few_kernel, slab, constants, word))
+        for tasks in (16, 32, 64):
             slab = {"partial": "*fp64", "J": pointer, "tasks": "i32", "columns": "i32", "task_stride": "i64"}
-            constants = {"TASKS": tasks, "COLUMNS": gradients.MANY_COLUMNS}
-            found.append(_case(gradients.gram_many_kernel, slab, constants, warps=8))
+            found.append(_case(gradients.gram_many_kernel, slab, gradients.many_constants(tasks), word, warps=8))
         slab = {"g": pointer, "squares": "*fp64", "J": pointer, "w": "*fp64", "tasks": "i32", "columns": "i32"}
-        found.append(_case(gradients.combine_kernel, {**slab, "task_stride": "i64"}, {"COLUMNS": gradients.COMBINED}))
+        slab["task_stride"] = "i64"
+        found.append(_case(gradients.combine_kernel, slab, {"COLUMNS": gradients.COMBINED}, word))
     sums = {"out": "*fp64", "partial": "*fp64", "programs": "i32", "entries": "i32"}
     for wide, tall in gradients.SUMMED:
-        found.append(_case(gradients.sum_partials_kernel, sums, {"ENTRIES": wide, "PARTIALS": tall}))
+        found.append(_case(gradients.sum_partials_kernel, sums, {"ENTRIES": wide, "PARTIALS": tall}, "fp64"))
     return found
 
 
-def _case(kernel: Any, signature: dict[str, Any], constants: dict[str, Any], warps: int = 4) -> Case:
-    return Case(kernel, {**signature, **dict.fromkeys(constants, "constexpr")}, constants, warps)
+def _case(kernel: Any, signature: dict[str, Any], constants: dict[str, Any], precision: str, warps: int = 4) -> Case:
+    # torch hands out memory in multiples of 16 bytes.
+    pointers = frozenset(name for name, kind in signature.items() if isinstance(kind, str) and kind.startswith("*"))
+    whole = {**signature, **dict.fromkeys(constants, "constexpr")}
+    return Case(kernel, whole, constants, warps, pointers, precision=precision)
 
 
 def cases() -> list[Case]:
@@ -157,38 +199,69 @@ def described_case(call: Described, label: str) -> Case:
     return Case(call.kernel, signature, constants, warps, frozenset(aligned), stages, label)
 
 
-def denoiser_cases(
-    architecture: int, precision: str, rows: int, size: Size, passes: Sequence[str] = ("training", "folded")
-) -> list[Case]:
+def denoiser_cases(architecture: int, precision: str, rows: int, size: Size) -> list[Case]:
     """Every different kernel that the denoiser launches on an architecture, found by describing its launches."""
-    with described(architecture) as calls:
-        if "training" in passes:
-            _describe_training(precision, rows, size)
-        if "folded" in passes:
-            _describe_folded(precision, rows, size)
     found: dict[tuple[Any, ...], Case] = {}
-    for call in calls:
-        case = described_case(call, f"{call.name} {precision} x{rows} D={size.features}")
-        constants = tuple((name, str(value)) for name, value in case.constants.items())
-        key = (call.kernel, tuple(case.signature.items()), constants, case.aligned, case.warps, case.stages)
-        found.setdefault(key, case)
+    seen: Counter[tuple[str, str]] = Counter()
+    for part, describe in PASSES.items():
+        with described(architecture) as calls:
+            describe(precision, rows, size)
+        for call in calls:
+            case = replace(described_case(call, f"{call.name} {precision} x{rows} D={size.features}"), part=part)
+            constants = tuple((name, str(value)) for name, value in case.constants.items())
+            key = (call.kernel, tuple(case.signature.items()), constants, case.aligned, case.warps, case.stages)
+            if key in found:
+                continue
+            seen[part, call.name] += 1
+            again = seen[part, call.name]
+            found[key] = case if again == 1 else replace(case, part=f"{part} {again}")
     return list(found.values())
 
 
-def _describe_training(precision: str, rows: int, size: Size) -> None:
-    x, c = (torch.empty(rows, width, device="meta") for width in (size.features, size.conditions))
-    t = torch.empty(rows, device="meta")
-    weights = [torch.empty(shape, device="meta") for shape in size.parameters.values()]
+class _Inputs(NamedTuple):
+    x: torch.Tensor
+    t: torch.Tensor
+    c: torch.Tensor
+    weights: list[torch.Tensor]
+    drops: block.Drops
+
+
+def _inputs(rows: int, size: Size) -> _Inputs:
+    widths = [size.ends[name].true_outputs for name in block.DROPPED]
+    return _Inputs(
+        torch.empty(rows, size.features, device="meta"),
+        torch.empty(rows, device="meta"),
+        torch.empty(rows, size.conditions, device="meta"),
+        [torch.empty(shape, device="meta") for shape in size.parameters.values()],
+        block.Drops(0.1, tuple(torch.empty(rows, width, device="meta") for width in widths)),
+    )
+
+
+def _describe_inference(precision: str, rows: int, size: Size) -> None:
+    x, t, c, weights, _ = _inputs(rows, size)
     block.denoise(size, precision, x, t, c, weights, False)
+
+
+def _describe_training(precision: str, rows: int, size: Size) -> None:
+    x, t, c, weights, _ = _inputs(rows, size)
     out, kept = block.denoise(size, precision, x, t, c, weights, True)
     block.gradients(size, precision, torch.empty_like(out), kept, weights, x_gradient=True, c_gradient=True)
-    widths = [size.ends[name].true_outputs for name in block.DROPPED]
-    drops = block.Drops(0.1, tuple(torch.empty(rows, width, device="meta") for width in widths))
+
+
+def _describe_tasks(precision: str, rows: int, size: Size) -> None:
+    x, t, c, weights, _ = _inputs(rows, size)
+    out, kept = block.denoise(size, precision, x, t, c, weights, True)
+    offsets = torch.empty(4, dtype=torch.int64, device="meta")
+    block.gradients(size, precision, torch.empty_like(out), kept, weights, offsets=offsets)
+
+
+def _describe_dropout(precision: str, rows: int, size: Size) -> None:
+    x, t, c, weights, drops = _inputs(rows, size)
     out, kept = block.denoise(size, precision, x, t, c, weights, True, drops)
     block.gradients(size, precision, torch.empty_like(out), kept, weights, drops=drops)
 
 
-def _describe_folded(precision: str, rows: int, size: Size) -> None:
+def _folded(precision: str, size: Size) -> Folded:
     def layer(inputs: int, outputs: int) -> SimpleNamespace:
         return SimpleNamespace(weight=np.zeros((inputs, outputs)), bias=np.zeros(outputs))
 
@@ -208,13 +281,53 @@ def _describe_folded(precision: str, rows: int, size: Size) -> None:
         )
     two = (layer(narrow, narrow), layer(narrow, narrow))
     denoiser = SimpleNamespace(blocks=blocks, bottlenecks=(two, two), out=layer(size.features, size.features))
-    folded = Folded(denoiser, size.conditions, precision, "meta")
-    x = torch.empty(rows, size.features, device="meta")
+    return Folded(denoiser, size.conditions, precision, "meta")
+
+
+def _describe_folded(precision: str, rows: int, size: Size) -> None:
+    folded, e = _folded(precision, size), size.embedding
     times, people = folded.time_tables(np.zeros((2, e))), folded.people_tables(np.zeros((rows, e)))
-    folded(x, times[0], people)
+    folded(torch.empty(rows, size.features, device="meta"), times[0], people)
+
+
+def _describe_chain(precision: str, rows: int, size: Size) -> None:
+    folded, e = _folded(precision, size), size.embedding
+    times, people = folded.time_tables(np.zeros((2, e))), folded.people_tables(np.zeros((rows, e)))
     keys, draws = (torch.empty(n, dtype=dtype, device="meta") for n, dtype in ((rows, torch.int64), (1, torch.int32)))
-    steps = torch.empty(2, 6, device="meta")
+    x, steps = torch.empty(rows, size.features, device="meta"), torch.empty(2, 6, device="meta")
     folded.chain(x, times, people, steps, keys, draws, 0, 1, [True, False])
+
+
+PASSES: dict[str, Callable[[str, int, Size], None]] = {
+    "inference": _describe_inference,
+    "training": _describe_training,
+    "tasks": _describe_tasks,
+    "dropout": _describe_dropout,
+    "folded": _describe_folded,
+    "chain": _describe_chain,
+}
+
+
+def tabled_cases(architecture: int) -> Iterator[Case]:
+    """What `TABLE` holds of an architecture, in its order."""
+    yield from cases()
+    for precision in block.PRECISIONS:
+        yield from denoiser_cases(architecture, precision, BATCHES[-1], PUBLISHED)
+
+
+def write_table(path: Path = TABLE, architectures: Sequence[int] = TABLED) -> None:
+    """Compile everything that `TABLE` holds and write it; minutes."""
+    rows = [compile_case(case, target).row for target in architectures for case in tabled_cases(target)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_table(path: Path = TABLE) -> list[dict[str, str]]:
+    """The lines of the table."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def compile_case(case: Case, architecture: int) -> Usage:
@@ -226,13 +339,13 @@ def compile_case(case: Case, architecture: int) -> Usage:
     source = ASTSource(fn=case.kernel, signature=case.signature, constexprs=case.constants, attrs=aligned)
     options = {"num_warps": case.warps, "num_stages": case.stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(compiled.asm["cubin"])
-        listing = subprocess.run(
-            [str(tool), "--dump-resource-usage", str(binary)], check=True, capture_output=True, text=True
-        ).stdout
+        listing = _tool("cuobjdump", "--dump-resource-usage", str(binary))
+        code = _tool("nvdisasm", "--print-code", str(binary))
+    # A line of code: /*0070*/  @!P0 LDG.E R4, [R2] ;
+    names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)", code)
     found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", listing)}
     return Usage(
         case=case.name,
@@ -241,7 +354,16 @@ def compile_case(case: Case, architecture: int) -> Usage:
         local_bytes=found["STACK"] + found["LOCAL"],
         shared_bytes=compiled.metadata.shared,
         matrix={unit: compiled.asm["ptx"].count(word) for unit, word in MATRIX_UNITS.items()},
+        part=case.part,
+        instructions=len(names),
+        mix={kind: sum(name.startswith(words) for name in names) for kind, words in MIX.items()},
     )
+
+
+def _tool(name: str, *arguments: str) -> str:
+    """What a tool that Triton brings along prints."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    return subprocess.run([str(tool), *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -254,7 +376,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=BATCHES[2:], help="batches of the denoiser's kernels")
     parser.add_argument("--features", type=int, nargs="+", default=[769], help="D of the denoiser's kernels")
     parser.add_argument("--all", action="store_true", help="every precision and class of batch")
+    parser.add_argument("--table", action="store_true", help=f"write {TABLE.name}, some minutes")
     chosen = parser.parse_args(arguments)
+    if chosen.table:
+        write_table()
+        return
     precisions, batches = (list(block.PRECISIONS), BATCHES) if chosen.all else (chosen.precision, chosen.rows)
     units = " ".join(f"{unit:>7}" for unit in MATRIX_UNITS)
     print(f"{'kernel':44} {'arch':>6} {'registers':>9} {'local B':>8} {'shared B':>8} {units}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from .gemm import backward_kernel, forward_kernel, step_kernel
 from .launches import described_architecture
 from .launches import launch as start
 from .layout import BOTTLENECKS, Arena, Matrix, Size, begins, packed_sizes, packing, padded
+from .owned import Owned
 from .plan import Launch, Program
 from .stage import stage_kernel
 from .weights import norm_kernel, weights_kernel
@@ -47,6 +48,8 @@ ELEMENTS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16
 # Rows and columns that a program takes at a time: of a weight to pack, of the layer norms' gradients.
 PACK_TILE = (64, 256) if INTERPRETED else (16, 128)
 NORM_TILE = (256, 256) if INTERPRETED else (32, 64)
+# Depths that the narrow backward kernel multiplies at a time where it reads rows back: registers decide.
+BACK_DEPTH = 16
 
 
 def architecture(device: torch.device) -> int | None:
@@ -70,14 +73,13 @@ def arena_size(widths: dict[str, int], rows: int) -> int:
     return sum(widths.values()) * rows
 
 
-@lru_cache(maxsize=16)
+@cache
 def _frequencies(features: int, device: torch.device) -> Tensor:
-    """f_k of the time features, [half of features] float32, rounded from float64."""
+    """f_k of the time features, [half of features] float32, rounded from float64; never let go, as graphs read it."""
     half = torch.arange((features + 1) // 2, dtype=torch.float64)
     return torch.pow(100.0, -2.0 * half / features).float().to(device)
 
 
-@lru_cache(maxsize=16)
 def _packing_tables(size: Size, pointers: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """What `stage_kernel` packs, for parameters at these addresses: its table and its programs."""
     at = dict(zip(size.parameters, pointers, strict=True))
@@ -115,7 +117,6 @@ class _WeightTables(NamedTuple):
     products: int
 
 
-@lru_cache(maxsize=16)
 def _weight_tables(
     size: Size, pointers: tuple[int, ...], device: torch.device, outputs: int, inputs: int
 ) -> _WeightTables:
@@ -177,6 +178,10 @@ def _weight_tables(
         torch.tensor(norm_programs, dtype=torch.int32, device=device),
         products,
     )
+
+
+_packed_of: Owned[tuple[Tensor, Tensor]] = Owned()
+_gradients_of: Owned[_WeightTables] = Owned()
 
 
 class Tables(NamedTuple):
@@ -344,7 +349,8 @@ class Pass:
         t, c = (self.users.get(launch.read(role)[5:]) for role in ("t", "c"))
         table = programs = None
         if packs:
-            table, programs = _packing_tables(size, tuple(w.data_ptr() for w in self.weights), self.packed.device)
+            places = size, tuple(w.data_ptr() for w in self.weights), self.packed.device
+            table, programs = _packed_of.get(places, self.weights, lambda: _packing_tables(*places))
         start(
             launch.name,
             stage_kernel,
@@ -517,6 +523,7 @@ class Pass:
             drop=self.drops.of("down3"),
             share=self.drops.share,
             rows=self.rows,
+            PRECISION=self.products,
             ROWS=tile.rows,
             WIDTH=self.size.narrow,
             **tile.options(),
@@ -536,8 +543,7 @@ class Pass:
                 z_gradient=self._at(launch.written("z")),
                 mid_gradient=self._at(launch.written("mid")),
                 width=launch.width,
-                # Three parts of a whole weight do not fit in a program's registers beside the gradients.
-                PRECISION="ieee" if self.products == "tf32x3" else self.products,
+                DEPTH=BACK_DEPTH,
                 **shared,
             )
             return
@@ -574,7 +580,6 @@ class Pass:
             second_stride=second.stride(0) if second is not None else 0,
             weight_stride=weight_stride,
             people_stride=table.people.stride(0) if table else 0,
-            PRECISION=self.products,
             DEPTH=tile.depth,
             **shared,
         )
@@ -647,7 +652,8 @@ class Pass:
 
     def _gradient_tables(self, tile: tuning.Tile) -> _WeightTables:
         pointers = tuple(w.data_ptr() for w in self.weights)
-        return _weight_tables(self.size, pointers, self.packed.device, tile.rows, tile.columns)
+        places = self.size, pointers, self.packed.device, tile.rows, tile.columns
+        return _gradients_of.get(places, self.weights, lambda: _weight_tables(*places))
 
     def _norms(self, launch: Launch, tile: tuning.Tile) -> None:
         weights = next(made for made in self.program.launches if made.kernel == "weights")

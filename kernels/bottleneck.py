@@ -30,6 +30,36 @@ def _dense(
     return tl.dot(a, w, input_precision=PRECISION) + tl.load(bias + i)[None, :]
 
 
+@triton.jit
+def _written_product(
+    source,  # [rows, WIDTH], rows that this program has written
+    made,  # [ROWS, WIDTH] the same as they were written
+    weight,  # [WIDTH, WIDTH]
+    row,
+    rows,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """made weight."""
+    i = tl.arange(0, WIDTH)
+    if PRECISION == "tf32x3":
+        # Three parts of a whole weight do not fit in a program's registers beside the gradients: a few depths at a
+        # time, of rows read back, since registers cannot be cut.
+        tl.debug_barrier()
+        depth = tl.arange(0, DEPTH)  # [DEPTH]
+        total = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+        there = (row < rows)[:, None]
+        for at in range(0, WIDTH, DEPTH):
+            a = tl.load(source + row.to(tl.int64)[:, None] * WIDTH + (at + depth)[None, :], mask=there, other=0.0)
+            w = tl.load(weight + (at + depth)[:, None] * WIDTH + i[None, :])
+            total = tl.dot(a, w, total, input_precision=PRECISION)
+    else:
+        total = tl.dot(made, tl.load(weight + i[:, None] * WIDTH + i[None, :]), input_precision=PRECISION)
+    return total
+
+
 @triton.jit(do_not_specialize=["rows", "number", "out_width"], do_not_specialize_on_alignment=["moments_out"])
 def narrow_kernel(
     out,  # [rows, WIDTH]
@@ -150,6 +180,7 @@ def narrow_backward_kernel(
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    DEPTH: tl.constexpr,
 ):
     """Gradients back to mid, and all that the weights' gradients need; activations are made anew from z and `kept`."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # [ROWS]
@@ -167,14 +198,13 @@ def narrow_backward_kernel(
     tl.store(inputs + 2 * slab + where, operand(h + silu(outer), dtype, ROUND), mask=mask)
     d = tl.load(gradient + where, mask=mask, other=0.0).to(tl.float32)
     back = d
-    i = tl.arange(0, WIDTH)
     for turn in range(0, 4):
         layer = 3 - turn
         before = tl.load(kept + layer * slab + where, mask=mask, other=0.0).to(tl.float32)
         of_layer = operand(back * silu_slope(before), dtype, ROUND)
         tl.store(gradients + layer * slab + where, of_layer, mask=mask)
-        w = tl.load(weights + layer * WIDTH * WIDTH + i[:, None] * WIDTH + i[None, :])
-        back = tl.dot(of_layer, w, input_precision=PRECISION)
+        weight = weights + layer * WIDTH * WIDTH
+        back = _written_product(gradients + layer * slab, of_layer, weight, row, rows, PRECISION, ROWS, WIDTH, DEPTH)
         if layer % 2 == 0:
             tl.store(inputs + (layer + 1) * slab + where, operand(silu(before), dtype, ROUND), mask=mask)
             d += back
@@ -183,6 +213,5 @@ def narrow_backward_kernel(
         d = dropped(d, drop, share, row, column, rows, width)
     of_z = operand(d * silu_slope(tl.load(z + where, mask=mask, other=0.0).to(tl.float32)), dtype, ROUND)
     tl.store(z_gradient + where, of_z, mask=mask)
-    w = tl.load(last + i[:, None] * WIDTH + i[None, :])
-    of_mid = tl.dot(of_z, w, input_precision=PRECISION)
+    of_mid = _written_product(z_gradient, of_z, last, row, rows, PRECISION, ROWS, WIDTH, DEPTH)
     tl.store(mid_gradient + where, operand(of_mid, dtype, ROUND), mask=mask)

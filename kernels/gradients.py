@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 import triton
@@ -25,10 +25,17 @@ POINTERS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16
 FEW = 8
 MOST_TASKS, MOST_COLUMNS = 64, 1 << 30
 # Programs that share a Gram matrix, and columns that each takes at a time, for few tasks and for many.
-PROGRAMS, FEW_COLUMNS, MANY_COLUMNS = 528, {1: 1024, 2: 1024, 4: 512, 8: 256}, 32
+PROGRAMS, FEW_COLUMNS, MANY_COLUMNS = 528, {1: 1024, 2: 1024, 4: 512, 8: 256}, {16: 32, 32: 32, 64: 16}
+# The most tasks of one product of rows.
+MOST_ROWS = 32
 # Entries and partial sums that one program of the last stage takes at a time: of many entries, and of one alone.
 SUMMED = ((32, 64), (1, 1024))
 COMBINED = 1024
+
+
+def rows_at_a_time(dtype: torch.dtype, exact: bool) -> int:
+    """Rows that `weight_gradient_kernel` multiplies at a time; three TF32 parts need more registers."""
+    return ROWS[dtype] if exact or dtype != torch.float32 else ROWS[dtype] // 2
 
 
 @triton.jit
@@ -186,8 +193,9 @@ def weight_gradients(dY: Tensor, X: Tensor, offsets: Tensor, out: Tensor | None 
         return out
     dY, X = _unit_columns(dY), _unit_columns(X)
     grid = (triton.cdiv(outputs, TILE) * triton.cdiv(inputs, TILE), tasks)
+    rows = rows_at_a_time(dY.dtype, exact)
     weight_gradient_kernel[grid](
-        out, dY, X, offsets, out.stride(0), dY.stride(0), X.stride(0), outputs, inputs, exact, TILE, ROWS[dY.dtype]
+        out, dY, X, offsets, out.stride(0), dY.stride(0), X.stride(0), outputs, inputs, exact, TILE, rows
     )
     return out
 
@@ -244,9 +252,12 @@ def _launch_group(layers: Sequence[LayerRows], dtype: torch.dtype, offsets: Tens
     )
 
 
-@lru_cache(maxsize=256)
+@cache
 def _layer_table(shapes: tuple[tuple[int, int, int, int], ...], device: torch.device) -> tuple[Tensor, int]:
-    """First tile, widths and places of each layer, sent to the device once; and the number of tiles."""
+    """First tile, widths and places of each layer, sent to the device once; and the number of tiles.
+
+    Never let go, because a recorded graph keeps its bare address: 320 bytes.
+    """
     lines, tiles = [], 0
     for outputs, inputs, weight, bias in shapes:
         lines.append([tiles, outputs, inputs, weight, bias])
@@ -292,29 +303,64 @@ def gram_few_kernel(
 
 
 @triton.jit
+def _many_rows(J, task, tasks, column, columns, task_stride):
+    """Rows `task` of J at these columns, zero outside, in the dtype of J."""
+    return tl.load(
+        J + task.to(tl.int64)[:, None] * task_stride + column[None, :],
+        mask=(task < tasks)[:, None] & (column < columns)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _store_square(partial, total, left, right, tasks):
+    inside = (left < tasks)[:, None] & (right < tasks)[None, :]
+    tl.store(partial + left[:, None] * tasks + right[None, :], total, mask=inside)
+
+
+@triton.jit(do_not_specialize=["tasks", "columns", "task_stride"])
 def gram_many_kernel(
     partial,  # [programs, tasks, tasks] float64
     J,  # [tasks, columns]
     tasks,
     columns,
     task_stride,
-    TASKS: tl.constexpr,
+    EDGE: tl.constexpr,
+    TWO: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The same for many tasks, as a float64 matrix product of a block of columns with itself."""
+    """The same for many tasks, as float64 products of a block of columns: of EDGE rows, or of TWO times as many.
+
+    More rows in one product would be sent to matrix units that know no float64.
+    """
     program = tl.program_id(0)
-    task = tl.arange(0, TASKS)  # [TASKS]
-    total = tl.zeros((TASKS, TASKS), dtype=tl.float64)
-    for first in range(program * COLUMNS, columns, tl.num_programs(0) * COLUMNS):
-        column = first + tl.arange(0, COLUMNS)
-        rows = tl.load(
-            J + task.to(tl.int64)[:, None] * task_stride + column[None, :],
-            mask=(task < tasks)[:, None] & (column < columns)[None, :],
-            other=0.0,
-        ).to(tl.float64)  # [TASKS, COLUMNS]
-        total += tl.dot(rows, tl.trans(rows), out_dtype=tl.float64)
-    inside = (task < tasks)[:, None] & (task < tasks)[None, :]
-    tl.store(partial + program * tasks * tasks + task[:, None] * tasks + task[None, :], total, mask=inside)
+    step = tl.num_programs(0) * COLUMNS
+    low = tl.arange(0, EDGE)  # [EDGE]
+    high = EDGE + low
+    column = program * COLUMNS + tl.arange(0, COLUMNS)
+    # Rows are fetched one block ahead. A load beside its product would also give halves a layout that float64 lacks.
+    a = _many_rows(J, low, tasks, column, columns, task_stride)  # [EDGE, COLUMNS]
+    aa = tl.zeros((EDGE, EDGE), dtype=tl.float64)
+    if TWO:
+        b = _many_rows(J, high, tasks, column, columns, task_stride)
+        ba = tl.zeros((EDGE, EDGE), dtype=tl.float64)
+        bb = tl.zeros((EDGE, EDGE), dtype=tl.float64)
+    for first in range(program * COLUMNS, columns, step):
+        column = first + step + tl.arange(0, COLUMNS)
+        lower = a.to(tl.float64)
+        a = _many_rows(J, low, tasks, column, columns, task_stride)
+        aa = tl.dot(lower, tl.trans(lower), aa, out_dtype=tl.float64)
+        if TWO:
+            upper = b.to(tl.float64)
+            b = _many_rows(J, high, tasks, column, columns, task_stride)
+            ba = tl.dot(upper, tl.trans(lower), ba, out_dtype=tl.float64)
+            bb = tl.dot(upper, tl.trans(upper), bb, out_dtype=tl.float64)
+    here = partial + program * tasks * tasks
+    _store_square(here, aa, low, low, tasks)
+    if TWO:
+        _store_square(here, ba, high, low, tasks)
+        _store_square(here, tl.trans(ba), low, high, tasks)
+        _store_square(here, bb, high, high, tasks)
 
 
 @triton.jit
@@ -392,7 +438,13 @@ def _padded(tasks: int) -> int:
 
 
 def _columns(tasks: int) -> int:
-    return FEW_COLUMNS[_padded(tasks)] if tasks <= FEW else MANY_COLUMNS
+    return FEW_COLUMNS[_padded(tasks)] if tasks <= FEW else MANY_COLUMNS[_padded(tasks)]
+
+
+def many_constants(tasks: int) -> dict[str, int | bool]:
+    """What `gram_many_kernel` is compiled with for this many tasks."""
+    wide = _padded(tasks)
+    return {"EDGE": min(wide, MOST_ROWS), "TWO": wide > MOST_ROWS, "COLUMNS": _columns(tasks)}
 
 
 def _programs(tasks: int, columns: int, size: int) -> int:
@@ -414,8 +466,7 @@ def gram(J: Tensor) -> Tensor:
     if tasks <= FEW:
         gram_few_kernel[(programs,)](partial, J, columns, J.stride(0), tasks, _columns(tasks))
     else:
-        wide = max(16, _padded(tasks))
-        gram_many_kernel[(programs,)](partial, J, tasks, columns, J.stride(0), wide, MANY_COLUMNS, num_warps=8)
+        gram_many_kernel[(programs,)](partial, J, tasks, columns, J.stride(0), **many_constants(tasks), num_warps=8)
     K = torch.empty(tasks, tasks, dtype=torch.float64, device=J.device)
     _sum_partials(K.view(-1), partial.view(programs, -1))
     return K

@@ -233,7 +233,7 @@ class Arena:
         """A buffer or slot, (rows, width)."""
         buffer, _, slot = name.partition(":")
         width = self.widths[buffer]
-        at, wide = self.begins[buffer] * self.rows, width
+        at, wide = self.flat.storage_offset() + self.begins[buffer] * self.rows, width
         if slot:
             at, wide = at + int(slot) * self.slot, self.slot
         return self.flat.as_strided((self.rows, wide), (width, 1), at)

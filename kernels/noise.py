@@ -23,7 +23,8 @@ def _minus_log(x):
     """-ln((x + 1/2) 2^-32) for uint32 words, accurate also where it is close to 0."""
     upper = x >= 0x80000000
     # Distance to the nearer end of (0, 1): float32 cannot hold 1 - 2^-33, but it can hold 2^-33.
-    near = (tl.where(upper, ~x, x).to(tl.float32) + 0.5) * (1.0 / 4294967296.0)
+    # With xor: the interpreter inverts as if words were signed, and numpy 2 refuses that.
+    near = (tl.where(upper, x ^ 0xFFFFFFFF, x).to(tl.float32) + 0.5) * (1.0 / 4294967296.0)
     # -ln(1 - v) = 2 artanh(v / (2 - v)); the first term left out is below 2e-8 of it.
     s = near / (2.0 - near)
     w = s * s
@@ -36,12 +37,8 @@ def _minus_log(x):
 
 
 @triton.jit
-def _cos_sin_turn(x):
-    """cos and sin of 2 pi (x + 1/2) 2^-32: the nearest quarter turn is split off in integers, the rest is a series."""
-    centred = x + 0x20000000
-    quarter = centred >> 30
-    rest = (centred & 0x3FFFFFFF).to(tl.int32) - 0x20000000
-    a = (rest.to(tl.float32) + 0.5) * (6.283185307179586 / 4294967296.0)
+def cos_sin_near_zero(a):
+    """cos and sin of |a| up to pi / 4, as series."""
     w = a * a
     s = w * (1.0 / 362880.0) - 1.0 / 5040.0
     s = s * w + 1.0 / 120.0
@@ -51,6 +48,17 @@ def _cos_sin_turn(x):
     c = c * w - 1.0 / 720.0
     c = c * w + 1.0 / 24.0
     c = 1.0 - 0.5 * w + w * w * c
+    return c, s
+
+
+@triton.jit
+def _cos_sin_turn(x):
+    """cos and sin of 2 pi (x + 1/2) 2^-32: the nearest quarter turn is split off in integers, the rest is a series."""
+    centred = x + 0x20000000
+    quarter = centred >> 30
+    rest = (centred & 0x3FFFFFFF).to(tl.int32) - 0x20000000
+    a = (rest.to(tl.float32) + 0.5) * (6.283185307179586 / 4294967296.0)
+    c, s = cos_sin_near_zero(a)
     odd = (quarter & 1) != 0
     along = tl.where(odd, s, c)
     across = tl.where(odd, c, s)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .gemm import LAYER_NORM_EPSILON, operand
+from .noise import cos_sin_near_zero
 
 # Conditions that a program takes at a time.
 CHUNK = tl.constexpr(128)
@@ -67,6 +68,24 @@ def _pack(
 
 
 @triton.jit
+def sin_or_cos(
+    angle,  # float32
+    late,  # where the cosine is wanted
+):
+    """sin(angle), or cos(angle) where `late`, to 2e-7 for angles up to 2^27; no number where the angle is none.
+
+    Whole quarter turns are split off in float64. The library's own functions keep a table on the stack for huge angles.
+    """
+    quarters = angle.to(tl.float64) * tl.full((), 0.6366197723675814, tl.float64)
+    whole = tl.floor(quarters + 0.5)
+    c, s = cos_sin_near_zero(((quarters - whole) * tl.full((), 1.5707963267948966, tl.float64)).to(tl.float32))
+    whole = tl.where(late, whole + 1.0, whole)
+    place = (whole - 4.0 * tl.floor(whole * 0.25)).to(tl.float32)
+    value = tl.where((place == 1.0) | (place == 3.0), c, s)
+    return tl.where(place >= 2.0, -value, value)
+
+
+@triton.jit
 def _row(
     out_x, out_hat, out_waves, out_c, moments, x, t, c, frequencies, row, rows, features, conditions,
     padded_features, padded_conditions, x_stride, x_step, t_stride, c_stride, c_step, out_x_stride,
@@ -94,7 +113,7 @@ def _row(
         time = tl.load(t + tall * t_stride).to(tl.float32)
         late = k >= half
         angle = time * tl.load(frequencies + tl.where(late, k - half, k), mask=inside, other=0.0)
-        wave = tl.where(inside, tl.where(late, tl.cos(angle), tl.sin(angle)), 0.0)
+        wave = tl.where(inside, sin_or_cos(angle, late), 0.0)
         tl.store(out_waves + tall * padded_features + k, operand(wave, out_waves.dtype.element_ty, ROUND), mask=there)
     if out_c is not None:
         for at in range(0, padded_conditions, CHUNK):

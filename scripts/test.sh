@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh test kernels
+bash scripts/device_triton.sh
 .venv/bin/ruff check .
 .venv/bin/mypy
 .venv/bin/pytest -n 2 -m "not slow and not gpu" "$@"

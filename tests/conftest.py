@@ -18,6 +18,38 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 SMALL_NET = {"embedding": 16, "widths": [16, 8, 8], "epochs": 3}
 
 
+def _no_interpreter() -> str | None:
+    """Why Triton's interpreter cannot be used here, or None."""
+    if os.environ["TRITON_INTERPRET"] != "1":
+        return "TRITON_INTERPRET is not 1: kernels are compiled here"
+    try:
+        import torch
+        import triton
+
+        from secondgram.kernels.gradients import weight_gradients
+    except ImportError:
+        # The modules skip themselves, each with its reason.
+        return None
+    try:
+        weight_gradients(torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([0, 1]))
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        # Whatever else fails is ours, and the tests show it.
+        if isinstance(cause, TypeError) and "Python scalars" in str(cause):
+            versions = f"triton {triton.__version__}'s interpreter cannot run with numpy {np.__version__}"
+            return f"{versions}: a loop's bound is an array of one element there, and {cause}"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    interpreted = [item for item in items if item.get_closest_marker("interpreted")]
+    reason = _no_interpreter() if interpreted else None
+    for item in interpreted if reason else []:
+        item.add_marker(pytest.mark.skip(reason=reason or ""))
+
+
 class Outcome(NamedTuple):
     """What a command left: exit code, standard output, standard error."""
 

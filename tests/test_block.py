@@ -15,14 +15,16 @@ import secondgram as sg
 from secondgram.diffusion import folding
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("triton", reason="triton is not installed")
+triton = pytest.importorskip("triton", reason="triton is not installed")
+tl = pytest.importorskip("triton.language")
 block = pytest.importorskip("secondgram.kernels.block")
 
 from secondgram.diffusion import reference  # noqa: E402
 from secondgram.kernels import launches, layout, plan  # noqa: E402
+from secondgram.kernels.stage import sin_or_cos  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.skipif(not INTERPRETED, reason="TRITON_INTERPRET is not 1: kernels are compiled here")
+interpreter_only = pytest.mark.interpreted
 device_only = pytest.mark.skipif(
     INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
 )
@@ -222,6 +224,54 @@ def test_gradients_of_tasks() -> None:
     setting.g[3:] = 0.0
     *_, wanted = setting.statement()
     agree(parts[0], torch.cat([value.reshape(-1) for value in wanted]), TOLERANCE["fp32"])
+
+
+@triton.jit
+def _write_waves(angles, out, COUNT: tl.constexpr):  # type: ignore[no-untyped-def, name-defined]
+    """Sines of angles, and behind them their cosines."""
+    i = tl.arange(0, 2 * COUNT)
+    tl.store(out + i, sin_or_cos(tl.load(angles + i % COUNT), i >= COUNT))
+
+
+@interpreter_only
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4, 1e7])
+def test_sines_and_cosines_of_any_time(size: float) -> None:
+    angles = size * torch.randn(256, generator=torch.Generator().manual_seed(0))
+    angles[:6] = torch.tensor([0.0, torch.pi / 4, -torch.pi / 4, torch.pi / 2, torch.pi, -torch.pi])
+    out = torch.full((512,), torch.nan)
+    _write_waves[(1,)](angles, out, COUNT=256)
+    exact = torch.cat([angles.double().sin(), angles.double().cos()])
+    assert (out.double() - exact).abs().max() <= 2e-7
+
+
+@interpreter_only
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_time_that_is_no_number_gives_none() -> None:
+    angles, out = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0]), torch.zeros(8)
+    _write_waves[(1,)](angles, out, COUNT=4)
+    assert out.isnan().tolist() == [True, True, True, False] * 2
+
+
+def test_buffers_begin_where_their_memory_begins() -> None:
+    """An arena may be a part of a larger tensor, as an activation that was saved as a view is."""
+    whole = torch.arange(60.0)
+    arena = layout.Arena({"a": 4, "b": 8}, 3, whole[24:], slot=4)
+    assert torch.equal(arena["a"], whole[24:36].view(3, 4))
+    assert torch.equal(arena["b"], whole[36:60].view(3, 8))
+    assert torch.equal(arena["b:1"], whole[36:60].view(3, 8)[:, 4:])
+
+
+@interpreter_only
+def test_gradients_of_activations_that_are_views() -> None:
+    setting = Setting(2, 8, **SMALL)
+    _, kept = block.denoise(setting.size, "fp32", setting.x, setting.t, setting.c, setting.weights, True)
+    # Behind numbers that are not theirs, on a multiple of 16 bytes.
+    moved = [torch.cat([torch.full((64,), torch.nan).to(part), part])[64:] for part in kept]
+    one, two = (
+        block.gradients(setting.size, "fp32", setting.g, held, setting.weights)[0]
+        for held in (kept, block.Kept(*moved))
+    )
+    assert torch.equal(one, two)
 
 
 @interpreter_only

@@ -21,7 +21,7 @@ from secondgram.kernels import launches  # noqa: E402
 from secondgram.ops import fused  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.skipif(not INTERPRETED, reason="TRITON_INTERPRET is not 1: kernels are compiled here")
+interpreter_only = pytest.mark.interpreted
 device_only = pytest.mark.skipif(
     INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
 )
@@ -82,19 +82,53 @@ def test_dropout_drops_what_the_reference_drops() -> None:
     assert not torch.equal(found[0][0], _net(embedding=8, widths=(12, 10, 8))(x, t, c))
 
 
+def test_dropout_draws_where_its_generator_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed gives the same numbers wherever the network is, and a processor's generator serves a device."""
+    drawn, rand = [], torch.rand
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        drawn.append(torch.device(options["device"]).type)
+        return rand(*arguments, **options)
+
+    monkeypatch.setattr(torch, "rand", watched)
+    h = torch.ones(3, 4, device="meta")
+    assert Dropout(0.5, torch.Generator().manual_seed(0))(h).device.type == "meta"
+    assert drawn == ["cpu"]
+
+
+class _Taker:
+    """Keeps what a backward pass hands over."""
+
+    def __init__(self, offsets: list[int]) -> None:
+        self.offsets, self.rows = torch.tensor(offsets), 0
+        self.taken: list[tuple[list[int], Any]] = []
+
+    def begin(self, rows: int) -> None:
+        self.rows = rows
+
+    def take(self, weights: Any, J: Any) -> None:
+        self.taken.append(([weight.data_ptr() for weight in weights], J))
+
+
 @interpreter_only
 def test_one_backward_pass_gives_the_gradients_of_all_tasks() -> None:
     x, t, c = _batch(6)
     net, plain = _net(), _net(backend="reference")
     slices = [slice(0, 2), slice(2, 2), slice(2, 6)]
-    with fused.tasks(torch.tensor([0, 2, 2, 6])) as found:
+    found = _Taker([0, 2, 2, 6])
+    with fused.tasks(found):
         net(x, t, c).square().sum().backward()
-    assert found.J is not None
-    for row, part in zip(found.J, slices, strict=True):
+    ((places, J),) = found.taken
+    assert found.rows == 6
+    assert places == [value.data_ptr() for value in net.parameters()]
+    for row, part in zip(J, slices, strict=True):
         wanted = torch.autograd.grad(plain(x[part], t[part], c[part]).square().sum(), list(plain.parameters()))
         torch.testing.assert_close(row, torch.cat([value.reshape(-1) for value in wanted]), rtol=1e-4, atol=1e-6)
+    assert all(value.grad is None for value in net.parameters())
+    net(x, t, c).square().sum().backward()
     whole = torch.cat([_gradient(value).reshape(-1) for value in net.parameters()])
-    torch.testing.assert_close(found.J.sum(dim=0), whole)
+    torch.testing.assert_close(J.sum(dim=0), whole)
+    assert len(found.taken) == 1
 
 
 @interpreter_only

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -21,7 +19,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 kernel = pytest.importorskip("secondgram.kernels.gradients")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.skipif(not INTERPRETED, reason="TRITON_INTERPRET is not 1: kernels are compiled here")
+interpreter_only = pytest.mark.interpreted
 device_only = pytest.mark.skipif(
     INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
 )
@@ -136,7 +134,7 @@ def test_several_layers_agree_on_the_device(dtype: torch.dtype, count: int) -> N
 
 # -- Gram matrix and weighted sum -------------------------------------------------------------------------------------
 
-SLABS = [(1, 1), (2, 769), (3, 5000), (5, 0), (8, 2049), (9, 100), (17, 33), (64, 700)]
+SLABS = [(1, 1), (2, 769), (3, 5000), (5, 0), (8, 2049), (9, 100), (17, 33), (33, 50), (64, 700)]
 
 
 def _slab(tasks: int, columns: int, dtype: torch.dtype, device: str) -> Tensor:
@@ -354,18 +352,3 @@ ROWS, TASKS = torch.zeros(4, 3), torch.tensor([0, 4])
 def test_weight_gradients_refuse_what_does_not_fit(arguments: tuple[Tensor, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kernel.weight_gradients(*arguments)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles for CUDA on Linux only")
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-def test_compiles_ahead_of_time_without_spills(architecture: int) -> None:
-    code = (
-        "from secondgram.kernels import aot\n"
-        "for case in aot._gradient_cases():\n"
-        f"    usage = aot.compile_case(case, {architecture})\n"
-        "    assert usage.local_bytes == 0, usage\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ Every faster backend is tested against these functions in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,8 +23,12 @@ class Dropout(NamedTuple):
     generator: torch.Generator
 
     def __call__(self, h: Tensor) -> Tensor:
-        keep = torch.rand(h.shape, generator=self.generator, dtype=h.dtype, device=h.device) >= self.share
-        return h * keep / (1.0 - self.share)
+        return h * (self.numbers(h.shape, h) >= self.share) / (1.0 - self.share)
+
+    def numbers(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Uniform numbers of the dtype and on the device of `like`, drawn where the generator is: the same anywhere."""
+        drawn = torch.rand(tuple(shape), generator=self.generator, dtype=like.dtype, device=self.generator.device)
+        return drawn.to(like.device, non_blocking=True)
 
 
 def time_features(t: Tensor, features: int) -> Tensor:

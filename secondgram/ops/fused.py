@@ -7,13 +7,13 @@ through them and CUDA graphs capture them. The statements are `diffusion/referen
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -178,40 +178,35 @@ def denoise(
         # The same numbers in the same order as the statement draws them.
         for name in _block().DROPPED:
             shape = (len(x), len(weights[f"{name}.outFC.bias"]))
-            numbers.append(torch.rand(shape, generator=dropout.generator, dtype=x.dtype, device=x.device))
+            numbers.append(dropout.numbers(shape, x))
     return cast(Tensor, torch.ops.secondgram.denoise(x, t, c, ordered, numbers, share, precision, keep)[0])
 
 
-class Tasks:
-    """Rows of a batch by task, and the gradients of each task that a backward pass has found.
+class Tasks(Protocol):
+    """Who takes the gradients of each task; `offsets` (T + 1,): rows offsets[t] .. offsets[t + 1] are task t's."""
 
-    offsets : (T + 1,), rows offsets[t] .. offsets[t + 1] are task t's.  J : (T, P) float32, parameters end to end in
-    the order of `NAMES`, summed over the passes inside; None before the first.
-    """
+    offsets: Tensor
 
-    def __init__(self, offsets: Tensor) -> None:
-        self.offsets = offsets
-        self.J: Tensor | None = None
+    def begin(self, rows: int) -> None:
+        """A forward pass of a fused denoiser has been made of this many rows."""
 
-    def add(self, J: Tensor) -> None:
-        """One more backward pass."""
-        self.J = J if self.J is None else self.J + J
+    def take(self, weights: Sequence[Tensor], J: Tensor) -> None:
+        """It has been gone back through: J (T, P) float32, the weights' gradients end to end in their order."""
 
 
 _tasks: ContextVar[Tasks | None] = ContextVar("_tasks", default=None)
 
 
 @contextmanager
-def tasks(offsets: Tensor) -> Iterator[Tasks]:
-    """Forward passes of a fused denoiser inside give their gradients by task when they are gone back through.
+def tasks(taker: Tasks) -> Iterator[None]:
+    """Forward passes of a fused denoiser inside hand their gradients over by task when they are gone back through.
 
-    One backward pass of the sum of all losses then leaves the Jacobian J in what this yields; the parameters get the
-    sum over the tasks, as ever. The batch is sorted by task, and every loss reads rows of its own task alone.
+    One backward pass of the sum of all losses gives the Jacobian J of the tasks; the parameters themselves get no
+    gradient. The batch is sorted by task, and every loss reads rows of its own task alone.
     """
-    found = Tasks(offsets)
-    token = _tasks.set(found)
+    token = _tasks.set(taker)
     try:
-        yield found
+        yield
     finally:
         _tasks.reset(token)
 
@@ -338,6 +333,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.numbers, ctx.share, ctx.tasks = len(numbers), share, _tasks.get()
     ctx.precision, ctx.dtypes = precision, (x.dtype, c.dtype)
     ctx.set_materialize_grads(False)
+    if ctx.tasks is not None:
+        ctx.tasks.begin(len(x))
 
 
 def _backward(ctx: Any, gradient: Tensor | None, *unused: Tensor | None) -> tuple[Any, ...]:
@@ -360,14 +357,15 @@ def _backward(ctx: Any, gradient: Tensor | None, *unused: Tensor | None) -> tupl
         ctx.needs_input_grad[0],
         ctx.needs_input_grad[2],
     )
-    if ctx.tasks is not None:
-        ctx.tasks.add(flat)
-    whole = flat[0] if ctx.tasks is None else flat.sum(dim=0)
-    parts = whole.split([weight.numel() for weight in weights])
-    of_weights = [
-        part.view(weight.shape).to(weight.dtype) if weight.requires_grad else None
-        for part, weight in zip(parts, weights, strict=True)
-    ]
+    of_weights: list[Tensor | None] = [None] * len(weights)
+    if ctx.tasks is None:
+        parts = flat[0].split([weight.numel() for weight in weights])
+        of_weights = [
+            part.view(weight.shape).to(weight.dtype) if weight.requires_grad else None
+            for part, weight in zip(parts, weights, strict=True)
+        ]
+    else:
+        ctx.tasks.take(weights, flat)
     of_x = x.to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
     of_c = c.to(ctx.dtypes[1]) if ctx.needs_input_grad[2] else None
     return of_x, None, of_c, of_weights, of_numbers, None, None, None

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..progress import progress
 from . import gradients
 from .checkpoint import read_folder, write_folder
+from .recording import Record, Recorder, Tensors, cuda_graph
 from .tasks import TASKS, Batch, TaskRows, task_losses
 
 STATE_KIND = "training state"
@@ -133,6 +134,8 @@ class Trainer:
         killed continues as if it had not been.
     validate : score of the network as it stands, higher is better; None keeps the last weights.
     run : how it is watched and kept.
+    record : how steps are recorded and played again; None takes CUDA graphs on a CUDA device and records nothing on a
+        processor. Where it is given, a step decides nothing by values, as on a device.
     """
 
     def __init__(
@@ -145,18 +148,28 @@ class Trainer:
         seed: int,
         validate: Callable[[Denoiser], float] | None = None,
         run: Run | None = None,
+        record: Record | None = None,
     ) -> None:
         if len(rows) == 0:
             raise InputError("there is nothing to train on: no rows")
         self.net, self.schedule, self.rows, self.options = net, schedule, rows, options
         self.seed, self.validate = seed, validate
         self.run = run or Run()
-        self.optimiser = torch.optim.Adam(net.parameters(), options.rate, weight_decay=options.decay, fused=True)
+        self.device = next(net.parameters()).device
+        self.on_device = self.device.type == "cuda" or record is not None
+        self.optimiser = torch.optim.Adam(
+            net.parameters(),
+            options.rate,
+            weight_decay=options.decay,
+            fused=True,
+            # Lets its step be recorded.
+            capturable=self.device.type == "cuda",
+        )
         self.average = _copy(net) if options.average else {}
         self.best: dict[str, Tensor] = {}
         self.history = History()
-        self.updates: Any = 0
-        self.device = next(net.parameters()).device
+        # Changed in place, as everything that a recorded step changes.
+        self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
         self.parameters = list(net.parameters())
         self.engine: gradients.TaskGradients | None = None
         self.targets: Tensor | None = None
@@ -164,6 +177,11 @@ class Trainer:
             self.engine = gradients.TaskGradients(net, len(TASKS))
         if options.gradients == "gradvac":
             self.targets = torch.zeros(len(TASKS), len(TASKS), dtype=torch.float64, device=self.device)
+        self.look = _Look(self.device)
+        self.recorder: Recorder | None = None
+        if self.on_device and not options.dropout and (self.engine is None or self.engine.recordable):
+            # Dropout draws its numbers on the processor, inside the step.
+            self.recorder = Recorder(self._step_of, record or cuda_graph, self.device)
 
     def fit(self) -> History:
         """Train to the end and leave the kept weights in the network."""
@@ -199,22 +217,27 @@ class Trainer:
         self.orders = torch.Generator().manual_seed(seed ^ 1)
         order, clean = self.rows.plan(generator)
         losses = torch.zeros(len(TASKS), dtype=torch.float64, device=self.device)
-        look = _Look(self.device)
+        self.look.clear()
         skipped, batches = torch.zeros((), dtype=torch.int64, device=self.device), 0
         for start in range(0, len(order), self.options.batch):
             batch = self.rows.batch(order[start : start + self.options.batch], clean, generator)
-            if self.engine is not None:
-                parts, skip = self._task_step(self.engine, batch, generator, look)
+            drawn = self._draw(batch, generator)
+            dropout = Dropout(self.options.dropout, generator) if self.options.dropout else None
+            look = self.engine is not None or _looks(start, number)
+            if self.recorder is not None and (look == (self.engine is not None)):
+                made = self.recorder(drawn)
             else:
-                parts, skip = self._plain_step(batch, generator, look if _looks(start, number) else None)
-            skipped += skip
-            losses += torch.stack([part.detach().double() for part in parts])
+                made = self._step_of(drawn, dropout, look)
+            self.look.steps += look
+            skipped += made["skipped"]
+            losses += made["losses"]
             batches += 1
         mean = (losses / batches).tolist()
-        cosines, norms = look.means()
+        cosines, norms = self.look.means()
         return Epoch(sum(mean), mean, cosines, int(skipped), norms=norms)
 
-    def _losses(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+    def _draw(self, batch: Batch, generator: torch.Generator) -> Tensors:
+        """What a step is made of, drawn on the processor: a seed gives the same numbers wherever the network is."""
         rows = len(batch.target)
         last = self.schedule.last
         if self.options.whole_steps:
@@ -222,50 +245,75 @@ class Trainer:
         else:
             t = torch.rand(rows, generator=generator, dtype=torch.float64) * last
         dtype = batch.target.dtype
-        signal = torch.from_numpy(self.schedule.signal_at(t.numpy())).to(dtype)
-        noise = torch.from_numpy(self.schedule.noise_at(t.numpy())).to(dtype)
-        z = torch.randn(batch.target.shape, generator=generator, dtype=dtype)
-        dropout = Dropout(self.options.dropout, generator) if self.options.dropout else None
-        # Drawn on the processor, so that a seed gives the same numbers wherever the network is.
-        batch = batch.to(self.device)
-        z, signal, noise, t = (each.to(self.device, non_blocking=True) for each in (z, signal, noise, t.to(dtype)))
-        output = self.net(add_noise(batch.target, z, signal, noise), t, batch.condition, dropout)
-        wanted = training_target(batch.target, z, signal, noise, self.options.prediction)
+        drawn = {
+            "target": batch.target,
+            "condition": batch.condition,
+            "mask": batch.mask,
+            "task": batch.task,
+            "signal": torch.from_numpy(self.schedule.signal_at(t.numpy())).to(dtype),
+            "noise": torch.from_numpy(self.schedule.noise_at(t.numpy())).to(dtype),
+            "z": torch.randn(batch.target.shape, generator=generator, dtype=dtype),
+            "t": t.to(dtype),
+        }
+        if self.engine is not None:
+            drawn["offsets"] = batch.offsets
+            if self.on_device:
+                drawn["orders"] = torch.stack([torch.randperm(len(TASKS), generator=self.orders) for _ in TASKS])
+        return drawn
+
+    def _step_of(self, drawn: Tensors, dropout: Dropout | None = None, look: bool = False) -> Tensors:
+        """One step: the losses (T,) float64, and `skipped`, 1 where it was. It reads no value where `on_device`."""
+        if self.engine is not None:
+            parts, skip = self._task_step(self.engine, drawn, dropout)
+        else:
+            parts, skip = self._plain_step(drawn, dropout, look)
+        return {"losses": torch.stack([part.detach().double() for part in parts]), "skipped": skip}
+
+    def _losses(self, drawn: Tensors, dropout: Dropout | None) -> list[Tensor]:
+        at = {name: value.to(self.device, non_blocking=True) for name, value in drawn.items() if name != "offsets"}
+        batch = Batch(at["target"], at["condition"], at["mask"], at["task"])
+        x = add_noise(batch.target, at["z"], at["signal"], at["noise"])
+        output = self.net(x, at["t"], batch.condition, dropout)
+        wanted = training_target(batch.target, at["z"], at["signal"], at["noise"], self.options.prediction)
         return task_losses(output - wanted, batch)
 
     def _task_step(
-        self, engine: gradients.TaskGradients, batch: Batch, generator: torch.Generator, look: _Look
+        self, engine: gradients.TaskGradients, drawn: Tensors, dropout: Dropout | None
     ) -> tuple[list[Tensor], Tensor]:
         """One update from the gradients of the tasks, combined by a method; the losses, and 1 where it was skipped."""
         engine.clear()
-        with engine.rows(batch.offsets):
-            parts = self._losses(batch, generator)
+        with engine.rows(drawn["offsets"]):
+            parts = self._losses(drawn, dropout)
             torch.stack(parts).sum().backward()
         K = engine.gram()
-        look.add(K)
-        if not K.is_cuda and not bool(K.isfinite().all()):
-            return parts, torch.ones((), dtype=torch.int64)
-        w = gradients.aggregate(K, self.options.gradients, generator=self.orders, targets=self.targets)
-        norm = (w @ K @ w).clamp_min(0.0).sqrt()
-        if K.is_cuda:
+        self.look.add(K)
+        method = self.options.gradients
+        if self.on_device:
+            order = drawn["orders"].to(self.device, non_blocking=True)
+            w = gradients.aggregate(K, method, order, targets=self.targets)
+            norm = (w @ K @ w).clamp_min(0.0).sqrt()
             gradients.write_gradients(self.parameters, engine.combine(w, out=engine.g))
             return parts, self._step_on_device(norm)
+        if not bool(K.isfinite().all()):
+            return parts, torch.ones((), dtype=torch.int64)
+        w = gradients.aggregate(K, method, generator=self.orders, targets=self.targets)
+        norm = (w @ K @ w).clamp_min(0.0).sqrt()
         # The factor goes into the weights, so that g is written once and never read for its norm.
         factor = gradients.gate_and_clip(float(norm), self.options.gate, self.options.clip)
         if factor:
             gradients.write_gradients(self.parameters, engine.combine(factor * w, out=engine.g))
         return parts, self._step(factor)
 
-    def _plain_step(self, batch: Batch, generator: torch.Generator, look: _Look | None) -> tuple[list[Tensor], Tensor]:
+    def _plain_step(self, drawn: Tensors, dropout: Dropout | None, look: bool) -> tuple[list[Tensor], Tensor]:
         """The same without a method."""
-        parts = self._losses(batch, generator)
-        if look is not None:
-            look.add(gradients.gram(gradients.task_gradients(parts, self.parameters, retain_graph=True)))
+        parts = self._losses(drawn, dropout)
+        if look:
+            self.look.add(gradients.gram(gradients.task_gradients(parts, self.parameters, retain_graph=True)))
         made = torch.autograd.grad(torch.stack(parts).sum(), self.parameters)
         g = torch.cat([part.reshape(-1) for part in made])
         norm = torch.linalg.vector_norm(g)
         gradients.write_gradients(self.parameters, g)
-        if g.is_cuda:
+        if self.on_device:
             return parts, self._step_on_device(norm)
         factor = gradients.gate_and_clip(float(norm), *self._bounds())
         g *= factor
@@ -290,15 +338,16 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self, skip: Tensor) -> None:
         """Count an update and let the average follow it, unless it was skipped."""
-        # Python's whole number on the processor, a number that nobody waits for on a device.
-        self.updates = self.updates + ((~skip).to(torch.int64) if skip.is_cuda else int(not skip))
+        self.updates += (~skip).to(torch.int64)
         if self.options.average:
             # The average starts at untrained weights; a shorter memory in the beginning lets them go.
-            early = (1.0 + self.updates) / (10.0 + self.updates)
-            if isinstance(early, Tensor):
+            share: Tensor | float
+            if self.on_device:
+                early = (1.0 + self.updates) / (10.0 + self.updates)
                 share = (1.0 - early.clamp_max(self.options.average)) * ~skip
             else:
-                share = 1.0 - min(self.options.average, early)
+                done = int(self.updates)
+                share = 1.0 - min(self.options.average, (1.0 + done) / (10.0 + done))
             for name, value in self.net.named_parameters():
                 self.average[name].lerp_(value, share)
 
@@ -352,7 +401,7 @@ class Trainer:
                 file=folder,
                 mend="Remove it to start afresh, or call with what the interrupted run had",
             )
-        self.updates = state["updates"]
+        self.updates.fill_(state["updates"])
         self.history = History.from_json(state["history"])
         self.net.load_state_dict(_tensors(state["weights"]))
         self.average, self.best = _tensors(state["average"]), _tensors(state["best"])
@@ -381,7 +430,16 @@ class _Look:
     def __init__(self, device: torch.device) -> None:
         tasks = len(TASKS)
         self.cosines, self.together = torch.zeros(2, tasks, tasks, device=device, dtype=torch.float64).unbind()
-        self.norms, self.steps = torch.zeros(tasks, device=device, dtype=torch.float64), 0
+        self.norms = torch.zeros(tasks, device=device, dtype=torch.float64)
+        # Steps looked at, counted by whoever makes them: a step that is played again counts nothing.
+        self.steps = 0
+
+    def clear(self) -> None:
+        """Forget what was seen, in place."""
+        self.cosines.zero_()
+        self.together.zero_()
+        self.norms.zero_()
+        self.steps = 0
 
     def add(self, K: Tensor) -> None:
         alive = (K.diagonal() > 0).double()
@@ -389,7 +447,6 @@ class _Look:
         self.cosines += torch.where(sound, gradients.cosine_matrix(K), 0.0)
         self.together += torch.where(sound, alive[:, None] * alive, 0.0)
         self.norms += torch.where(sound, K.diagonal().clamp_min(0.0).sqrt(), 0.0)
-        self.steps += 1
 
     def means(self) -> tuple[list[float], list[float]]:
         """Of each pair of tasks and of each task; nothing where no step was looked at."""

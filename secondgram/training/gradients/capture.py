@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ...errors import InputError
+from ...ops import fused
 from ...ops.registry import preferring
 
 LINEAR = functional.linear
@@ -177,15 +178,16 @@ class _Capture(TorchFunctionMode):
 
 
 @contextmanager
-def capturing(names: dict[int, str], receive: Receive) -> Iterator[None]:
+def capturing(names: dict[int, str], receive: Receive, taker: fused.Tasks | None = None) -> Iterator[None]:
     """Inside, a forward and a backward pass of a network call `receive` once for each use of a layer.
 
     names : of the parameters to look after, by their `id`.
+    taker : of the gradients that a fused denoiser finds by task itself; None keeps denoisers on their reference.
 
     The backward belongs inside too: recomputed activations are captured as the first ones were. No `.grad` is written.
     """
-    # A fused backend has weight gradients of its own, summed over all rows.
-    with preferring("reference"), _Capture(names, receive):
+    apart = preferring("reference") if taker is None else fused.tasks(taker)
+    with apart, _Capture(names, receive):
         yield
 
 

@@ -69,6 +69,23 @@ def cheapest(rows: int, tasks: int, widths: Sequence[tuple[int, int]]) -> str:
     return min(cost, key=lambda mode: cost[mode])
 
 
+@dataclass(eq=False)
+class _FusedRows:
+    """A block of rows as a fused denoiser sees it: `fused.Tasks` of an engine."""
+
+    engine: TaskGradients
+    offsets: Tensor
+    ends: list[int]
+
+    def begin(self, rows: int) -> None:
+        if self.ends and rows != self.ends[-1]:
+            raise InputError(f"the denoiser was given {rows} rows, the tasks have {self.ends[-1]}")
+        self.engine._chosen, self.engine._fused = "jac", True
+
+    def take(self, weights: Sequence[Tensor], J: Tensor) -> None:
+        self.engine._take(weights, J)
+
+
 class TaskGradients:
     """The gradients of a network's tasks, rows sorted by task, from one backward pass.
 
@@ -91,6 +108,9 @@ class TaskGradients:
         1,024 rows where the extension has it (float32, AVX-512), else the cheapest of the others (`cheapest`), when
         rows come first.
     backend : of the products on a CUDA device, "triton" or "reference".
+
+    A denoiser that runs on its fused kernels gives J itself; modes `jac` and `auto` take it and keep it. In the other
+    modes, and where J would take more than a GiB, the denoiser runs on its reference.
 
     Several blocks of `rows` before `gram` add up: J is accumulated, not K. In all modes but `jac` each block's
     inputs are kept until `clear`.
@@ -126,8 +146,13 @@ class TaskGradients:
         self._member: Tensor | None = None
         self._summed: LayerSums | None = None
         self._g: Tensor | None = None
-        self._chosen = mode
+        self._chosen, self._fused = mode, False
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a step of this can be recorded: no shape and no launch depends on how many rows a task has."""
+        return self._triton or self.device.type == "cpu"
 
     # -- taking the gradients ---------------------------------------------------------------------------------------
 
@@ -135,6 +160,7 @@ class TaskGradients:
         """Forget the rows there were; buffers are kept for the next ones."""
         self._written.clear()
         self._records.clear()
+        self._fused = False
         if self._summed is not None:
             self._summed.clear()
 
@@ -162,12 +188,42 @@ class TaskGradients:
         def receive(site: Site, X: Tensor, dY: Tensor) -> None:
             self._receive(site, X, dY, place, ends)
 
-        with capturing(self._names, receive):
+        taker = _FusedRows(self, place, ends) if self._takes_fused() else None
+        with capturing(self._names, receive, taker):
             yield
         if not self._sites:
             raise InputError(
                 "no gradient reached a layer inside `rows`", mend="Call the network and loss.backward() inside it"
             )
+
+    def _takes_fused(self) -> bool:
+        """Whether a denoiser on its fused kernels may give J here."""
+        fits = 4 * self.tasks * self.size <= LARGEST_JACOBIAN or self.mode == "jac"
+        kept = self._chosen == "jac" or not (self._records or self._written)
+        # Addresses name a parameter only where no copy of it is made.
+        return self.mode in ("auto", "jac") and fits and kept and all(p.is_contiguous() for p in self.parameters)
+
+    def _take(self, weights: Sequence[Tensor], J: Tensor) -> None:
+        """Add the Jacobian of a fused denoiser's weights, end to end; the first of a parameter replaces what stood."""
+        self._sites.append(Site("denoiser", None, None))
+        # Autograd hands on tensors that are not the parameters themselves, but lie where they lie.
+        places = {value.data_ptr(): name for value, name in zip(self.parameters, self.shapes, strict=True)}
+        names = [places.get(weight.data_ptr()) for weight in weights]
+        if names == list(self.shapes) and not self._written and J.dtype == self.dtype:
+            self._J = J
+            self._views = self._places(J)
+            self._written.update(self.shapes)
+            return
+        self._jacobian()
+        for name, part in zip(names, J.split([weight.numel() for weight in weights], dim=1), strict=True):
+            if name is None:
+                continue
+            view = self._views[name].flatten(1)
+            if name in self._written:
+                view.add_(part)
+            else:
+                view.copy_(part)
+                self._written.add(name)
 
     def _receive(self, site: Site, X: Tensor, dY: Tensor, offsets: Tensor, ends: list[int]) -> None:
         rows = len(X)
@@ -183,7 +239,7 @@ class TaskGradients:
         if self._member is None or self._member.shape[1] != len(X):
             self._member = self._membership(offsets, len(X))
         record = Record(site, X, dY, offsets, ends, self._member)
-        if self.mode == "auto" and not self._records and not self._written:
+        if self.mode == "auto" and not self._fused and not self._records and not self._written:
             self._chosen = self._choose(rows)
         if self._chosen == "jac" and not self.device.type == "cuda":
             # While input and gradient are still in the cache.

@@ -133,7 +133,7 @@ def _interior(
 
 def _converged(error: Tensor) -> bool:
     """Whether to stop early. On a device that is not asked: the answer would have to be waited for."""
-    return not error.is_cuda and bool((error < ENOUGH).all())
+    return error.device.type == "cpu" and bool((error < ENOUGH).all())
 
 
 def bargain(C: Tensor, alive: Tensor) -> Tensor:
@@ -156,19 +156,18 @@ def eigh(K: Tensor) -> tuple[Tensor, Tensor]:
 
     On a device by Jacobi rotations, half of the tasks at a time in a round-robin, because `torch.linalg.eigh` waits.
     """
-    return jacobi(K) if K.is_cuda else torch.linalg.eigh(K)
+    return torch.linalg.eigh(K) if K.device.type == "cpu" else jacobi(K)
 
 
 def jacobi(K: Tensor) -> tuple[Tensor, Tensor]:
     """As `eigh`, by rotations."""
     tasks = len(K)
     even = tasks + tasks % 2
-    vectors = torch.eye(tasks, dtype=K.dtype, device=K.device)
-    for first, second in _rounds(even) * SWEEPS:
-        pairs = [(p, q) for p, q in zip(first, second, strict=True) if max(p, q) < tasks]
-        if not pairs:
-            continue
-        p, q = torch.tensor(pairs, device=K.device).T
+    # A task of zeros makes the number even; it is never turned.
+    K = torch.nn.functional.pad(K, (0, even - tasks, 0, even - tasks))
+    vectors = torch.eye(even, dtype=K.dtype, device=K.device)
+    for number in range(max(1, even - 1) * SWEEPS):
+        p, q = _pairs(even, number, K.device)
         off, gap = K[p, q], K[q, q] - K[p, p]
         # tan of the angle, the smaller root; zero where nothing is left to do.
         tau = gap / torch.where(off == 0, 1.0, 2.0 * off)
@@ -176,19 +175,18 @@ def jacobi(K: Tensor) -> tuple[Tensor, Tensor]:
         tangent = torch.where(off == 0, 0.0, tangent)
         cos = (1.0 + tangent * tangent).rsqrt()
         sin = tangent * cos
-        turn = torch.eye(tasks, dtype=K.dtype, device=K.device)
+        turn = torch.eye(even, dtype=K.dtype, device=K.device)
         turn[p, p], turn[q, q], turn[p, q], turn[q, p] = cos, cos, sin, -sin
         K = turn.T @ K @ turn
         vectors = vectors @ turn
-    return K.diagonal().clone(), vectors
+    return K.diagonal()[:tasks].clone(), vectors[:tasks, :tasks]
 
 
-def _rounds(even: int) -> list[tuple[list[int], list[int]]]:
-    """Every pair once, in rounds in which nobody meets two others."""
-    players = list(range(even))
-    rounds = []
-    for _ in range(max(1, even - 1)):
-        half = even // 2
-        rounds.append((players[:half], players[half:][::-1]))
-        players = [players[0], players[-1], *players[1:-1]]
-    return rounds
+def _pairs(even: int, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a round in which nobody meets two others; every pair meets once in even - 1 rounds.
+
+    Counted on the device: to send them there would wait for it.
+    """
+    seat = torch.arange(even, device=device)
+    player = torch.where(seat == 0, 0, 1 + (seat - 1 - number) % max(1, even - 1))
+    return player[: even // 2], player[even // 2 :].flip(0)
