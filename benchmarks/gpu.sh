@@ -5,19 +5,20 @@
 #   bash benchmarks/gpu.sh prepare     beforehand, in the checkout, PYTHON of the device's version: builds .gpu to be copied along
 #   bash benchmarks/gpu.sh smoke       2 minutes: does it run, is it right, the few times that matter
 #   bash benchmarks/gpu.sh             7 minutes: tests, timings, memory and race checks (`full`)
+#   bash benchmarks/gpu.sh peers       9 minutes: what torch.compile takes minutes to tune, beside ours
 #   bash benchmarks/gpu.sh profile     2 minutes: Nsight Compute on the chain's kernels
 #   bash benchmarks/gpu.sh --dry-run   no GPU: kernels are interpreted, what needs a device skips
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { echo "usage: bash benchmarks/gpu.sh [prepare [NAME] | smoke | full | profile | --dry-run]" >&2; exit 2; }
+usage() { echo "usage: bash benchmarks/gpu.sh [prepare [NAME] | smoke | full | peers | profile | --dry-run]" >&2; exit 2; }
 mode=${1:-full}
 case $mode in
   prepare) (($# <= 2)) || usage ;;
-  smoke | full | profile | --dry-run) (($# <= 1)) || usage ;;
+  smoke | full | peers | profile | --dry-run) (($# <= 1)) || usage ;;
   *) usage ;;
 esac
-declare -A seconds=([smoke]=120 [full]=420 [profile]=120 [--dry-run]=900)
+declare -A seconds=([smoke]=120 [full]=420 [peers]=540 [profile]=120 [--dry-run]=900)
 python=${PYTHON:-python3}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -38,7 +39,7 @@ source benchmarks/steps.sh
 dry=0
 [[ $mode == --dry-run ]] && dry=1
 # Python would otherwise put the checkout first and find the sources instead of what was built.
-export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 TRITON_INTERPRET=$dry
+export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 TRITON_INTERPRET=$dry TORCHINDUCTOR_COMPILE_THREADS=8
 export TRITON_CACHE_DIR=$scratch/triton TORCHINDUCTOR_CACHE_DIR=$scratch/inductor SMOKE_BITS=$scratch/bits.json
 last() { say "$1"; exit "${2:-1}"; }
 
@@ -73,7 +74,8 @@ tests=(-q -p no:cacheprovider -p no:randomly --tb=line -rfEs)
 # A kernel that hangs holds Python too, so that only the end of the process helps.
 has pytest_timeout && tests+=(--timeout=60 --timeout-method=thread)
 parallel=()
-has xdist && parallel=(-n 8)
+workers=$(nproc)
+has xdist && parallel=(-n $((workers < 8 ? workers : 8)))
 gpu_tests=(tests/test_cuda_sampler.py tests/test_gradient_kernels.py tests/test_noise_kernel.py tests/test_block.py
   tests/test_block_operator.py)
 
@@ -122,6 +124,11 @@ case $mode in
       say "== checks of memory and races are left out: compute-sanitizer is not installed"
     fi
     ;;
+  peers)
+    group "chains of torch, compiled" 240 -m "gpu and slow" benchmarks/test_cuda_sampler.py
+    group "steps, compiled" 120 -m "gpu and slow" benchmarks/test_gradients.py
+    group "denoiser, compiled" 400 -m "gpu and slow" benchmarks/test_denoiser.py -k "769 and bf16"
+    ;;
   profile)
     command -v ncu > /dev/null || last "Nsight Compute (ncu) is not installed"
     for chain in $(modes); do
@@ -129,15 +136,16 @@ case $mode in
         --launch-count 12 --section SpeedOfLight --section WarpStateStats --section MemoryWorkloadAnalysis \
         --section SchedulerStats --section SourceCounters --section InstructionStats -f -o "$out/$chain" \
         "$python" benchmarks/smoke.py once "$chain"
-      # The report's pages as text, so that a log alone tells where the time goes.
-      [[ ! -s $out/$chain.ncu-rep ]] || ncu --import "$out/$chain.ncu-rep" >> "$log" 2>&1
+      # As text too, so that a log alone tells where the time goes.
+      [[ ! -s $out/$chain.ncu-rep ]] || step "report, $chain" 20 40 ncu --import "$out/$chain.ncu-rep"
     done
     ;;
   --dry-run)
     step "kernel tests, interpreted" 300 8 "$python" -m pytest "${tests[@]}" tests/test_noise_kernel.py \
       tests/test_block.py tests/test_gradient_kernels.py -m "not slow"
     step "CUDA extension" 90 4 "$python" -m pytest "${tests[@]}" tests/test_cuda_build.py -m "not slow"
-    step "GPU tests, collected" 60 4 "$python" -m pytest "${tests[@]}" -m "gpu and not slow" "${gpu_tests[@]}"
+    step "GPU tests, skipped" 120 4 "$python" -m pytest "${tests[@]}" "${parallel[@]}" -m "gpu and not slow" \
+      "${gpu_tests[@]}"
     step "every test, collected" 120 4 "$python" -m pytest "${tests[@]}" --collect-only tests
     step "timings, collected" 60 4 "$python" -m pytest "${tests[@]}" --benchmark-disable benchmarks -m "gpu and not slow"
     step "timings, small, once each" 240 4 "$python" -m pytest "${tests[@]}" --benchmark-disable benchmarks -k small
