@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +108,13 @@ def test_a_step_is_compiled_once_for_all_steps(module: Any) -> None:
 
 
 # -- the first look, with a sampler of numpy in place of the device's --------------------------------------------------
+
+
+def test_the_sampler_s_part_needs_no_torch() -> None:
+    """Under compute-sanitizer its import would take longer than all the rest."""
+    code = "import smoke, sys; raise SystemExit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 @pytest.fixture

@@ -607,3 +607,30 @@ def test_a_dry_run_as_on_the_device(tmp_path: Path) -> None:
     for step in ("CUDA extension", "every test, collected", "timings, collected", "timings, small, once each"):
         assert f"== {step}" in log
     assert "failed" not in [line.split(":")[0] for line in log.splitlines()]
+
+
+@as_there
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_prepared_here_it_is_taken_there(tmp_path: Path) -> None:
+    """Built offline from a clone, loaded from its copy without git, then stale."""
+    tree = tmp_path / "tree"
+    done = subprocess.run(["git", "clone", "-q", str(ROOT), str(tree)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no checkout: {done.stderr}")
+    environment = {**os.environ, "PYTHON": str(Path(str(DEVICE)).absolute())}
+    environment.pop("PYTHONPATH", None)
+
+    def ran(*words: str) -> str:
+        command = [*_offline(), *words]
+        made = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tree, timeout=900)
+        assert made.returncode == 0, made.stdout + made.stderr
+        return made.stdout
+
+    ran("bash", "benchmarks/gpu.sh", "prepare")
+    shutil.rmtree(tree / ".git")
+    ask = "python=$PYTHON scratch=. CUDAARCHS=90a-real; source benchmarks/site.sh; check_commit; site_problem .gpu/site"
+    assert ran("bash", "-uc", ask) == ""
+    with open(tree / "csrc" / "cuda" / "walk.hpp", "a") as file:
+        file.write("// changed\n")
+    assert "stale" in ran("bash", "-uc", ask)
