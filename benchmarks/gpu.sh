@@ -71,8 +71,9 @@ deadline=$((SECONDS + ${GPU_SECONDS:-${seconds[$mode]}}))
 
 has() { "$python" -c "import importlib.util as u; raise SystemExit(u.find_spec('$1') is None)"; }
 tests=(-q -p no:cacheprovider -p no:randomly --tb=line -rfEs)
-# A kernel that hangs holds Python too, so that only the end of the process helps.
-has pytest_timeout && tests+=(--timeout=60 --timeout-method=thread)
+# A kernel that hangs holds Python too, so that only the end of the process helps; torch.compile takes longer to tune.
+short=() long=()
+has pytest_timeout && short=(--timeout=60 --timeout-method=thread) long=(--timeout=240 --timeout-method=thread)
 parallel=()
 workers=$(nproc)
 has xdist && parallel=(-n $((workers < 8 ? workers : 8)))
@@ -105,12 +106,12 @@ case $mode in
     done
     ;;
   full)
-    step "GPU tests" 130 60 "$python" -m pytest "${tests[@]}" "${parallel[@]}" -m "gpu and not slow" "${gpu_tests[@]}"
-    group "ceilings and sampler" 70 -m "gpu and not slow" benchmarks/test_ceilings.py benchmarks/test_cuda_sampler.py \
+    step "GPU tests" 130 60 "$python" -m pytest "${tests[@]}" "${short[@]}" "${parallel[@]}" -m "gpu and not slow" "${gpu_tests[@]}"
+    group "ceilings and sampler" 70 "${short[@]}" -m "gpu and not slow" benchmarks/test_ceilings.py benchmarks/test_cuda_sampler.py \
       -k "not torch"
-    group "gradients and noise" 60 -m "gpu and not slow" benchmarks/test_gradients.py benchmarks/test_noise.py
-    group "denoiser" 80 -m "gpu and not slow" benchmarks/test_denoiser.py
-    group "chains of torch" 90 -m "gpu and not slow" benchmarks/test_cuda_sampler.py -k torch
+    group "gradients and noise" 60 "${short[@]}" -m "gpu and not slow" benchmarks/test_gradients.py benchmarks/test_noise.py
+    group "denoiser" 80 "${short[@]}" -m "gpu and not slow" benchmarks/test_denoiser.py
+    group "chains of torch" 90 "${long[@]}" -m "gpu and not slow" benchmarks/test_cuda_sampler.py -k torch
     if command -v compute-sanitizer > /dev/null; then
       for tool in memcheck racecheck synccheck; do
         for chain in $(modes); do
@@ -119,15 +120,15 @@ case $mode in
         done
       done
       step "memcheck, noise" 45 8 compute-sanitizer --tool memcheck --error-exitcode 1 --print-limit 20 "$python" -m pytest \
-        "${tests[@]}" -m gpu tests/test_noise_kernel.py -k "device and (5 or 769)"
+        "${tests[@]}" "${short[@]}" -m gpu tests/test_noise_kernel.py -k "device and (5 or 769)"
     else
       say "== checks of memory and races are left out: compute-sanitizer is not installed"
     fi
     ;;
   peers)
-    group "chains of torch, compiled" 240 -m "gpu and slow" benchmarks/test_cuda_sampler.py
-    group "steps, compiled" 120 -m "gpu and slow" benchmarks/test_gradients.py
-    group "denoiser, compiled" 400 -m "gpu and slow" benchmarks/test_denoiser.py -k "769 and bf16"
+    group "chains of torch, compiled" 240 "${long[@]}" -m "gpu and slow" benchmarks/test_cuda_sampler.py
+    group "steps, compiled" 120 "${long[@]}" -m "gpu and slow" benchmarks/test_gradients.py
+    group "denoiser, compiled" 400 "${long[@]}" -m "gpu and slow" benchmarks/test_denoiser.py -k "769 and bf16"
     ;;
   profile)
     command -v ncu > /dev/null || last "Nsight Compute (ncu) is not installed"
@@ -144,7 +145,7 @@ case $mode in
     step "kernel tests, interpreted" 300 8 "$python" -m pytest "${tests[@]}" tests/test_noise_kernel.py \
       tests/test_block.py tests/test_gradient_kernels.py -m "not slow"
     step "CUDA extension" 90 4 "$python" -m pytest "${tests[@]}" tests/test_cuda_build.py -m "not slow"
-    step "GPU tests, skipped" 120 4 "$python" -m pytest "${tests[@]}" "${parallel[@]}" -m "gpu and not slow" \
+    step "GPU tests, skipped" 120 4 "$python" -m pytest "${tests[@]}" "${short[@]}" "${parallel[@]}" -m "gpu and not slow" \
       "${gpu_tests[@]}"
     step "every test, collected" 120 4 "$python" -m pytest "${tests[@]}" --collect-only tests
     step "timings, collected" 60 4 "$python" -m pytest "${tests[@]}" --benchmark-disable benchmarks -m "gpu and not slow"

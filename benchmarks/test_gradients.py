@@ -293,7 +293,9 @@ def test_memory_of_layer_mode(benchmark: Any, tasks: int, rows: int) -> None:
 
 # -- on a GPU ---------------------------------------------------------------------------------------------------------
 
-PARAMETERS = 4_727_688
+PARAMETERS, STEP_ROWS = 4_727_688, 256
+# Numbers of the copy that bandwidth is read off.
+COPIED = 64 << 20
 
 
 def _device() -> None:
@@ -334,7 +336,7 @@ def test_gram_and_combine(benchmark: Any, tasks: int, bound: float) -> None:
     assert float((g.double() - combined).norm()) <= 1e-7 * float(combined.norm())
     del wide, combined
 
-    source = torch.randn(64 << 20, device="cuda")
+    source = torch.randn(COPIED, device="cuda")
     target = torch.empty_like(source)
     copied = 2 * source.numel() * 4 / _middle(recorded.Recording(lambda: target.copy_(source)))
     moved = len(slabs) * (2 * tasks + 1) * PARAMETERS * 4 / _middle(replay)
@@ -433,7 +435,7 @@ def test_small_step(benchmark: Any, way: str) -> None:
 def test_step_on_a_device(benchmark: Any, tasks: int, way: str, graphed: bool) -> None:
     """Forward, backward, projection and combination of 256 rows; `torch.compile` is the plain pass, compiled."""
     _device()
-    case = Case(tasks, 256)
+    case = Case(tasks, STEP_ROWS)
     case.net.cuda()
     case.x, case.z, case.c, case.t = (each.cuda() for each in (case.x, case.z, case.c, case.t))
     run: Callable[[], Tensor] = _step_way(case, way)
