@@ -176,10 +176,13 @@ def test_the_folded_network_in_torch(timing: Any, sampler: Any, way: str, monkey
     # Compiled it is elsewhere, which takes a minute.
     monkeypatch.setitem(sampler.FOLDED, "torch.compile", {"wrap": lambda step: step})
     _Graph.replays = 0
-    libraries = []
-    monkeypatch.setattr(
-        torch.backends.cuda, "preferred_blas_library", lambda *given: libraries.extend(given) or "cublas"
-    )
+    libraries: list[str] = []
+
+    def preferred(*given: str) -> str:
+        libraries.extend(given)
+        return "cublas"
+
+    monkeypatch.setattr(torch.backends.cuda, "preferred_blas_library", preferred)
     sampler.test_folded_torch(timing, way)
     # That which is checked, and that which is timed.
     assert _Graph.replays >= 2
