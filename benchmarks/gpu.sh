@@ -18,7 +18,7 @@ case $mode in
   smoke | full | peers | profile | --dry-run) (($# <= 1)) || usage ;;
   *) usage ;;
 esac
-declare -A seconds=([smoke]=120 [full]=420 [peers]=540 [profile]=120 [--dry-run]=900)
+declare -A seconds=([smoke]=120 [full]=420 [peers]=540 [profile]=120 [--dry-run]=1500)
 python=${PYTHON:-python3}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -149,7 +149,7 @@ case $mode in
       "${gpu_tests[@]}"
     step "every test, collected" 120 4 "$python" -m pytest "${tests[@]}" --collect-only tests
     step "timings, collected" 60 4 "$python" -m pytest "${tests[@]}" --benchmark-disable benchmarks -m "gpu and not slow"
-    step "timings, small, once each" 240 4 "$python" -m pytest "${tests[@]}" --benchmark-disable benchmarks -k small
+    step "timings, small, once each" 600 4 "$python" -m pytest "${tests[@]}" --benchmark-disable benchmarks -k small
     ;;
 esac
 summary

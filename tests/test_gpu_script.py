@@ -601,7 +601,7 @@ def test_as_on_the_device_without_one(tmp_path: Path, mode: str) -> None:
 @as_there
 @pytest.mark.slow
 def test_a_dry_run_as_on_the_device(tmp_path: Path) -> None:
-    code, out = _there(tmp_path, "--dry-run", limit=1500)
+    code, out = _there(tmp_path, "--dry-run", limit=1800)
     log = (tmp_path / "dry-run.txt").read_text()
     assert code == 0, out
     for step in ("CUDA extension", "every test, collected", "timings, collected", "timings, small, once each"):
