@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secondgram import Denoiser
-from secondgram.diffusion.folding import FoldedDenoiser, flops, fold
+from secondgram.diffusion.folding import LAYER_NORM_EPSILON, FoldedDenoiser, flops, fold
 from secondgram.diffusion.schedule import Schedule
 from secondgram.diffusion.solvers import solver_table
 from secondgram.ops import native
@@ -140,20 +140,29 @@ class FoldedNet(nn.Module):
         first = self._block("down1", x, emb)
         second = self._block("down2", first, emb)
         h = self._block("down3", second, emb)
-        for (one, one_bias), (two, two_bias) in self.bottlenecks:
-            inner = nn.functional.silu(h @ self.w(one) + self.w(one_bias))
-            h = h + nn.functional.silu(inner @ self.w(two) + self.w(two_bias))
+        for layers in self.bottlenecks:
+            h = self._bottleneck(h, layers)
         h = self._block("up1", h, emb, second)
         h = self._block("up2", h, emb, first)
-        return self._block("up3", h, emb, x) @ self.w(self.out[0]) + self.w(self.out[1])
+        return self._last(self._block("up3", h, emb, x))
 
     def w(self, name: str) -> Tensor:
         return getattr(self, name)
 
+    def _bottleneck(self, h: Tensor, layers: list[tuple[str, str]]) -> Tensor:
+        (one, one_bias), (two, two_bias) = layers
+        inner = nn.functional.silu(h @ self.w(one) + self.w(one_bias))
+        return h + nn.functional.silu(inner @ self.w(two) + self.w(two_bias))
+
+    def _last(self, h: Tensor) -> Tensor:
+        return h @ self.w(self.out[0]) + self.w(self.out[1])
+
+    def _rstd(self, h: Tensor) -> Tensor:
+        return torch.rsqrt(h.float().var(dim=1, keepdim=True, unbiased=False) + LAYER_NORM_EPSILON).to(h.dtype)
+
     def _block(self, name: str, h: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
         part = {key: self.w(value) for key, value in self.blocks[name].items()}
-        rstd = torch.rsqrt(h.float().var(dim=1, keepdim=True, unbiased=False) + 1e-5).to(h.dtype)
-        inner = nn.functional.silu(rstd * (h @ part["inner"]) + part["inner_bias"])
+        inner = nn.functional.silu(self._rstd(h) * (h @ part["inner"]) + part["inner_bias"])
         context = nn.functional.silu(emb @ part["embed"] + part["embed_bias"]) @ part["context"] + part["bias"]
         total = inner @ part["image"] + context.repeat(self.draws, 1)
         return nn.functional.silu(total if skip is None else total + skip @ part["join"])

@@ -31,8 +31,13 @@ def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {str(level): float(np.quantile(values, level)) for level in LEVELS}
 
 
+# What `gpu.sh prepare` writes for a machine that gets the sources without git: the commit, then a digest.
+CARRIED = ROOT / ".gpu" / "commit"
+UNKNOWN = "unknown"
+
+
 def commit() -> str:
-    """The short commit, with a plus where the sources differ from it; `unknown` outside a checkout."""
+    """The short commit, with a plus where the sources differ from it; else what was carried, or `UNKNOWN`."""
 
     def git(*words: str) -> str:
         try:
@@ -45,7 +50,10 @@ def commit() -> str:
     changed = git(
         "status", "--porcelain", "--untracked-files=no", "--", "secondgram", "kernels", "csrc", "benchmarks/*.py"
     )
-    return f"{found}{'+' if changed else ''}" or "unknown"
+    if found:
+        return f"{found}{'+' if changed else ''}"
+    carried = CARRIED.read_text(encoding="utf-8").split() if CARRIED.is_file() else []
+    return carried[0] if carried else UNKNOWN
 
 
 def processor() -> str:
@@ -92,6 +100,22 @@ def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"format": FORMAT, "entries": list(kept.values())}
 
 
+def record(path: Path, parts: Sequence[dict[str, Any]]) -> int:
+    """Merge into a file, at once or not at all; the number of its entries.
+
+    Raises ValueError for an entry without its commit: such a number could be anybody's.
+    """
+    from secondgram.files import replacing
+
+    before = [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+    content = merge([*before, *parts])
+    if any(each.get("commit", UNKNOWN) == UNKNOWN for each in content["entries"]):
+        raise ValueError("a timing has no commit: measure in a checkout, or carry .gpu/commit (gpu.sh prepare) along")
+    with replacing(path) as temporary:
+        temporary.write_text(dump(content), encoding="utf-8")
+    return len(content["entries"])
+
+
 def dump(content: dict[str, Any]) -> str:
     """One entry a line, so that a change of one is one line of a diff."""
     lines = ",\n".join(f"  {json.dumps(each)}" for each in content["entries"])
@@ -99,17 +123,12 @@ def dump(content: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    from secondgram.files import replacing
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("parts", type=Path, nargs="+")
     chosen = parser.parse_args()
-    sources = [chosen.out, *chosen.parts] if chosen.out.exists() else chosen.parts
-    content = merge([json.loads(path.read_text(encoding="utf-8")) for path in sources])
-    with replacing(chosen.out) as temporary:
-        temporary.write_text(dump(content), encoding="utf-8")
-    print(f"{chosen.out}: {len(content['entries'])} entries")
+    count = record(chosen.out, [json.loads(path.read_text(encoding="utf-8")) for path in chosen.parts])
+    print(f"{chosen.out}: {count} entries")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recorded
 import torch
 
 from secondgram.ops import native
@@ -46,6 +47,7 @@ def test_copy(benchmark: Any, name: str, threads: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.benchmark(timer=recorded.clock)
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
 def test_peak_of_a_device(benchmark: Any, precision: str) -> None:
     """A product of square matrices by torch, which is near what the matrix units can do."""
@@ -58,12 +60,7 @@ def test_peak_of_a_device(benchmark: Any, precision: str) -> None:
         a, b = (torch.randn(side, side, device="cuda", dtype=dtype) for _ in range(2))
         few = a[:8].double() @ b.double()
         assert ((a @ b)[:8].double() - few).norm() <= 1e-2 * few.norm()
-
-        def run() -> None:
-            a @ b
-            torch.cuda.synchronize()
-
-        benchmark.pedantic(run, rounds=15, warmup_rounds=5)
+        recorded.timed(benchmark, recorded.Recording(lambda: a @ b))
     finally:
         torch.set_float32_matmul_precision(before)
     benchmark.group = "ceilings"
@@ -72,19 +69,16 @@ def test_peak_of_a_device(benchmark: Any, precision: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.benchmark(timer=recorded.clock)
 def test_copy_of_a_device(benchmark: Any) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     source = torch.arange(256 << 20, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
-
-    def run() -> None:
-        target.copy_(source)
-        torch.cuda.synchronize()
-
-    run()
+    replay = recorded.Recording(lambda: target.copy_(source))
+    replay()
     assert torch.equal(source, target)
-    benchmark.pedantic(run, rounds=15)
+    recorded.timed(benchmark, replay)
     benchmark.group = "ceilings"
     if not benchmark.disabled:
         benchmark.extra_info.update(ceiling="copy", bytes_per_second=8 * source.numel() / benchmark.stats.stats.min)

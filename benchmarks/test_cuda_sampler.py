@@ -1,8 +1,9 @@
 """The reverse chain of a whole cohort on a CUDA device: 41,706 people, 769 features, 99 steps.
 
-A recorded graph and the persistent kernel against torch: eager at the paper's batch and at a large one, and compiled
-with CUDA graphs. Ours are checked before they are timed. `extra_info` has the seconds of a cohort and, for ours, the
-share of the matrix peak measured beside it.
+Every mode of ours against torch: the network as written, eager at the paper's batch and at a large one, and compiled
+with CUDA graphs; and the folded network, which does the same products as ours, with all steps in one recorded graph: on
+cuBLASLt, and compiled. Ours and the folded are checked against float64 before they are timed, recordings as replayed.
+`extra_info` has the seconds of a cohort and the share of the matrix peak measured beside it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,33 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import exact
 import numpy as np
 import pytest
+import recorded
 import torch
+from device_chains import Chain, Witness, blas
 
 from secondgram import Denoiser
-from secondgram.diffusion.folding import flops, fold
+from secondgram.diffusion.folding import FoldedDenoiser, flops, fold
 from secondgram.diffusion.reference import denoise, solver_step
 from secondgram.diffusion.schedule import Schedule
 from secondgram.diffusion.solvers import solver_table
 from secondgram.ops import cuda
 
 REASON = cuda.reason_unavailable() or (None if torch.cuda.is_available() else "torch sees no CUDA device")
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"CUDA: {REASON}")]
+
+
+def on_a_device(test: Any) -> Any:
+    """Marks of a timing of ours."""
+    return pytest.mark.gpu(pytest.mark.skipif(REASON is not None, reason=f"CUDA: {REASON}")(test))
+
+
+def torch_on_a_device(test: Any) -> Any:
+    """Marks of a peer's, which needs nothing of ours there."""
+    absent = not torch.cuda.is_available()
+    return pytest.mark.gpu(pytest.mark.skipif(absent, reason="torch sees no CUDA device")(test))
+
 
 PEOPLE, FEATURES, CONDITIONS, EMBEDDING, WIDTHS = 41_706, 769, 783, 256, (512, 256, 128)
 # Batches of torch's chain: the paper's, and one that fills a large device.
@@ -44,8 +59,13 @@ def _table() -> np.ndarray:
 
 
 @functools.cache
+def _folded() -> FoldedDenoiser:
+    return fold({name: value.numpy() for name, value in _net().state_dict().items()})
+
+
+@functools.cache
 def _packed() -> cuda.CudaSampler:
-    return cuda.CudaSampler(fold({name: value.numpy() for name, value in _net().state_dict().items()}))
+    return cuda.CudaSampler(_folded())
 
 
 @functools.cache
@@ -77,33 +97,18 @@ def _chain(
 
 @functools.cache
 def _gate(mode: str, cluster: int) -> float:
-    """Relative distance of a few people's draws to torch's float32 chain on the same noise."""
-    from secondgram.diffusion.noise import Purpose, normals
-
+    """Relative distance of a few people's draws from the float64 chain on the same noise."""
     few = 8
-
-    def noise(purpose: Purpose, step: int) -> torch.Tensor:
-        return torch.from_numpy(normals(_keys()[:few], FEATURES, seed=1, purpose=purpose, draws=1, step=step)[0])
-
-    with torch.inference_mode():
-        exact = _chain(_net(), _conditions()[:few], noise(Purpose.START, 0), lambda step: noise(Purpose.STEP, step))
+    noise = exact.keyed(_keys()[:few], np.zeros(1, dtype=np.uint32), 1, FEATURES)
     got = _draw(_conditions().numpy(), few, mode=mode, cluster=cluster)[0]
-    return float(np.linalg.norm(got - exact.numpy()) / np.linalg.norm(exact.numpy()))
+    return exact.distance(got, exact.chain(_folded(), _conditions()[:few].numpy(), _table(), noise))
 
 
 @functools.cache
 def _peak() -> float:
     """Floating-point operations a second of a bfloat16 product of 8,192 x 8,192 matrices, the best of some."""
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        a @ b
-        end.record()
-        torch.cuda.synchronize()
-        best = min(best, begin.elapsed_time(end) / 1e3)
-    return 2 * 8192**3 / best
+    return 2 * 8192**3 / min(recorded.seconds(recorded.Recording(lambda: a @ b), rounds=10))
 
 
 def _note(benchmark: Any, people: int, seconds: float, **facts: object) -> None:
@@ -113,6 +118,8 @@ def _note(benchmark: Any, people: int, seconds: float, **facts: object) -> None:
     )
 
 
+@on_a_device
+@pytest.mark.benchmark(timer=recorded.clock)
 @pytest.mark.parametrize("where", ["device", "host"])
 @pytest.mark.parametrize("cluster", [1, 2, 4])
 @pytest.mark.parametrize("mode", cuda.MODES)
@@ -131,6 +138,7 @@ def test_cohort(benchmark: Any, mode: str, cluster: int, where: str) -> None:
     _note(benchmark, PEOPLE, seconds, distance=distance, share_of_peak=folded / seconds / _peak(), peak=_peak())
 
 
+@on_a_device
 def test_streaming(benchmark: Any) -> None:
     """What each multiprocessor receives from L2, by the width of a stage and the size of a cluster.
 
@@ -161,6 +169,7 @@ def _torch_chain(benchmark: Any, net: Callable[..., torch.Tensor], batch: int, r
     _note(benchmark, batch, benchmark.stats.stats.min, first_call_seconds=first)
 
 
+@torch_on_a_device
 @pytest.mark.parametrize("batch", BATCHES)
 def test_eager_torch(benchmark: Any, batch: int) -> None:
     """The network as written, float32, as the paper's sampler runs it."""
@@ -168,6 +177,8 @@ def test_eager_torch(benchmark: Any, batch: int) -> None:
     _net().cpu()
 
 
+@torch_on_a_device
+@pytest.mark.slow
 def test_compiled_torch(benchmark: Any) -> None:
     """The network as written in bfloat16, compiled with CUDA graphs."""
     weights = {name: value.detach().cuda().bfloat16() for name, value in _net().named_parameters()}
@@ -178,3 +189,61 @@ def test_compiled_torch(benchmark: Any) -> None:
         return compiled(weights, x.bfloat16(), t.bfloat16(), c.bfloat16())
 
     _torch_chain(benchmark, call, BATCHES[-1], 3)
+
+
+# -- the folded network in torch --------------------------------------------------------------------------------------
+
+# How a step is made of torch, by what it is called.
+FOLDED: dict[str, dict[str, Any]] = {
+    "torch on cuBLASLt": {"addmm": True},
+    "torch.compile": {"wrap": torch.compile},
+    "torch.compile, max-autotune": {"wrap": functools.partial(torch.compile, mode="max-autotune-no-cudagraphs")},
+}
+
+
+def _folded_distance(chain: Chain, draw: Callable[[], torch.Tensor], witness: Witness) -> float:
+    """Of the first rows of `draw()`, whose noise the witness has seen, from the float64 chain."""
+    got = draw()[: witness.few].cpu().numpy()
+    few = chain.conditions[: witness.few].cpu().numpy()
+    return exact.distance(got, exact.chain(chain.folded, few, chain.table, witness.noise()))
+
+
+@torch_on_a_device
+@pytest.mark.benchmark(timer=recorded.clock)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] if "autotune" in way else []) for way in FOLDED]
+)
+def test_folded_torch(benchmark: Any, way: str) -> None:
+    """All steps of a large batch in one recorded graph, noise and solver included, scaled to the cohort.
+
+    What is checked is a recording like the one that is timed, of the same compiled step, which keeps the noise of a few
+    rows besides.
+    """
+    chain = Chain(_folded(), _conditions()[: BATCHES[-1]].cuda(), _table(), **FOLDED[way])
+    witness = Witness()
+
+    def seen() -> torch.Tensor:
+        witness.kept.clear()
+        return chain.run(witness)
+
+    with blas("cublaslt"):
+        distance = _folded_distance(chain, recorded.Recording(seen, warmups=1), witness)
+        assert distance <= GATE
+        replay = recorded.Recording(chain.run, warmups=1)
+    benchmark.extra_info["way"] = f"{way}, folded, recorded"
+    recorded.timed(benchmark, replay, rounds=5)
+    seconds = float(np.median(benchmark.stats.stats.data))
+    work = BATCHES[-1] * len(_table()) * flops(FEATURES, CONDITIONS, EMBEDDING, WIDTHS, 1)
+    _note(benchmark, BATCHES[-1], seconds, distance=distance, share_of_peak=work / seconds / _peak(), peak=_peak())
+
+
+@pytest.mark.parametrize("way", ["torch on cuBLASLt", "torch.compile"])
+def test_small_folded_torch(benchmark: Any, way: str) -> None:
+    """The same mathematics at a small size on the processor, as it is written."""
+    folded, table = exact.network(16, 21, 64, (128, 64, 32)), _table()[::12]
+    c = torch.randn(9, 21, generator=torch.Generator().manual_seed(0))
+    for dtype, gate in ((torch.float32, 1e-5), (torch.bfloat16, GATE)):
+        chain, witness = Chain(folded, c, table, addmm="addmm" in FOLDED[way], dtype=dtype), Witness()
+        assert _folded_distance(chain, functools.partial(chain.run, witness), witness) <= gate
+    benchmark.group = "chain of the folded network in torch, small"
+    benchmark.pedantic(chain.run, rounds=3)

@@ -1,5 +1,6 @@
 """Gradients of tasks on the CPU, as ratios to a plain forward and backward pass of the same rows, and on a GPU against
-its copy bandwidth. Everything is checked before it is timed; repeats of ours and of the plain pass are interleaved.
+its copy bandwidth, recorded. Everything is checked before it is timed; on the CPU repeats of ours and of the plain pass
+are interleaved.
 
 Two threads: OMP_NUM_THREADS=2 pytest benchmarks/test_gradients.py. The ratios and their bounds are in `extra_info`.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import ledger
 import numpy as np
 import pytest
+import recorded
 import torch
 from torch import Tensor
 
@@ -291,7 +293,9 @@ def test_memory_of_layer_mode(benchmark: Any, tasks: int, rows: int) -> None:
 
 # -- on a GPU ---------------------------------------------------------------------------------------------------------
 
-PARAMETERS = 4_727_688
+PARAMETERS, STEP_ROWS = 4_727_688, 256
+# Numbers of the copy that bandwidth is read off.
+COPIED = 64 << 20
 
 
 def _device() -> None:
@@ -299,110 +303,150 @@ def _device() -> None:
         pytest.skip("needs a CUDA device and TRITON_INTERPRET=0")
 
 
-def _seconds(run: Callable[[], object], rounds: int = 50) -> float:
-    """Median of device times."""
-    for _ in range(5):
-        run()
-    times = []
-    for _ in range(rounds):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop) / 1000)
-    return float(np.median(times))
+def _middle(run: Callable[[], object]) -> float:
+    """Median seconds of a call by the device's clock."""
+    return float(np.median(recorded.seconds(run)))
 
 
 @pytest.mark.gpu
+@pytest.mark.benchmark(timer=recorded.clock)
 @pytest.mark.parametrize(("tasks", "bound"), [(3, 0.8), (8, 0.8), (64, 0.5)])
 def test_gram_and_combine(benchmark: Any, tasks: int, bound: float) -> None:
+    """Both recorded, over slabs in turn, together four times the cache: a step finds there at best its own."""
     _device()
     kernel = pytest.importorskip("secondgram.kernels.gradients", reason="triton is not installed")
-    J = torch.randn(tasks, PARAMETERS, device="cuda")
-    w, g = torch.ones(tasks, dtype=torch.float64, device="cuda"), torch.empty(PARAMETERS, device="cuda")
-    exact = J.double() @ J.double().T
-    assert float((kernel.gram(J) - exact).abs().max()) <= 1e-12 * float(exact.max())
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    slabs = [
+        torch.randn(tasks, PARAMETERS, device="cuda") for _ in range(max(1, -(-4 * cache // (4 * tasks * PARAMETERS))))
+    ]
+    w = torch.rand(tasks, dtype=torch.float64, device="cuda")
+    g = torch.empty(PARAMETERS, device="cuda")
 
-    def run() -> None:
-        kernel.gram(J)
-        kernel.combine(J, w, g)
+    def run() -> tuple[Tensor, Tensor]:
+        for J in slabs:
+            K = kernel.gram(J)
+            kernel.combine(J, w, g)
+        return K, g
 
-    source = torch.empty(64 << 20, device="cuda")
+    replay = recorded.Recording(run)
+    wide = slabs[-1].double()
+    K, _ = replay()
+    exact, combined = wide @ wide.T, w @ wide
+    assert float((K - exact).abs().max()) <= 1e-12 * float(exact.max())
+    assert float((g.double() - combined).norm()) <= 1e-7 * float(combined.norm())
+    del wide, combined
+
+    source = torch.randn(COPIED, device="cuda")
     target = torch.empty_like(source)
-    copied = 2 * source.numel() * 4 / _seconds(lambda: target.copy_(source))
-    moved = (2 * tasks + 1) * PARAMETERS * 4 / _seconds(run)
+    copied = 2 * source.numel() * 4 / _middle(recorded.Recording(lambda: target.copy_(source)))
+    moved = len(slabs) * (2 * tasks + 1) * PARAMETERS * 4 / _middle(replay)
     benchmark.group = "Gram and combine"
     benchmark.extra_info.update(
-        tasks=tasks, bytes_per_second=moved, copy_bytes_per_second=copied, share_of_copy=moved / copied, bound=bound
+        tasks=tasks,
+        slabs=len(slabs),
+        bytes_per_second=moved,
+        copy_bytes_per_second=copied,
+        share_of_copy=moved / copied,
+        bound=bound,
     )
+    recorded.timed(benchmark, replay)
 
-    def waited() -> None:
-        run()
-        torch.cuda.synchronize()
 
-    benchmark(waited)
+def _step_way(case: Case, way: str) -> Callable[[], Tensor]:
+    """One step of a case by a way of `WAYS`, the gradient (P,) as its result; `torch.compile` is the plain pass."""
+    offsets, order = case.offsets.to(case.x.device), case.order.to(case.x.device)
+    if way == "one pass":
+        found = TaskGradients(case.net, case.tasks, "jac")
+        g = torch.empty(found.size, device=case.x.device)
+
+        def one_pass() -> Tensor:
+            found.clear()
+            with found.rows(offsets):
+                case.row_losses().sum().backward()
+            return found.combine(aggregate(found.gram(), "pcgrad", order=order), out=g)
+
+        return one_pass
+    if way == "one backward pass a task":
+
+        def separate() -> Tensor:
+            J = task_gradients(case.losses(), case.parameters)
+            wide = J.double()
+            return aggregate(wide @ wide.T, "pcgrad", order=order).float() @ J
+
+        return separate
+    if way == "torch.compile":
+        compiled = torch.compile(case.net)
+
+        def plain() -> Tensor:
+            error = compiled(case.x, case.t, case.c) - case.z
+            made = torch.autograd.grad(error.square().sum() / case.x.numel(), case.parameters)
+            return torch.cat([part.flatten() for part in made])
+
+        return plain
+    autojac = pytest.importorskip("torchjd.autojac", reason="torchjd is not installed")
+    method = pytest.importorskip("torchjd.aggregation").PCGrad()
+
+    def torchjd() -> Tensor:
+        for parameter in case.parameters:
+            parameter.grad = None
+        autojac.backward(case.losses())
+        autojac.jac_to_grad(case.parameters, method)
+        return torch.cat([parameter.grad.flatten() for parameter in case.parameters if parameter.grad is not None])
+
+    return torchjd
+
+
+# Where torchjd projects in an order of its own, its result is another one, and its solver waits for the device.
+WAYS = {"one pass": True, "one backward pass a task": True, "torch.compile": True, "torchjd": False}
+
+
+def _exact_step(case: Case, way: str) -> Tensor:
+    """What a way should give, in float64 (P,)."""
+    wide = Case(case.tasks, case.rows)
+    wide.net.double()
+    wide.x, wide.z, wide.c, wide.t = (each.double() for each in (wide.x, wide.z, wide.c, wide.t))
+    if way == "torch.compile":
+        return wide.plain()
+    J = task_gradients(wide.losses(), wide.parameters)
+    return aggregate(J @ J.T, "pcgrad", order=wide.order) @ J
+
+
+@pytest.mark.parametrize("way", ["one pass", "one backward pass a task"])
+def test_small_step(benchmark: Any, way: str) -> None:
+    """The ways of a device's step give the gradient that they should, here on the processor."""
+    case = Case(3, 8)
+    run, want = _step_way(case, way), _exact_step(case, way)
+    assert float((run().double() - want).norm()) <= GATE * float(want.norm())
+    benchmark.group = "step of a device, small"
+    benchmark.pedantic(run, rounds=3)
 
 
 @pytest.mark.gpu
+@pytest.mark.benchmark(timer=recorded.clock)
 @pytest.mark.parametrize(
-    "way", ["one pass", "one pass, recorded", "one backward pass a task", "torch.compile", "torchjd"]
+    ("way", "graphed"),
+    [
+        pytest.param(way, graphed, marks=[pytest.mark.slow] if way == "torch.compile" else [])
+        for way, can in WAYS.items()
+        for graphed in ((False, True) if can else (False,))
+    ],
 )
 @pytest.mark.parametrize("tasks", [3, 8])
-def test_step_on_a_device(benchmark: Any, tasks: int, way: str) -> None:
+def test_step_on_a_device(benchmark: Any, tasks: int, way: str, graphed: bool) -> None:
     """Forward, backward, projection and combination of 256 rows; `torch.compile` is the plain pass, compiled."""
     _device()
-    case = Case(tasks, 256)
+    case = Case(tasks, STEP_ROWS)
     case.net.cuda()
     case.x, case.z, case.c, case.t = (each.cuda() for each in (case.x, case.z, case.c, case.t))
-    offsets, order = case.offsets.cuda(), case.order.cuda()
-    found = TaskGradients(case.net, tasks, "jac")
-    g = torch.empty(found.size, device="cuda")
-
-    def one_pass() -> None:
-        found.clear()
-        with found.rows(offsets):
-            case.row_losses().sum().backward()
-        found.combine(aggregate(found.gram(), "pcgrad", order=order), out=g)
-
-    def separate() -> None:
-        J = task_gradients(case.losses(), case.parameters)
-        wide = J.double()
-        aggregate(wide @ wide.T, "pcgrad", order=order).float() @ J
-
-    run: Callable[[], object] = one_pass
-    if way == "one pass, recorded":
-        for _ in range(3):
-            one_pass()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            one_pass()
-        run = graph.replay
-    elif way == "one backward pass a task":
-        run = separate
-    elif way == "torch.compile":
-        compiled = torch.compile(case.net)
-
-        def run() -> None:
-            error = compiled(case.x, case.t, case.c) - case.z
-            torch.autograd.grad(error.square().mean(), case.parameters)
-    elif way == "torchjd":
-        autojac = pytest.importorskip("torchjd.autojac", reason="torchjd is not installed")
-        method = pytest.importorskip("torchjd.aggregation").PCGrad()
-
-        def run() -> None:
-            autojac.backward(case.losses())
-            autojac.jac_to_grad(case.parameters, method)
-            for parameter in case.parameters:
-                parameter.grad = None
-
-    plain = _seconds(case.plain_pass)
-    seconds = _seconds(run)
+    run: Callable[[], Tensor] = _step_way(case, way)
+    if graphed:
+        run = recorded.Recording(run)
+    if way != "torchjd":
+        want = _exact_step(case, way)
+        assert float((run().double().cpu() - want).norm()) <= GATE * float(want.norm())
+    plain = _middle(recorded.Recording(case.plain_pass))
     benchmark.group = f"step on a device, {tasks} tasks"
-    benchmark.extra_info.update(tasks=tasks, way=way, seconds=seconds, plain_seconds=plain, ratio=seconds / plain)
-
-    def waited() -> None:
-        run()
-        torch.cuda.synchronize()
-
-    benchmark(waited)
+    benchmark.extra_info.update(tasks=tasks, way=f"{way}{', recorded' if graphed else ''}")
+    recorded.timed(benchmark, run)
+    seconds = float(np.median(benchmark.stats.stats.data))
+    benchmark.extra_info.update(plain_seconds=plain, ratio=seconds / plain)

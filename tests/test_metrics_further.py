@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import scoringrules
 from scipy import stats
 from sklearn.metrics import average_precision_score, mean_absolute_error, r2_score, roc_auc_score
 
@@ -43,6 +43,11 @@ from secondgram.evaluation.metrics.resemblance import weighted_auc
 pytestmark = pytest.mark.filterwarnings("error")
 
 PEOPLE, FEATURES = 60, 4
+
+
+@pytest.fixture
+def scoringrules() -> Any:
+    return pytest.importorskip("scoringrules", reason="scoringrules is not installed")
 
 
 def _cells(draws: int = 39, seed: int = 0, people: int = PEOPLE, joint: bool = True) -> Cells:
@@ -181,7 +186,7 @@ def test_the_interval_of_ninety_percent_is_the_one_of_order_statistics() -> None
     np.testing.assert_array_equal(by_rank, cells.covered)
 
 
-def test_tail_brier_is_the_brier_score_less_what_few_draws_add() -> None:
+def test_tail_brier_is_the_brier_score_less_what_few_draws_add(scoringrules: Any) -> None:
     rng = np.random.default_rng(0)
     draws, truth, base = rng.normal(size=(7, 50, 2)), rng.normal(size=(50, 2)), rng.normal(size=(50, 2))
     cells = Cells.of(truth, base, draws[0], draws, np.arange(50))
@@ -230,7 +235,7 @@ def test_coverage_by_gap_finds_where_the_draws_are_too_narrow() -> None:
 # -- whole visits -----------------------------------------------------------------------------------------------------
 
 
-def test_energy_and_variogram_scores_are_those_of_scoringrules() -> None:
+def test_energy_and_variogram_scores_are_those_of_scoringrules(scoringrules: Any) -> None:
     rng = np.random.default_rng(0)
     draws, truth = rng.normal(size=(9, 20, 5)), rng.normal(size=(20, 5))
     by_person = draws.transpose(1, 0, 2)
@@ -278,7 +283,7 @@ def test_unknown_cells_are_left_out_of_joint_scores() -> None:
     assert np.isnan(variogram_score(draws[..., :1], truth[:, :1])).all()
 
 
-def test_scores_along_directions_are_the_crps_of_projections() -> None:
+def test_scores_along_directions_are_the_crps_of_projections(scoringrules: Any) -> None:
     rng = np.random.default_rng(0)
     draws, truth = rng.normal(size=(11, 30, 5)), rng.normal(size=(30, 5))
     directions = rng.normal(size=(5, 3))
