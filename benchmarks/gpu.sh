@@ -78,7 +78,7 @@ parallel=()
 workers=$(nproc)
 has xdist && parallel=(-n $((workers < 8 ? workers : 8)))
 gpu_tests=(tests/test_cuda_sampler.py tests/test_gradient_kernels.py tests/test_noise_kernel.py tests/test_block.py
-  tests/test_block_operator.py)
+  tests/test_block_operator.py tests/test_gradients_fused.py tests/test_recording.py)
 
 smoke() { step "${*:3}" "$1" "$2" "$python" benchmarks/smoke.py "${@:3}"; }
 # group NAME LIMIT WORD ...: timings by pytest, each of them in gpu.json as soon as it is there.

@@ -467,7 +467,7 @@ def test_recordings_and_weights_are_kept(library: ctypes.CDLL) -> None:
     case, other = Case(17, 31, 5, 3), Case(1, 31, 5, 3)
     device, network, second = _Device(library), _Network(library, case.folded), _Network(library, other.folded)
     _, c, keys, draws, seed, table = case.arguments()
-    requests: list[tuple[_Network, Case, tuple[Any, ...], dict[str, int], int, int]] = [
+    requests: list[tuple[_Network, Case, tuple[Any, ...], dict[str, Any], int, int]] = [
         # Times and coefficients are uploaded always, weights where another network's are there.
         (network, case, (c, keys, draws, seed, table), {}, 2, 1),
         (network, case, (c[::-1], keys + np.uint64(5), draws + np.uint32(9), seed + 1, table), {}, 2, 0),
