@@ -208,7 +208,9 @@ def fake(tmp_path: Path) -> Path:
 
 
 def _timed(folder: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "BENCHMARK_LEDGER": str(target), "GIT_CEILING_DIRECTORIES": str(folder.parents[1])}
+    # Under xdist pytest-benchmark would take this run for a worker, too.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**inherited, "BENCHMARK_LEDGER": str(target), "GIT_CEILING_DIRECTORIES": str(folder.parents[1])}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(folder)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder.parent)
 
