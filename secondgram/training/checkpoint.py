@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import InputError
-from ..files import replacing
+from ..files import Kind, replacing
 
 FORMAT = "secondgram"
 FORMAT_VERSION = 1
@@ -42,7 +42,7 @@ def write_folder(folder: str | os.PathLike[str], kind: str, tree: dict[str, Any]
         "content": body,
     }
     description["sha256"] = _digest(description)
-    with replacing(folder) as temporary:
+    with replacing(folder, Kind.WHOLE_FOLDER) as temporary:
         temporary.mkdir()
         (temporary / NUMBERS).write_bytes(numbers)
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
