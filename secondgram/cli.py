@@ -41,7 +41,11 @@ ROLES: dict[str, tuple[Any, Any]] = {
     "site": (Annotated[str | None, typer.Option(help="column of the site; features are scaled within it")], None),
     "features": (Annotated[str | None, typer.Option(help="features, separated by commas; * and ? match")], None),
     "layout": (Annotated[str | None, typer.Option(help="long, wide or ukb; recognised if left out")], None),
-    "target": (Annotated[int, typer.Option(min=1, help="which visit after the first is the follow-up")], 1),
+    "target": (
+        Annotated[int | None, typer.Option(min=1, help="which visit after the first is the follow-up; 1 if left out")],
+        None,
+    ),
+    "visits": (Annotated[str | None, typer.Option(help="labels of the visits in order, the baseline first")], None),
 }
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same result")]
 Draws = Annotated[int, typer.Option(help="plausible follow-ups per person")]
@@ -86,12 +90,9 @@ def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImp
     """Read a cohort and say what was decided; columns a model was trained on are what they were then."""
     from .cohort import read_cohort
 
-    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes")}
-    if model is not None:
-        listed["features"] = listed["features"] or model.columns_.features
-        listed["static"] = model.columns_.covariates if listed["static"] is None else listed["static"]
+    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits")}
     try:
-        cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}))
+        cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}), like=model)
     except InputError as error:
         trained = [] if model is None else [*model.columns_.features, *model.columns_.covariates]
         if error.column not in trained or "no such column" not in error.problem:
@@ -129,6 +130,9 @@ def fit(
     cohort: CohortFile,
     out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
     preset: Annotated[str, typer.Option(help="default, or paper for the published method")] = "default",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 or bf16 for draws; auto decides by a check and keeps it with the model")
+    ] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help="an option of the preset, name=value")] = None,
     seed: Seed = 0,
     resume: Resume = False,
@@ -140,7 +144,7 @@ def fit(
     """Learn from a cohort in which some people have a follow-up, and write the model to a folder."""
     from .imputation.imputer import SecondgramImputer
 
-    imputer = SecondgramImputer(preset, seed, **_overrides(settings))
+    imputer = SecondgramImputer(preset, seed, precision=precision, **_overrides(settings))
     look(out, Kind.WHOLE_FOLDER)
     train = _cohort(cohort, quiet, roles)
     with _output(out, quiet, Kind.WHOLE_FOLDER) as place:
@@ -198,6 +202,8 @@ def impute(
     steps: Annotated[int | None, typer.Option(help="network evaluations per draw")] = None,
     solver: Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++2m or sde-dpm++2m")] = None,
     gap: Annotated[float | None, typer.Option(help="years after baseline, where no time is recorded")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or auto; the model's if left out")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="at most so many; changes no value")] = None,
     resume: Resume = False,
     quiet: Quiet = False,
     *,
@@ -209,7 +215,8 @@ def impute(
     look(out, streams=True)
     imputer = load(model)
     people = _cohort(cohort, quiet, roles, imputer)
-    result = imputer.impute(people, draws, seed, who, steps, solver, out, gap=gap, resume=resume, show=not quiet)
+    options = {"gap": gap, "resume": resume, "show": not quiet, "precision": precision, "threads": threads}
+    result = imputer.impute(people, draws, seed, who, steps, solver, out, **options)  # type: ignore[arg-type]
     for note in result.notes:
         _say(f"  {note}", quiet)
     _say(f"{len(result.ids)} people x {draws} draws written to {out}", quiet)

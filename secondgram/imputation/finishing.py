@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +111,14 @@ class Finisher:
         if self.margins is not None:
             r = self.margins.forward(r)
         return np.clip(r, -self.clip, self.clip) if self.clip else r
+
+    def settled(self) -> str:
+        """What `auto` is for the products on this processor."""
+        return "fp32" if resolve("finishing", CANDIDATES) == "reference" else self._precision()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the extension packed stays in its process, and is packed again where it is needed.
+        return self.__dict__ | {"packed": {}, "chosen": None}
 
     def _precision(self) -> str:
         wanted = preferred_precision()

@@ -19,6 +19,7 @@ from ..cohort.scaling import CovariateEncoder
 from ..cohort.table import Cohort
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
+from ..diffusion.solvers import solver_table
 from ..errors import InputError
 from ..ops.noise import normals
 from ..ops.tiles import matmul
@@ -29,6 +30,8 @@ from .finishing import Finisher, Moved
 from .folds import unit_folds
 from .joint import Joint, Residuals, fit_joint
 from .people import People, TrainingPairs
+from .provenance import tree_digest
+from .sampler import common_precision
 from .shape import ShapeOptions
 from .spread import Spread, constant_score, fit_spread
 from .verdict import Judged, ladder_table, verdict_table
@@ -162,6 +165,29 @@ class Ladder:
     def encoder(self) -> CovariateEncoder:
         """How covariates become numbers."""
         return self.context.encoder
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those that features are scaled within."""
+        return self.context.scaling.sites
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that it learned."""
+        return tree_digest(self.state())
+
+    def settled(self) -> str:
+        """What `auto` is for the precision of its products on this processor."""
+        shape = self.joint.shape
+        found = [self._finisher.settled()]
+        if shape is not None:
+            found += [sampler.settle(*self._sampling(None, None)).precision for sampler in shape.samplers()]
+        return common_precision(found)
+
+    def check(self, solver: str | None, steps: int | None) -> None:
+        """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
+        if self.joint.shape is not None:
+            solver_table(self.joint.shape.schedule, *self._sampling(solver, steps), "v")
 
     def _sampling(self, solver: str | None, steps: int | None) -> tuple[str, int]:
         return solver or self.options.solver, steps or self.options.steps

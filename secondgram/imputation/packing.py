@@ -6,14 +6,18 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
 from ..denoiser import Denoiser
 from ..diffusion.folding import FoldedDenoiser, fold
-from ..ops import cuda, fused, native
+from ..ops import cuda, native
 from ..ops.registry import AUTO, BackendUnavailableError, preferred_precision
+
+if TYPE_CHECKING:
+    from ..ops.fused import TritonSampler
 
 # Half precision is taken where its draws differ from those of fp32 by at most this share of the spread of the draws.
 TOLERANCE = 0.03
@@ -33,7 +37,7 @@ class PackedDenoiser:
         self.packed: dict[str, native.NativeSampler] = {}
         self.chosen: dict[bytes, str] = {}
         self.on_device: cuda.CudaSampler | None = None
-        self.on_kernels: dict[str, fused.TritonSampler] = {}
+        self.on_kernels: dict[str, TritonSampler] = {}
 
     def sampler(self, precision: str) -> native.NativeSampler:
         """The native sampler of a precision, `fp32`, `fp16` or `bf16`.
@@ -54,8 +58,11 @@ class PackedDenoiser:
             self.on_device = cuda.CudaSampler(self.folded)
         return self.on_device
 
-    def triton(self, precision: str) -> fused.TritonSampler:
+    def triton(self, precision: str) -> TritonSampler:
         """The fused kernels' sampler; `auto` is bf16 on a device and fp32 where kernels are interpreted."""
+        # Imports triton and torch's compiler, which nobody needs on a processor.
+        from ..ops import fused
+
         if precision == AUTO:
             precision = "fp32" if fused.interpreted() else "bf16"
         if precision not in self.on_kernels:

@@ -48,10 +48,15 @@ class Shape:
         for turn, net in enumerate(self.nets):
             mine = numbers % len(self.nets) == turn
             if mine.any():
-                sampler = Sampler(net, self.schedule, prediction="v")
-                made = sampler.sample(conditions, keys, numbers[mine], seed, solver, steps, keys=keys)
+                made = Sampler(net, self.schedule, prediction="v").sample(
+                    conditions, keys, numbers[mine], seed, solver, steps, keys=keys
+                )
                 drawn[mine] = made[:, :, self.kept]
         return drawn
+
+    def samplers(self) -> list[Sampler]:
+        """One for each network."""
+        return [Sampler(net, self.schedule, prediction="v") for net in self.nets]
 
     def state(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ import json
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from ..files import clear, explained, locked, look, replacing, writing
 from ..ops.memory import recycling
 from ..progress import progress
 from .packing import unchanging
+from .provenance import imputation_facts
 
 if TYPE_CHECKING:
     from .people import People
@@ -86,20 +87,36 @@ def _sampled(result: Imputation, people: People, part: Path | None) -> np.ndarra
 
 
 def _open_parts(parts: Path, result: Imputation, resume: bool) -> None:
-    manifest = {"fingerprint": result.fingerprint, "people": len(result.people), "chunk": result.chunk_people}
+    manifest = imputation_facts(result) | {"people in a part": result.chunk_people}
     known = parts / MANIFEST
     if resume and known.exists() and not parts.is_symlink():
-        if json.loads(known.read_text(encoding="utf-8")) != manifest:
-            raise InputError(
-                "holds the parts of another imputation (other model, people, draws, seed or solver)",
-                file=parts,
-                mend="Remove it or run without resume",
-            )
+        _check_same(known, manifest)
         return
     clear(parts)
     parts.mkdir(parents=True)
     with replacing(known) as temporary:
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def _check_same(known: Path, manifest: dict[str, Any]) -> None:
+    mend = "Remove it, run without resume, or ask for what it was made with"
+    try:
+        found = json.loads(known.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("is damaged", file=known, mend=mend) from error
+    if not isinstance(found, dict):
+        raise InputError("is damaged", file=known, mend=mend)
+    other = [name for name, value in manifest.items() if found.get(name) != value]
+    if not other:
+        return
+    # Digests tell nobody anything.
+    told = [
+        f"{name}: {found[name]}, now {manifest[name]}" if name in found and len(str(manifest[name])) < 64 else name
+        for name in other
+    ]
+    if "processor" in other:
+        mend += "; parts made on another kind of processor go on only on that kind"
+    raise InputError(f"holds the parts of another imputation ({'; '.join(told)})", file=known.parent, mend=mend)
 
 
 def _settings() -> dict[str, object]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ __all__ = [
     "architectures",
     "default_threads",
     "gram",
+    "limited",
     "normals",
     "philox4x32",
     "reason_unavailable",
@@ -55,9 +58,26 @@ def _extension() -> ModuleType:
     return module
 
 
-@functools.cache
+_limit: ContextVar[int | None] = ContextVar("_limit", default=None)
+
+
+@contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """Inside, at most so many threads work at a time; None changes nothing. Their number never changes a value."""
+    token = _limit.set(_limit.get() if threads is None else threads)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
 def default_threads() -> int:
-    """Processors this process may use, at most 16: more gain nothing once memory is the limit."""
+    """As `limited` says around, else the processors of this process, at most 16: memory is the limit of more."""
+    return _limit.get() or _available()
+
+
+@functools.cache
+def _available() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     available = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(available, 16)

@@ -21,7 +21,9 @@ from ..errors import InputError
 from ..files import Kind, replacing
 
 FORMAT = "secondgram"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Those that can be read: models of 1 say neither their visits nor their precision.
+READABLE = (1, 2)
 DESCRIPTION, NUMBERS = "model.json", "weights.safetensors"
 ARRAY = "$array"
 
@@ -60,9 +62,10 @@ def read_folder(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     description = _read_description(folder / DESCRIPTION)
     if description.get("format") != FORMAT or description.get("kind") != kind:
         raise InputError(f"is no secondgram {kind}", file=folder / DESCRIPTION)
-    if description.get("format_version") != FORMAT_VERSION:
+    if description.get("format_version") not in READABLE:
         raise InputError(
-            f"has format version {description.get('format_version')}, this release reads {FORMAT_VERSION}",
+            f"has format version {description.get('format_version')}, "
+            f"this release reads {' and '.join(map(str, READABLE))}",
             file=folder / DESCRIPTION,
             mend="Use the release that wrote it, or train again",
         )
