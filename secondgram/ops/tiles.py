@@ -7,6 +7,7 @@ of it too.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,9 +17,13 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from . import native
+
 # 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are
 # not. Higher tiles call the library less often, which is most of what a small network costs.
 TILE = 256
+# Multiplications from which a thread is worth its start.
+SHARED = 20_000_000
 
 
 def one_blas_thread() -> threadpool_limits:
@@ -54,17 +59,35 @@ def in_tiles(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
 
 
 def matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """left (rows, k) @ right (k, n), each row independent of the others, in the wider dtype of the two."""
+    """left (rows, k) @ right (k, n), each row independent of the others, in the wider dtype of the two.
+
+    Large products go tile by tile to several threads, which changes no value.
+    """
     dtype = np.result_type(left, right)
     factor = torch.from_numpy(np.ascontiguousarray(right, dtype=dtype))
-    with one_thread(), torch.inference_mode():
-        return in_tiles(lambda tile: tile @ factor, torch.from_numpy(np.ascontiguousarray(left, dtype=dtype))).numpy()
+    rows = torch.from_numpy(np.ascontiguousarray(left, dtype=dtype))
+    parts = -(-len(rows) // TILE)
+    workers = min(native.default_threads(), parts) if rows.numel() * factor.shape[1] >= SHARED else 1
+
+    def product(part: slice) -> Tensor:
+        # What inference mode is, a thread has of its own.
+        with torch.inference_mode():
+            return in_tiles(lambda tile: tile @ factor, rows[part])
+
+    with one_thread():
+        if workers <= 1:
+            return product(slice(None)).numpy()
+        ends = [len(range(0, parts * worker, workers)) * TILE for worker in range(workers + 1)]
+        with ThreadPoolExecutor(workers - 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            others = [pool.submit(product, slice(*each)) for each in itertools.pairwise(ends[1:])]
+            found = [product(slice(*ends[:2])), *(other.result() for other in others)]
+        return torch.cat(found).numpy()
 
 
 def in_chunks(function: Callable[[slice], None], rows: int, height: int) -> None:
     """Call function(slice) over 0 .. rows in chunks, on as many threads as torch would use; chunks are independent."""
     chunks = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
-    workers = min(torch.get_num_threads(), len(chunks))
+    workers = min(torch.get_num_threads(), native.default_threads(), len(chunks))
     with one_thread():
         if workers <= 1:
             for chunk in chunks:
