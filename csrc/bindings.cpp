@@ -24,6 +24,7 @@
 #include "cpu/finish.hpp"
 #include "cpu/gram.hpp"
 #include "cpu/missing.hpp"
+#include "cpu/rows.hpp"
 #include "cpu/sampler.hpp"
 #ifdef SECONDGRAM_X86
 #include "cpu/task_sums.hpp"
@@ -265,6 +266,12 @@ void gram(std::uintptr_t rows, std::size_t n_rows, std::size_t columns, std::siz
                         reinterpret_cast<secondgram::cpu::Team>(team));
 }
 
+void row_products(std::uintptr_t X, std::size_t rows, std::size_t inputs, std::uintptr_t W, std::size_t columns,
+                  std::uintptr_t out, unsigned threads) {
+  const py::gil_scoped_release release;
+  secondgram::cpu::row_products(at<const double>(X), rows, inputs, at<const double>(W), columns, at<double>(out), threads);
+}
+
 #ifdef SECONDGRAM_X86
 using TaskLayer = std::tuple<std::uintptr_t, std::uintptr_t, std::size_t, std::size_t, std::size_t, std::uintptr_t,
                              std::uintptr_t>;  // dY, X, rows, outputs, inputs, ends, sum
@@ -307,6 +314,8 @@ PYBIND11_MODULE(_native, m) {
         py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
         py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),
         py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
+  m.def("row_products", &row_products, py::arg("X"), py::arg("rows"), py::arg("inputs"), py::arg("W"),
+        py::arg("columns"), py::arg("out"), py::arg("threads"));
   m.def("gram", &gram, py::arg("rows"), py::arg("n_rows"), py::arg("columns"), py::arg("stride"), py::arg("out"),
         py::arg("threads"), py::arg("team"));
 #ifdef SECONDGRAM_X86

@@ -10,7 +10,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -126,7 +126,9 @@ def _drop_leftovers(target: Path) -> None:
     for path in target.parent.glob(f"{escape(beginning)}*.tmp"):
         number = path.name[len(beginning) : -len(".tmp")]
         if number.isdigit() and not _alive(int(number)):
-            remove(path)
+            # Another user's is theirs to remove.
+            with suppress(OSError):
+                remove(path)
 
 
 def _alive(process: int) -> bool:

@@ -100,6 +100,8 @@ def disagreement(rounded: np.ndarray, plain: np.ndarray) -> float:
     return float(share) if np.isfinite(share) else np.inf
 
 
+# Networks that have learned: what was packed of them stays what they are.
+_learned: WeakSet[Denoiser] = WeakSet()
 _known: WeakKeyDictionary[Denoiser, PackedDenoiser] = WeakKeyDictionary()
 _looked_at: ContextVar[WeakSet[Denoiser] | None] = ContextVar("_looked_at", default=None)
 
@@ -114,10 +116,16 @@ def unchanging() -> Iterator[None]:
         _looked_at.reset(token)
 
 
+def learned(net: Denoiser) -> Denoiser:
+    """The network, which will not learn any more: it is looked at once."""
+    _learned.add(net)
+    return net
+
+
 def packed(net: Denoiser) -> PackedDenoiser:
     """The packed form of a network as it is now."""
     known, looked_at = _known.get(net), _looked_at.get()
-    if known is not None and looked_at is not None and net in looked_at:
+    if known is not None and (net in _learned or (looked_at is not None and net in looked_at)):
         return known
     state = _state(net)
     if known is None or known.state != state:

@@ -35,6 +35,7 @@ __all__ = [
     "normals",
     "philox4x32",
     "reason_unavailable",
+    "row_products",
     "sampler_reason_unavailable",
     "scatter_missing",
     "task_sums",
@@ -147,6 +148,34 @@ def gram(rows: npt.NDArray[np.float32], threads: int | None = None, team: int = 
         out=out.ctypes.data,
         threads=default_threads() if threads is None else max(1, threads),
         team=team,
+    )
+    return out
+
+
+# Multiplications from which a thread is worth its start.
+SHARED = 4_000_000
+
+
+def row_products(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """left (rows, k) @ right (k, n) in float64: every number is the sum over k in its order, in every company; where the
+    processor can, products are fused with their sums.
+
+    Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout.
+    """
+    for each in (left, right):
+        if each.dtype != np.float64 or each.ndim != 2 or not each.flags.c_contiguous:
+            raise ValueError(f"a factor {each.dtype} {each.shape} with strides {each.strides}")
+    if left.shape[1] != len(right):
+        raise ValueError(f"factors {left.shape} and {right.shape}")
+    out = np.empty((len(left), right.shape[1]))
+    _extension().row_products(
+        X=left.ctypes.data,
+        rows=len(left),
+        inputs=len(right),
+        W=right.ctypes.data,
+        columns=right.shape[1],
+        out=out.ctypes.data,
+        threads=default_threads() if left.size * right.shape[1] >= SHARED else 1,
     )
     return out
 

@@ -7,28 +7,35 @@ of it too.
 
 from __future__ import annotations
 
-import itertools
+import functools
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from . import native
+from .finishing import CANDIDATES
+from .registry import resolve
 
 # 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are
 # not. Higher tiles call the library less often, which is most of what a small network costs.
 TILE = 256
-# Multiplications from which a thread is worth its start.
-SHARED = 20_000_000
 
 
-def one_blas_thread() -> threadpool_limits:
+def one_blas_thread() -> AbstractContextManager[object]:
     """Context in which numpy's and scipy's matrix library runs on one thread: its sums depend on how many there are."""
-    return threadpool_limits(limits=1, user_api="blas")
+    # Finding the libraries takes milliseconds, and only an import brings another.
+    return _controller(len(sys.modules)).limit(limits=1, user_api="blas")
+
+
+@functools.lru_cache(maxsize=1)
+def _controller(modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @contextmanager
@@ -61,27 +68,15 @@ def in_tiles(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
 def matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """left (rows, k) @ right (k, n), each row independent of the others, in the wider dtype of the two.
 
-    Large products go tile by tile to several threads, which changes no value.
+    The extension adds doubles in one order on every processor; without it, and in float32, rows go through in tiles.
     """
     dtype = np.result_type(left, right)
-    factor = torch.from_numpy(np.ascontiguousarray(right, dtype=dtype))
-    rows = torch.from_numpy(np.ascontiguousarray(left, dtype=dtype))
-    parts = -(-len(rows) // TILE)
-    workers = min(native.default_threads(), parts) if rows.numel() * factor.shape[1] >= SHARED else 1
-
-    def product(part: slice) -> Tensor:
-        # What inference mode is, a thread has of its own.
-        with torch.inference_mode():
-            return in_tiles(lambda tile: tile @ factor, rows[part])
-
-    with one_thread():
-        if workers <= 1:
-            return product(slice(None)).numpy()
-        ends = [len(range(0, parts * worker, workers)) * TILE for worker in range(workers + 1)]
-        with ThreadPoolExecutor(workers - 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            others = [pool.submit(product, slice(*each)) for each in itertools.pairwise(ends[1:])]
-            found = [product(slice(*ends[:2])), *(other.result() for other in others)]
-        return torch.cat(found).numpy()
+    left, right = (np.ascontiguousarray(each, dtype=dtype) for each in (left, right))
+    if dtype == np.float64 and resolve("products of rows", CANDIDATES) != "reference":
+        return native.row_products(left, right)
+    factor = torch.from_numpy(right)
+    with one_thread(), torch.inference_mode():
+        return in_tiles(lambda tile: tile @ factor, torch.from_numpy(left)).numpy()
 
 
 def in_chunks(function: Callable[[slice], None], rows: int, height: int) -> None:
