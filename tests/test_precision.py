@@ -224,7 +224,7 @@ def test_networks_of_a_model_are_looked_at_once(imputers: dict[str, Any], monkey
     np.testing.assert_array_equal(model.joint.shape.draw(conditions, keys, np.arange(4), 0, "ddim", 3), drawn)
     assert looked == []
     # A network that has been in no model may still learn.
-    net = _net(3)
+    net = _net(17)
     for _ in range(2):
         packing.packed(net)
     assert looked == [net, net]

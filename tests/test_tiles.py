@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_the_extension_adds_in_order_whatever_the_threads(shape: tuple[int, int,
 @pytest.mark.skipif(native.sampler_reason_unavailable() is not None, reason="needs the extension")
 def test_the_extension_refuses_other_layouts() -> None:
     left, right = np.ones((2, 3)), np.ones((3, 4))
-    for one, other in ((left.astype(np.float32), right), (left, np.asfortranarray(right)), (left[:, :2], right)):
+    wrong: Any = ((left.astype(np.float32), right), (left, np.asfortranarray(right)), (left[:, :2], right))
+    for one, other in wrong:
         with pytest.raises(ValueError, match="factor"):
             native.row_products(one, other)
     with pytest.raises(ValueError, match="factors"):

@@ -157,8 +157,9 @@ SHARED = 4_000_000
 
 
 def row_products(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """left (rows, k) @ right (k, n) in float64: every number is the sum over k in its order, in every company; where the
-    processor can, products are fused with their sums.
+    """left (rows, k) @ right (k, n) in float64: every number is the sum over k in its order, in every company.
+
+    Where the processor can, products are fused with their sums.
 
     Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout.
     """
