@@ -26,8 +26,9 @@ def report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = Non
     """
     folder = Path(run)
     target = folder / FILE if out is None else Path(out)
+    found = RunFolder.read(folder)
     look(target, streams=True)
-    text = page(RunFolder.read(folder))
+    text = page(found)
     with writing(target) as file:
         file.write(text.encode())
     return target
