@@ -1,8 +1,10 @@
-"""A cohort of the size of UK Biobank on this processor, once: python benchmarks/cohort.py [--only chain|impute]
+"""A cohort of the size of UK Biobank on this processor, once: python benchmarks/cohort.py [--only chain|impute|missing]
 
 chain: 41,706 people through 99 steps of the published network, one draw, in the precision that `auto` takes.
 impute: a default model fitted on simulated converters, then 41,706 x 769 from a Parquet file, 20 draws each, to a
-Parquet file, with the time of its parts; writing runs beside the others. Writes results/cpu_cohort.json.
+Parquet file, with the time of its parts; writing runs beside the others.
+missing: the same without a share of the baselines' cells (--missing, 1 %), which nearly everybody then lacks some of.
+Writes results/cpu_cohort.json. --people N and --threads N are for a look: what they give is printed and not kept.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,9 @@ from ledger import commit, processor
 
 import secondgram as sg
 from secondgram.files import replacing
+from secondgram.imputation.context import Context
 from secondgram.imputation.finishing import Finisher
+from secondgram.imputation.missing import MissingCells
 from secondgram.imputation.packing import packed
 from secondgram.imputation.shape import Shape
 from secondgram.ops import native
@@ -61,69 +66,91 @@ def timed(owner: Any, name: str, spent: dict[str, float], part: str) -> None:
     setattr(owner, name, around)
 
 
-def impute(folder: Path) -> dict[str, Any]:
+def impute(folder: Path, table: str, threads: int | None) -> dict[str, Any]:
     """From the file of a cohort to the file of its draws."""
     spent: dict[str, float] = {}
     for owner, name, part in (
         (Shape, "draw", "sampling"),
+        (Context, "inputs", "inputs, filling with them"),
+        (MissingCells, "fill", "filling missing cells"),
+        (MissingCells, "drawn", "drawing missing cells"),
         (Finisher, "draws", "finishing"),
         (pq.ParquetWriter, "write_table", "writing, beside the others"),
     ):
         timed(owner, name, spent, part)
     imputer = sg.load(folder / "model")
     began = time.perf_counter()
-    known = imputer.columns_
-    cohort = sg.read_cohort(folder / "cohort.parquet", static=known.covariates, features=known.features)
+    cohort = sg.read_cohort(folder / table, like=imputer)
     spent["reading"] = time.perf_counter() - began
-    result = imputer.impute(cohort, draws=DRAWS, who="all", out=folder / "draws.parquet", show=False)
+    out = folder / "draws.parquet"
+    result = imputer.impute(cohort, draws=DRAWS, who="all", out=out, show=False, threads=threads)
     shape = imputer.model_.joint.shape  # type: ignore[attr-defined]
     return {
         "seconds": time.perf_counter() - began,
         "parts": spent,
         "people": len(result.ids),
+        "missing_share": float(np.isnan(cohort.baseline).mean()),
+        "threads": threads or native.default_threads(),
         "components_drawn": 0 if shape is None else len(shape.kept),
-        "file_bytes": (folder / "draws.parquet").stat().st_size,
+        "file_bytes": out.stat().st_size,
     }
 
 
-def prepare(folder: Path) -> dict[str, Any]:
-    """A model, and the cohort's file."""
+def prepare(folder: Path, people: int, missing: float) -> dict[str, Any]:
+    """A model, and the cohort's file, whole and without some cells."""
     learn = sg.simulate(LEARNED_FROM, FEATURES, PAIRS / LEARNED_FROM, 0, mode="converters")
     began = time.perf_counter()
     sg.SecondgramImputer(seed=0).fit(learn, show=False).save(folder / "model")
     seconds = time.perf_counter() - began
-    sg.simulate(PEOPLE, FEATURES, 0.01, 1, mode="converters").write(folder / "cohort.parquet")
+    cohort = sg.simulate(people, FEATURES, 0.01, 1, mode="converters")
+    cohort.write(folder / "cohort.parquet")
+    visits = cohort.visits.copy()
+    visits[:, 0][np.random.default_rng(2).random(visits[:, 0].shape, dtype=np.float32) < missing] = np.nan
+    replace(cohort, visits=visits).write(folder / "missing.parquet")
     return {"seconds_to_fit": seconds, "learned_from": LEARNED_FROM, "pairs": PAIRS}
 
 
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "chain": lambda folder: chain(),
-    "prepare": prepare,
-    "impute": impute,
+PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
+    "chain": lambda folder, chosen: chain(),
+    "prepare": lambda folder, chosen: prepare(folder, chosen.people, chosen.missing),
+    "impute": lambda folder, chosen: impute(folder, "cohort.parquet", chosen.threads),
+    "missing": lambda folder, chosen: impute(folder, "missing.parquet", chosen.threads),
 }
-STEPS = {"chain": ["chain"], "impute": ["prepare", "impute"], "all": ["chain", "prepare", "impute"]}
+STEPS = {
+    "chain": ["chain"],
+    "impute": ["prepare", "impute"],
+    "missing": ["prepare", "impute", "missing"],
+    "all": ["chain", "prepare", "impute", "missing"],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(STEPS), default="all")
+    parser.add_argument("--people", type=int, default=PEOPLE)
+    parser.add_argument("--missing", type=float, default=0.01, help="share of the baselines' cells")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
         part, folder = chosen.worker
-        told = PARTS[part](Path(folder))
+        told = PARTS[part](Path(folder), chosen)
         told["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps(told))
         return
+    own = [f"--people={chosen.people}", f"--missing={chosen.missing}"]
+    own += [] if chosen.threads is None else [f"--threads={chosen.threads}"]
     found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     found |= {"processor": processor(), "threads": native.default_threads()}
     with tempfile.TemporaryDirectory() as folder:
         for part in STEPS[chosen.only]:
             # A process of its own, because the peak of memory is counted per process.
-            command = [sys.executable, __file__, "--worker", part, folder]
+            command = [sys.executable, __file__, "--worker", part, folder, *own]
             told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
             found[part] = told | {"commit": commit()}
             print(part, json.dumps(told, indent=1), flush=True)
+    if chosen.people != PEOPLE or chosen.threads is not None:
+        return
     with replacing(RESULT) as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

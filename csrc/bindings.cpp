@@ -23,6 +23,8 @@
 #include "cpu/architectures.hpp"
 #include "cpu/finish.hpp"
 #include "cpu/gram.hpp"
+#include "cpu/missing.hpp"
+#include "cpu/rows.hpp"
 #include "cpu/sampler.hpp"
 #ifdef SECONDGRAM_X86
 #include "cpu/task_sums.hpp"
@@ -205,21 +207,52 @@ std::unique_ptr<secondgram::cpu::Finish> finisher(std::size_t width, const std::
   return made;
 }
 
+// Lost cells: starts, cells, by, map, map by gap, gap, weight; zeros where there are none.
+using MovedArrays = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
+                               std::uintptr_t, std::uintptr_t>;
+
 void finish(const secondgram::cpu::Finish& by, std::uintptr_t out, bool doubles, std::uintptr_t keys, std::size_t people,
             std::uintptr_t draws, std::size_t n_draws, std::uint64_t seed, std::uint32_t purpose, std::uintptr_t source,
-            std::size_t n_source, std::uintptr_t places, std::uintptr_t centre, std::uintptr_t scale, std::uintptr_t moved,
-            std::size_t n_moved, std::uintptr_t moved_of, unsigned threads, const std::string& architecture) {
+            std::size_t n_source, std::uintptr_t places, std::uintptr_t centre, std::uintptr_t scale,
+            const MovedArrays& moved, unsigned threads, const std::string& architecture) {
+  const auto& [lost, cell, moved_by, map, by_gap, gap, weight] = moved;
   const secondgram::cpu::FinishRequest request{people, n_draws, at<const std::uint64_t>(keys),
                                                at<const std::uint32_t>(draws), seed, purpose, at<const float>(source),
                                                n_source, at<const std::uint32_t>(places), at<const double>(centre),
-                                               at<const double>(scale), at<const float>(moved), n_moved,
-                                               at<const std::int64_t>(moved_of)};
+                                               at<const double>(scale), at<const std::int64_t>(lost),
+                                               at<const std::uint32_t>(cell), at<const float>(moved_by),
+                                               at<const float>(map), at<const float>(by_gap), at<const float>(gap),
+                                               at<const float>(weight)};
   if (people == 0 || n_draws == 0) return;
   const py::gil_scoped_release release;
   if (doubles)
     secondgram::cpu::finish(by, request, at<double>(out), threads, architecture);
   else
     secondgram::cpu::finish(by, request, at<float>(out), threads, architecture);
+}
+
+// width, precision, number of groups, cells, cell, members, person: see secondgram/ops/native.py.
+using GroupArrays = std::tuple<std::size_t, std::uintptr_t, std::size_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
+                               std::uintptr_t>;
+
+secondgram::cpu::MissingRequest missing(const GroupArrays& groups) {
+  const auto& [width, precision, count, cells, cell, members, person] = groups;
+  return {width, at<const double>(precision), count, at<const std::int64_t>(cells), at<const std::uint32_t>(cell),
+          at<const std::int64_t>(members), at<const std::int64_t>(person)};
+}
+
+void fill_missing(const GroupArrays& groups, std::uintptr_t values, unsigned threads) {
+  const py::gil_scoped_release release;
+  secondgram::cpu::fill_missing(missing(groups), at<double>(values), threads);
+}
+
+void scatter_missing(const GroupArrays& groups, std::uintptr_t keys, std::uintptr_t draws, std::size_t n_draws,
+                     std::uint64_t seed, std::uint32_t purpose, std::uintptr_t start, std::uintptr_t out,
+                     unsigned threads) {
+  const secondgram::cpu::ScatterRequest scatter{at<const std::uint64_t>(keys), at<const std::uint32_t>(draws), n_draws,
+                                                seed, purpose, at<const std::int64_t>(start)};
+  const py::gil_scoped_release release;
+  secondgram::cpu::scatter_missing(missing(groups), scatter, at<float>(out), threads);
 }
 
 std::vector<std::string> architectures(const std::string& precision) {
@@ -231,6 +264,12 @@ void gram(std::uintptr_t rows, std::size_t n_rows, std::size_t columns, std::siz
   const py::gil_scoped_release release;
   secondgram::cpu::gram(at<const float>(rows), n_rows, columns, stride, at<double>(out), threads,
                         reinterpret_cast<secondgram::cpu::Team>(team));
+}
+
+void row_products(std::uintptr_t X, std::size_t rows, std::size_t inputs, std::uintptr_t W, std::size_t columns,
+                  std::uintptr_t out, unsigned threads) {
+  const py::gil_scoped_release release;
+  secondgram::cpu::row_products(at<const double>(X), rows, inputs, at<const double>(W), columns, at<double>(out), threads);
 }
 
 #ifdef SECONDGRAM_X86
@@ -260,7 +299,7 @@ double peak(const std::string& architecture, const std::string& precision, unsig
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is told from a fresh one.
-  m.attr("interface") = 7;
+  m.attr("interface") = 8;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
@@ -275,6 +314,8 @@ PYBIND11_MODULE(_native, m) {
         py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("times"), py::arg("steps"),
         py::arg("n_steps"), py::arg("start"), py::arg("start_noise"), py::arg("start_purpose"),
         py::arg("step_purpose"), py::arg("threads"), py::arg("architecture"), py::arg("progress"));
+  m.def("row_products", &row_products, py::arg("X"), py::arg("rows"), py::arg("inputs"), py::arg("W"),
+        py::arg("columns"), py::arg("out"), py::arg("threads"));
   m.def("gram", &gram, py::arg("rows"), py::arg("n_rows"), py::arg("columns"), py::arg("stride"), py::arg("out"),
         py::arg("threads"), py::arg("team"));
 #ifdef SECONDGRAM_X86
@@ -288,6 +329,9 @@ PYBIND11_MODULE(_native, m) {
   m.def("finish", &finish, py::arg("by"), py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("people"),
         py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("purpose"), py::arg("source"),
         py::arg("n_source"), py::arg("places"), py::arg("centre"), py::arg("scale"), py::arg("moved"),
-        py::arg("n_moved"), py::arg("moved_of"), py::arg("threads"), py::arg("architecture"));
+        py::arg("threads"), py::arg("architecture"));
+  m.def("fill_missing", &fill_missing, py::arg("groups"), py::arg("values"), py::arg("threads"));
+  m.def("scatter_missing", &scatter_missing, py::arg("groups"), py::arg("keys"), py::arg("draws"), py::arg("n_draws"),
+        py::arg("seed"), py::arg("purpose"), py::arg("start"), py::arg("out"), py::arg("threads"));
 #endif
 }

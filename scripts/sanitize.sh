@@ -23,4 +23,4 @@ export PYTHONSAFEPATH=1 PYTHONPATH=$scratch/site
 "$python" -m pytest -q --capture=sys -p no:cacheprovider -m "not slow and not gpu" "$@" \
   --deselect tests/test_native_sampler.py::test_too_little_memory_is_an_error_and_no_crash \
   tests/test_noise.py tests/test_native_sampler.py tests/test_precision.py tests/test_finishing.py tests/test_native_gram.py \
-  tests/test_layer_sums.py
+  tests/test_layer_sums.py tests/test_missing.py tests/test_tiles.py

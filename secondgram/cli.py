@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from .errors import InputError
+from .files import Kind, Target, clear, locked, look, writing
 from .ops.registry import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -39,7 +41,11 @@ ROLES: dict[str, tuple[Any, Any]] = {
     "site": (Annotated[str | None, typer.Option(help="column of the site; features are scaled within it")], None),
     "features": (Annotated[str | None, typer.Option(help="features, separated by commas; * and ? match")], None),
     "layout": (Annotated[str | None, typer.Option(help="long, wide or ukb; recognised if left out")], None),
-    "target": (Annotated[int, typer.Option(min=1, help="which visit after the first is the follow-up")], 1),
+    "target": (
+        Annotated[int | None, typer.Option(min=1, help="which visit after the first is the follow-up; 1 if left out")],
+        None,
+    ),
+    "visits": (Annotated[str | None, typer.Option(help="labels of the visits in order, the baseline first")], None),
 }
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same result")]
 Draws = Annotated[int, typer.Option(help="plausible follow-ups per person")]
@@ -84,12 +90,9 @@ def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImp
     """Read a cohort and say what was decided; columns a model was trained on are what they were then."""
     from .cohort import read_cohort
 
-    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes")}
-    if model is not None:
-        listed["features"] = listed["features"] or model.columns_.features
-        listed["static"] = model.columns_.covariates if listed["static"] is None else listed["static"]
+    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits")}
     try:
-        cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}))
+        cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}), like=model)
     except InputError as error:
         trained = [] if model is None else [*model.columns_.features, *model.columns_.covariates]
         if error.column not in trained or "no such column" not in error.problem:
@@ -127,6 +130,9 @@ def fit(
     cohort: CohortFile,
     out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
     preset: Annotated[str, typer.Option(help="default, or paper for the published method")] = "default",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 or bf16 for draws; auto decides by a check and keeps it with the model")
+    ] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help="an option of the preset, name=value")] = None,
     seed: Seed = 0,
     resume: Resume = False,
@@ -136,18 +142,18 @@ def fit(
     roles: Roles,
 ) -> None:
     """Learn from a cohort in which some people have a follow-up, and write the model to a folder."""
-    from .files import remove
     from .imputation.imputer import SecondgramImputer
 
-    imputer = SecondgramImputer(preset, seed, **_overrides(settings))
+    imputer = SecondgramImputer(preset, seed, precision=precision, **_overrides(settings))
+    look(out, Kind.WHOLE_FOLDER)
     train = _cohort(cohort, quiet, roles)
-    _writable(out, folder=True)
-    state = out.with_name(f".{out.name}.training")
-    if not resume:
-        remove(state)
-    imputer.fit(train, state=state, state_every=save_every, resume=resume, show=not quiet)
-    imputer.save(out)
-    remove(state)
+    with _output(out, quiet, Kind.WHOLE_FOLDER) as place:
+        state = place.real.with_name(f".{place.real.name}.training")
+        if not resume:
+            clear(state)
+        imputer.fit(train, state=state, state_every=save_every, resume=resume, show=not quiet)
+        imputer.save(out)
+        clear(state)
     for line in imputer.model_.summary():
         _say(f"  {line}", quiet)
     _say(f"model written to {out}", quiet)
@@ -161,7 +167,6 @@ def verdict(
 ) -> None:
     """Say what each part of a fitted model earned, and for which features the baseline is carried forward."""
     from .evaluation.files import show_verdict
-    from .files import replacing
     from .imputation.imputer import load
     from .imputation.model import JudgedModel
 
@@ -169,24 +174,20 @@ def verdict(
     if not isinstance(fitted, JudgedModel):
         raise InputError("is of preset paper, which keeps no verdict", file=model, mend="Fit with --preset default")
     if out is not None:
-        _writable(out)
-        with replacing(out) as temporary:
-            fitted.verdict().to_csv(temporary)
+        with _output(out, quiet), writing(out) as file:
+            fitted.verdict().to_csv(file)
     if not quiet:
         show_verdict(fitted.ladder(), fitted.verdict())
 
 
-def _writable(out: Path, folder: bool = False) -> None:
-    """Refuse before the work, not after it; folder: whether `out` will be one."""
-    from .files import explained
-
-    if out.exists() and out.is_dir() != folder:
-        raise InputError("is a file" if folder else "is a folder", file=out, mend="Choose another name for --out")
-    with explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.with_name(f".{out.name}.probe")
-        probe.touch()
-        probe.unlink()
+@contextmanager
+def _output(out: Path, quiet: bool, kind: Kind = Kind.FILE) -> Iterator[Target]:
+    """Refuse before the work, not after it, what cannot be written, and other runs until it is."""
+    place = look(out, kind, streams=kind is Kind.FILE)
+    with locked(place) as notes:
+        for note in notes:
+            _say(f"  {out}: {note}", quiet)
+        yield place
 
 
 @app.command()
@@ -201,6 +202,8 @@ def impute(
     steps: Annotated[int | None, typer.Option(help="network evaluations per draw")] = None,
     solver: Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++2m or sde-dpm++2m")] = None,
     gap: Annotated[float | None, typer.Option(help="years after baseline, where no time is recorded")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or auto; the model's if left out")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="at most so many; changes no value")] = None,
     resume: Resume = False,
     quiet: Quiet = False,
     *,
@@ -209,10 +212,11 @@ def impute(
     """Draw follow-up visits for the people of a cohort and write them to a Parquet file."""
     from .imputation.imputer import load
 
+    look(out, streams=True)
     imputer = load(model)
     people = _cohort(cohort, quiet, roles, imputer)
-    _writable(out)
-    result = imputer.impute(people, draws, seed, who, steps, solver, out, gap=gap, resume=resume, show=not quiet)
+    options = {"gap": gap, "resume": resume, "show": not quiet, "precision": precision, "threads": threads}
+    result = imputer.impute(people, draws, seed, who, steps, solver, out, **options)  # type: ignore[arg-type]
     for note in result.notes:
         _say(f"  {note}", quiet)
     _say(f"{len(result.ids)} people x {draws} draws written to {out}", quiet)
@@ -233,15 +237,14 @@ def evaluate(
     from .evaluation.evaluate import drawn_features
     from .evaluation.evaluate import evaluate as score
     from .evaluation.files import show_scores
-    from .files import replacing
 
     if out is not None:
-        _writable(out)
+        look(out, streams=True)
     roles["features"] = roles["features"] or list(drawn_features(file))
     table = score(file, _cohort(truth, quiet, roles), seed=seed)
     if out is not None:
-        with replacing(out) as temporary:
-            table.to_csv(temporary)
+        with _output(out, quiet), writing(out) as written:
+            table.to_csv(written)
     show_scores(table)
 
 
@@ -268,11 +271,12 @@ def compare(
     from .evaluation.compare import compare as run
     from .evaluation.files import show_comparison
 
+    look(out, Kind.FOLDER)
     people = _cohort(cohort, quiet, roles)
-    _writable(out, folder=True)
     asked = ALL if methods == ALL else _names(methods) or DEFAULT_METHODS
     options = {"seed": seed, "repeats": repeats, "out": out, "time_limit": time_limit, "show": not quiet}
-    table = run(people, asked, folds, draws, **options)  # type: ignore[arg-type]
+    with _output(out, quiet, Kind.FOLDER):
+        table = run(people, asked, folds, draws, **options)  # type: ignore[arg-type]
     show_comparison(table)
     _say(f"tables written to {out}, and {out / 'report.html'}, which shows and explains them", quiet)
 
@@ -313,10 +317,11 @@ def simulate(
     """Simulate a cohort with known hidden follow-ups; they are written beside it as NAME-truth."""
     from .cohort import simulate as make
 
-    cohort = make(subjects, features, paired, seed, mode, selection)
-    cohort.write(out)
     hidden = out.with_name(f"{out.stem}-truth{out.suffix}")
-    cohort.write_truth(hidden)
+    with _output(out, False), _output(hidden, False):
+        cohort = make(subjects, features, paired, seed, mode, selection)
+        cohort.write(out)
+        cohort.write_truth(hidden)
     _say(f"{cohort!r} written to {out}, the hidden follow-ups to {hidden}")
 
 
@@ -330,7 +335,8 @@ def demo(
     """Simulate a cohort, learn, impute, evaluate: a table, a Parquet file, three plots and a report."""
     from .evaluation.demo import run
 
-    run(out, subjects, features, seed)
+    with _output(out, False, Kind.FOLDER):
+        run(out, subjects, features, seed)
 
 
 @app.command()
@@ -354,9 +360,10 @@ def import_checkpoint(
     """Turn a checkpoint of the paper's code into a model. Only tensors are read; nothing in the file is run."""
     from .imputation.imputer import from_reference_checkpoint
 
+    look(out, Kind.WHOLE_FOLDER)
     train = _cohort(cohort, quiet, roles)
-    _writable(out, folder=True)
-    from_reference_checkpoint(file, train).save(out)
+    with _output(out, quiet, Kind.WHOLE_FOLDER):
+        from_reference_checkpoint(file, train).save(out)
     _say(f"model written to {out}", quiet)
 
 

@@ -15,13 +15,23 @@ import torch
 import secondgram as sg
 from secondgram.imputation.published import Published
 
-COHORT_OPTIONS = "--id --visit --time --static --outcomes --groups --site --features --layout --target".split()
+COHORT_OPTIONS = "--id --visit --time --static --outcomes --groups --site --features --layout --target --visits".split()
 OPTIONS = {
-    "fit": [*COHORT_OPTIONS, "--out", "--preset", "--set", "--seed", "--resume", "--save-every", "--quiet"],
+    "fit": [
+        *COHORT_OPTIONS,
+        "--out",
+        "--preset",
+        "--precision",
+        "--set",
+        "--seed",
+        "--resume",
+        "--save-every",
+        "--quiet",
+    ],
     "verdict": ["--out", "--quiet"],
     "impute": [
         *COHORT_OPTIONS,
-        *"--out --draws --seed --who --steps --solver --gap --resume --quiet".split(),
+        *"--out --draws --seed --who --steps --solver --gap --precision --threads --resume --quiet".split(),
     ],
     "evaluate": [*COHORT_OPTIONS, "--out", "--seed", "--quiet"],
     "compare": [*COHORT_OPTIONS, *"--out --methods --folds --repeats --draws --seed --time-limit --quiet".split()],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from secondgram.diffusion.noise import NoiseRequest, Purpose
-from secondgram.imputation.finishing import Finisher, Moved
+from secondgram.imputation.finishing import Finisher
 from secondgram.imputation.quantiles import QuantileMap
 from secondgram.ops import native
 from secondgram.ops.registry import preferring
@@ -41,9 +41,61 @@ def _case(width: int, people: int = 9, draws: Any = 7, maps: bool = True, lead: 
         places = rng.permutation(width)[:lead]
         source = rng.normal(size=(200, 60, lead)).astype(np.float32)[noise.draws, :people]
     if moved:
-        rows = np.flatnonzero(np.arange(people) % 3 == 1)
-        by = Moved(rows, rng.normal(size=(200, 60, width)).astype(np.float32)[noise.draws][:, rows])
+        by = _moved(width, people, noise.draws, rng)
     return finisher, (centre[:people], scale[:people], noise, source, places, by)
+
+
+def _moved(width: int, people: int, draws: np.ndarray, rng: np.random.Generator) -> native.Moved:
+    """Nobody's cells, one, a few, or, of every ninth person, all."""
+    gone = rng.random((60, width)) < 0.2
+    gone[::3] = False
+    gone[4::9] = True
+    drawn, gone = rng.normal(size=(60, width, 200)).astype(np.float32)[:people, :, draws], gone[:people]
+    start = np.concatenate([[0], np.cumsum(gone.sum(axis=1))])
+    maps = rng.normal(size=(2, width, width)).astype(np.float32) / np.float32(np.sqrt(width))
+    gap, weight = rng.normal(size=60).astype(np.float32), rng.uniform(0.5, 2.0, (60, width)).astype(np.float32)
+    return native.Moved(
+        start, np.nonzero(gone)[1].astype(np.uint32), drawn[gone], maps[0], maps[1], gap[:people], weight[:people]
+    )
+
+
+@needs_extension
+@pytest.mark.parametrize("by_gap", [False, True])
+def test_lost_cells_move_a_residual_by_their_rows_alone(by_gap: bool) -> None:
+    finisher, (centre, scale, noise, *_, moved) = _case(17, moved=True)
+    moved = moved._replace(by_gap=moved.by_gap if by_gap else None)
+    still = finisher.stated(centre, scale, noise, None, None, None)
+    expected = np.zeros_like(still)
+    for person in range(9):
+        # As a dense product: the drawn cells between zeros.
+        cells = np.zeros((7, 17))
+        mine = slice(moved.start[person], moved.start[person + 1])
+        cells[:, moved.cell[mine]] = moved.by[mine].T
+        change = cells @ moved.map
+        if by_gap:
+            change += moved.gap[person] * (cells @ moved.by_gap)
+        expected[:, person] = scale[person] * moved.weight[person] * change
+    assert np.abs(expected).max() > 1.0
+    got = finisher.stated(centre, scale, noise, None, None, moved) - still
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    packed = finisher._native("fp32")
+    drawn = packed.finish(centre, scale, noise, None, None, moved, np.dtype(float))
+    np.testing.assert_allclose(drawn, still + expected, rtol=1e-4, atol=2e-4)
+
+
+@needs_extension
+def test_lost_cells_of_another_shape_are_refused() -> None:
+    finisher, (centre, scale, noise, *_, moved) = _case(5, moved=True)
+    for wrong in (
+        {"start": moved.start[:-1]},
+        {"cell": moved.cell + np.uint32(5)},
+        {"by": moved.by[:, :-1]},
+        {"map": moved.map[:-1]},
+        {"gap": moved.gap.astype(float)},
+        {"weight": moved.weight.T},
+    ):
+        with pytest.raises(ValueError, match=r"people|cells"):
+            finisher.draws(centre, scale, noise, None, None, moved._replace(**wrong))
 
 
 @needs_extension
@@ -54,10 +106,9 @@ def test_every_instruction_set_does_what_is_stated(width: int, maps: bool, preci
     finisher, (centre, scale, noise, source, places, moved) = _case(width, maps=maps, lead=width // 2, moved=True)
     stated = finisher.stated(centre, scale, noise, source, places, moved)
     spread = scale * ((stated - centre) / scale).std()
-    given = None if moved is None else (moved.rows, moved.by)
     packed = finisher._native(precision)
     for dtype in (np.float32, np.float64):
-        got = packed.finish(centre, scale, noise, source, places, given, np.dtype(dtype), architecture=architecture)
+        got = packed.finish(centre, scale, noise, source, places, moved, np.dtype(dtype), architecture=architecture)
         assert got.dtype == dtype
         assert got.shape == (7, 9, width)
         assert np.sqrt(np.square((got - stated) / spread).mean()) <= BOUND[precision]
@@ -112,9 +163,7 @@ def test_the_cut_changes_nothing(precision: str) -> None:
         packed = finisher._native(precision)
         centre, scale, noise, source, places, moved = given
         for threads in (1, 3):
-            again = packed.finish(
-                centre, scale, noise, source, places, (moved.rows, moved.by), np.dtype(float), threads=threads
-            )
+            again = packed.finish(centre, scale, noise, source, places, moved, np.dtype(float), threads=threads)
             np.testing.assert_array_equal(again, everything)
 
 

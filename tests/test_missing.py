@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from secondgram.diffusion.noise import NoiseRequest, Purpose
 from secondgram.imputation.missing import MissingCells
+from secondgram.ops import native
+from secondgram.ops.noise import normals
+from secondgram.ops.registry import preferring
+
+needs_extension = pytest.mark.skipif(
+    native.sampler_reason_unavailable() is not None, reason=str(native.sampler_reason_unavailable())
+)
 
 
 def _covariance(width: int) -> np.ndarray:
@@ -122,3 +130,88 @@ def test_a_row_scatters_by_its_own_normals_alone() -> None:
 def test_the_state_comes_back() -> None:
     cells = MissingCells.fit(np.random.default_rng(0).normal(size=(20, 3)))
     np.testing.assert_array_equal(MissingCells.from_state(cells.state()).precision, cells.precision)
+
+
+# -- the extension ----------------------------------------------------------------------------------------------------
+
+
+def _people(width: int, people: int = 70) -> tuple[MissingCells, np.ndarray]:
+    """Some complete, some with cells missing here and there, many with the same ones, one with nothing."""
+    rng = np.random.default_rng(width)
+    values = rng.normal(size=(people, width))
+    values[::2][rng.random(values[::2].shape) < 0.15] = np.nan
+    values[1::4, : width // 2] = np.nan
+    values[-1] = np.nan
+    return MissingCells(np.linalg.inv(_covariance(width))), values
+
+
+@needs_extension
+@pytest.mark.parametrize("width", [1, 2, 9, 17, 130])
+def test_the_extension_does_what_is_stated(width: int) -> None:
+    cells, values = _people(width)
+    before = values.copy()
+    np.testing.assert_allclose(cells.fill(values), cells.stated(values), rtol=1e-7, atol=1e-8)
+    np.testing.assert_array_equal(values, before)
+    gone = np.isnan(values)
+    keys = np.arange(len(values), dtype=np.uint64) * 7 + 2**40
+    noise = NoiseRequest.of(keys, width, seed=2**40 + 3, purpose=Purpose.BASELINE, draws=[4, 0, 2])
+    start, cell, by = cells.drawn(gone, noise)
+    z = normals(keys, width, seed=2**40 + 3, purpose=Purpose.BASELINE, draws=[4, 0, 2])
+    stated = cells.scatter(values, z)
+    for person in range(len(values)):
+        mine = slice(start[person], start[person + 1])
+        np.testing.assert_array_equal(cell[mine], np.flatnonzero(gone[person]))
+        np.testing.assert_allclose(by[mine], stated[:, person, gone[person]].T, rtol=2e-5, atol=2e-6)
+    with preferring("reference"):
+        again = cells.drawn(gone, noise)
+        np.testing.assert_array_equal(cells.fill(values), cells.stated(values))
+    np.testing.assert_array_equal(again[0], start)
+    np.testing.assert_array_equal(again[1], cell)
+    np.testing.assert_allclose(again[2], by, rtol=2e-5, atol=2e-6)
+
+
+@needs_extension
+@pytest.mark.parametrize("width", [9, 130])
+def test_neither_company_nor_threads_change_a_bit(width: int) -> None:
+    cells, values = _people(width, 200)
+    keys = np.arange(200, dtype=np.uint64)
+    whole = cells.fill(values)
+
+    def drawn(rows: np.ndarray, draws: object) -> list[np.ndarray]:
+        noise = NoiseRequest.of(keys[rows], width, seed=1, purpose=Purpose.BASELINE, draws=draws)  # type: ignore[arg-type]
+        start, _, by = cells.drawn(np.isnan(values[rows]), noise)
+        return [by[start[row] : start[row + 1]] for row in range(len(rows))]
+
+    everything = drawn(np.arange(200), 5)
+    for threads in (1, 3):
+        with native.limited(threads):
+            np.testing.assert_array_equal(cells.fill(values), whole)
+            for rows in (np.arange(200), np.array([3]), np.arange(199, 0, -7), np.arange(0)):
+                np.testing.assert_array_equal(cells.fill(values[rows]), whole[rows])
+                for draws in ([4, 1], [3]):
+                    for person, got in zip(rows, drawn(rows, draws), strict=True):
+                        np.testing.assert_array_equal(got, everything[person][:, draws])
+
+
+@needs_extension
+def test_people_who_lack_the_same_come_together() -> None:
+    gone = np.zeros((6, 11), dtype=bool)
+    gone[1, [3, 10]] = gone[4, [3, 10]] = gone[5, 0] = True
+    cells, cell, members, person = native.Patterns.of(gone)
+    found = {
+        tuple(person[members[group] : members[group + 1]]): cell[cells[group] : cells[group + 1]].tolist()
+        for group in range(len(cells) - 1)
+    }
+    assert found == {(1, 4): [3, 10], (5,): [0]}
+    assert len(native.Patterns.of(gone[:1]).person) == 0
+
+
+@needs_extension
+def test_what_the_extension_cannot_take_is_refused() -> None:
+    gone, values = np.ones((1, 2), dtype=bool), np.zeros((1, 2))
+    with pytest.raises(ValueError, match="positive definite"):
+        native.fill_missing(-np.eye(2), gone, values)
+    with pytest.raises(ValueError, match="values float32"):
+        native.fill_missing(np.eye(2), gone, values.astype(np.float32))
+    with pytest.raises(ValueError, match="a precision"):
+        native.fill_missing(np.eye(2, dtype=np.float32), gone, values)

@@ -208,6 +208,28 @@ def test_new_weights_are_packed_anew(change: str) -> None:
     assert not np.allclose(after.folded.out.weight, before.folded.out.weight)
 
 
+def test_networks_of_a_model_are_looked_at_once(imputers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = imputers["default"].model_
+    conditions = np.zeros((2, model.joint.shape.nets[0].conditions), dtype=np.float32)
+    keys = np.arange(2, dtype=np.uint64)
+    drawn = model.joint.shape.draw(conditions, keys, np.arange(4), 0, "ddim", 3)
+    looked: list[Any] = []
+    plain = packing._state
+
+    def watched(net: Any) -> bytes:
+        looked.append(net)
+        return plain(net)
+
+    monkeypatch.setattr(packing, "_state", watched)
+    np.testing.assert_array_equal(model.joint.shape.draw(conditions, keys, np.arange(4), 0, "ddim", 3), drawn)
+    assert looked == []
+    # A network that has been in no model may still learn.
+    net = _net(17)
+    for _ in range(2):
+        packing.packed(net)
+    assert looked == [net, net]
+
+
 def test_unknown_and_impossible_precisions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="fp8"):
         Sampler(_net(1), precision="fp8")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import Tensor
 
-from secondgram.ops.tiles import TILE, in_chunks, in_tiles, matmul, one_thread
+from secondgram.ops import native
+from secondgram.ops.registry import preferring
+from secondgram.ops.tiles import TILE, in_chunks, in_tiles, matmul, one_blas_thread, one_thread
 
 COUNTS = [1, 7, 64, 255, 256, 257, 600]
 
@@ -78,6 +83,53 @@ def test_matmul_equals_numpy(count: int) -> None:
     rng = np.random.default_rng(count)
     left, right = rng.normal(size=(count, 19)), rng.normal(size=(19, 23))
     np.testing.assert_allclose(matmul(left, right), left @ right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(native.sampler_reason_unavailable() is not None, reason="needs the extension")
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 19, 23), (200, 3, 65), (5, 784, 769), (13, 0, 4), (0, 3, 4)])
+def test_the_extension_adds_in_order_whatever_the_threads(shape: tuple[int, int, int]) -> None:
+    rows, inputs, columns = shape
+    rng = np.random.default_rng(inputs)
+    left, right = rng.normal(size=(rows, inputs)), rng.normal(size=(inputs, columns))
+    got = native.row_products(left, right)
+    for threads in (1, 3):
+        with native.limited(threads):
+            np.testing.assert_array_equal(native.row_products(left, right), got)
+            np.testing.assert_array_equal(native.row_products(left[::-1].copy(), right), got[::-1])
+    for other in (left @ right, matmul(left, right)):
+        np.testing.assert_allclose(got, other, rtol=1e-9, atol=1e-9)
+    with preferring("reference"):
+        np.testing.assert_allclose(got, matmul(left, right), rtol=1e-9, atol=1e-9)
+    # Plain sums in order, each rounded after the product too or, fused, once.
+    for row, column in [(0, 0), (rows - 1, columns - 1)] if rows else []:
+        plain, fused = 0.0, 0.0
+        for x, w in zip(left[row], right[:, column], strict=True):
+            plain += x * w
+            fused = float(Fraction(float(x)) * Fraction(float(w)) + Fraction(fused))
+        assert got[row, column] in (plain, fused)
+
+
+@pytest.mark.skipif(native.sampler_reason_unavailable() is not None, reason="needs the extension")
+def test_the_extension_refuses_other_layouts() -> None:
+    left, right = np.ones((2, 3)), np.ones((3, 4))
+    wrong: Any = ((left.astype(np.float32), right), (left, np.asfortranarray(right)), (left[:, :2], right))
+    for one, other in wrong:
+        with pytest.raises(ValueError, match="factor"):
+            native.row_products(one, other)
+    with pytest.raises(ValueError, match="factors"):
+        native.row_products(left, np.ones((4, 4)))
+
+
+def test_the_matrix_library_runs_on_one_thread_and_as_before_after_it() -> None:
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    before = threads()
+    assert before
+    for _ in range(2):
+        with one_blas_thread():
+            assert set(threads()) == {1}
+        assert threads() == before
 
 
 def test_matmul_works_in_the_wider_dtype() -> None:

@@ -47,14 +47,19 @@ class Cut {
   std::size_t all_draws_, draws_, by_draws_, parts_, fewest_, larger_;
 };
 
+// Lost cells whose part in every feature is made at a time.
+constexpr std::size_t kLostAtOnce = 16;
+
 // What one worker needs to finish tiles of a width.
 struct FinishScratch {
   Matrix components;            // [kTileRows, width], which a product reads
   std::vector<float> residual;  // [width, kTileRows], and what a vector reads beyond
   Matrix sums;                  // [kTileRows, kWidestPiece] of a product
+  std::vector<float> lost;      // [kLostAtOnce, width]
 
   FinishScratch(std::size_t width, Precision precision)
-      : components(kTileRows, width, precision), residual((width + 1) * kTileRows), sums(kTileRows, kWidestPiece) {}
+      : components(kTileRows, width, precision), residual((width + 1) * kTileRows), sums(kTileRows, kWidestPiece),
+        lost(kLostAtOnce * width) {}
 };
 
 template <typename T>

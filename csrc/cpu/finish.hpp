@@ -43,9 +43,14 @@ struct FinishRequest {
   const std::uint32_t* places; // [n_source] which components these are; the others are noise
   const double* centre;        // [people, width]
   const double* scale;         // [people, width]
-  const float* moved;          // [draws, n_moved, width] added to the centre, or null
-  std::size_t n_moved;
-  const std::int64_t* moved_of;  // [people] its place in `moved`, -1 for none
+  // By how much residuals move from draw to draw, where cells of the baseline were drawn; null where none was.
+  const std::int64_t* lost;    // [people + 1] places in `cell` and `by`
+  const std::uint32_t* cell;   // which cells a person lacks
+  const float* by;             // [cells, draws] how each was drawn about its expectation
+  const float* map;            // [width, width] what a cell's change changes
+  const float* by_gap;         // [width, width] the same for every unit of the gap, or null
+  const float* gap;            // [people]
+  const float* weight;         // [people, width] residuals' units of that change
 };
 
 // out [width, people, draws] = centre + moved + scale * residual, float or double. `threads` never changes a value.

@@ -55,17 +55,35 @@ SECONDGRAM_TARGET void in_units(const FinishRequest& q, std::size_t width, const
   in_units_of_many(q, width, residual, end, person, people, draw, draws, out);
 }
 
-// What the centres of some people move by from draw to draw.
-template <typename T>
+// Adds what lost cells move: only their rows of the maps are looked at. `room` has kLostAtOnce rows of width.
 SECONDGRAM_TARGET void add_moved(const FinishRequest& q, std::size_t width, std::size_t person, std::size_t people,
-                                 std::size_t draw, std::size_t draws, T* out) {
-  for (std::size_t here = person; q.moved != nullptr && here < person + people; ++here) {
-    if (q.moved_of[here] < 0) continue;
-    const std::size_t moved = static_cast<std::size_t>(q.moved_of[here]);
-    for (std::size_t j = 0; j < width; ++j)
-      for (std::size_t d = 0; d < draws; ++d)
-        out[(j * q.people + here) * q.n_draws + draw + d] +=
-            static_cast<T>(q.moved[((draw + d) * q.n_moved + moved) * width + j]);
+                                 std::size_t draw, std::size_t draws, float* room, float* residual) {
+  for (std::size_t p = 0; q.lost != nullptr && p < people; ++p) {
+    const std::size_t here = person + p, end = static_cast<std::size_t>(q.lost[here + 1]);
+    const float gap = q.gap[here];
+    for (std::size_t first = static_cast<std::size_t>(q.lost[here]); first < end; first += kLostAtOnce) {
+      const std::size_t count = std::min(kLostAtOnce, end - first);
+      for (std::size_t k = 0; k < count; ++k) {
+        const std::size_t row = q.cell[first + k] * width;
+        const float *map = q.map + row, *weight = q.weight + here * width;
+        float* to = room + k * width;
+        if (q.by_gap == nullptr) {
+          for (std::size_t j = 0; j < width; ++j) to[j] = weight[j] * map[j];
+        } else {
+          const float* by_gap = q.by_gap + row;
+          for (std::size_t j = 0; j < width; ++j) to[j] = weight[j] * (map[j] + gap * by_gap[j]);
+        }
+      }
+      const float* by = q.by + first * q.n_draws + draw;
+      for (std::size_t j = 0; j < width; ++j) {
+        float* to = residual + j * kTileRows + p * draws;
+        for (std::size_t k = 0; k < count; ++k) {
+          const float factor = room[k * width + j];
+          const float* from = by + k * q.n_draws;
+          for (std::size_t d = 0; d < draws; ++d) to[d] += factor * from[d];
+        }
+      }
+    }
   }
 }
 
@@ -98,9 +116,9 @@ SECONDGRAM_TARGET void finish_tile(const Finish& by, const FinishRequest& q, Fin
   }
   for (std::size_t j = 0; j < by.margins.columns; ++j)
     if (!by.margins.identity[j]) apply(by.margins, j, w.residual.data() + j * kTileRows, rows);
+  add_moved(q, width, person, people, draw, draws, w.lost.data(), w.residual.data());
   const float end = by.clip > 0.0f ? by.clip : std::numeric_limits<float>::infinity();
   in_units(q, width, w.residual.data(), end, person, people, draw, draws, out);
-  add_moved(q, width, person, people, draw, draws, out);
 }
 
 template void finish_tile(const Finish&, const FinishRequest&, FinishScratch&, std::size_t, std::size_t, std::size_t,

@@ -123,6 +123,26 @@ void fill_normals(const NoiseRequest& request, float* out, unsigned threads) { f
 void fill_normals(const NoiseRequest& request, double* out, unsigned threads) {
   fill(request, out, threads, &group_double);
 }
+void fill_cells(const NoiseRequest& r, const std::uint32_t* cells, std::size_t n_cells, float* out) {
+  const Key2 key = key_of_seed(r.seed);
+  const std::uint64_t person = r.keys[0];
+  const std::size_t total = n_cells * r.n_draws;
+  Group g{};
+  float values[4 * kGroup];
+  for (std::size_t from = 0; from < total; from += kGroup) {
+    const std::size_t count = std::min(kGroup, total - from);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t cell = (from + i) / r.n_draws, draw = (from + i) % r.n_draws;
+      g.w0[i] = r.purpose << 24 | cells[cell] / 4;
+      g.w1[i] = r.draws[draw] * 4096u + r.step;
+      g.w2[i] = static_cast<std::uint32_t>(person);
+      g.w3[i] = static_cast<std::uint32_t>(person >> 32);
+    }
+    group_float(g, key, values);
+    for (std::size_t i = 0; i < count; ++i) out[from + i] = values[4 * i + cells[(from + i) / r.n_draws] % 4];
+  }
+}
+
 void fill_rounded_normals(const NoiseRequest& request, float* out, unsigned threads) {
   auto make = &group_rounded;
 #ifdef SECONDGRAM_X86

@@ -23,5 +23,7 @@ void fill_normals(const NoiseRequest& request, float* out, unsigned threads);
 void fill_normals(const NoiseRequest& request, double* out, unsigned threads);
 // The same in float arithmetic, within 4e-6: for samplers, whose state is float.
 void fill_rounded_normals(const NoiseRequest& request, float* out, unsigned threads);
+// Those of `fill_normals` of one key, for some features alone: out [n_cells, n_draws].
+void fill_cells(const NoiseRequest& request, const std::uint32_t* cells, std::size_t n_cells, float* out);
 
 }  // namespace secondgram::cpu

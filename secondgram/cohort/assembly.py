@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .cells import DAYS_PER_YEAR, Sheet, is_text
+from .known import ordered_visits
 from .layouts import Field, order_visits
 from .reading import give_back_memory
 from .roles import Roles
@@ -27,7 +28,7 @@ class Places:
 
     ids : (N,) text. person : (R,) row of the cohort.
     labels : the visit labels in order. slot : (R,) position of each row's visit, None where columns carry visits.
-    times : (N, V) years, NaN where unknown.
+    times : (N, V) years, NaN where unknown. early : how many labels stand before the baseline.
     """
 
     ids: np.ndarray
@@ -36,6 +37,7 @@ class Places:
     slot: np.ndarray | None
     times: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     notes: list[str] = field(default_factory=list)
+    early: int = 0
 
     def parts(self, what: Field) -> list[tuple[np.ndarray | int, str]]:
         """(slot, column) for every column of a field that belongs to a visit."""
@@ -67,9 +69,11 @@ def drop_unscanned(sheet: Sheet, roles: Roles) -> list[str]:
     return [f"{int((~known).sum())} people have no measured feature at any visit: they are left out"]
 
 
-def find_places(sheet: Sheet, roles: Roles) -> Places:
+def find_places(sheet: Sheet, roles: Roles, visits: Sequence[str] | None = None, earlier: Sequence[str] = ()) -> Places:
     """Give every row its person and visit, and every person their times.
 
+    visits : labels, earliest first, where their order is known; else it is found from labels and times.
+    earlier : labels that are known to stand before the first of them.
     Raises `InputError` for an empty id or visit, a visit that a person has twice, and an unusable time.
     """
     ids, person = find_people(sheet, roles.id)
@@ -77,15 +81,24 @@ def find_places(sheet: Sheet, roles: Roles) -> Places:
         places = Places(ids, person, *_row_visits(sheet, roles, person))
     else:
         places = Places(ids, person, _column_visits(roles), None)
+    if visits is not None:
+        _order_as_known(places, visits, earlier, sheet.source.label)
     _check_doubled(sheet, roles, places)
     days = _fill_times(sheet, roles, places)
-    if roles.visit is not None:
+    if roles.visit is not None and visits is None:
         _follow_times(places)
     if days:
         places.times = (places.times - _first_known(places.times)) / DAYS_PER_YEAR
         places.notes.append("dates became years since each person's first visit")
     places.notes.append(f"visit labels: {', '.join(places.labels)}")
     return places
+
+
+def _order_as_known(places: Places, visits: Sequence[str], earlier: Sequence[str], label: str | None) -> None:
+    before = places.labels
+    places.labels, places.early = ordered_visits(before, visits, earlier, label)
+    if places.slot is not None:
+        places.slot = np.array([places.labels.index(name) for name in before])[places.slot]
 
 
 def _row_visits(sheet: Sheet, roles: Roles, person: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -259,16 +272,21 @@ def fill_visits(sheet: Sheet, roles: Roles, places: Places) -> np.ndarray:
     return visits
 
 
-def person_values(sheet: Sheet, places: Places, part: Field, as_text: bool = False) -> tuple[pd.Series, bool]:
+def person_values(
+    sheet: Sheet, places: Places, part: Field, as_text: bool = False, number: bool | None = None
+) -> tuple[pd.Series, bool]:
     """Each person's first known value in visit order, and whether later ones differ.
 
-    Numbers become float64, text and true/false categories in sorted order; with `as_text` plain text.
+    Numbers become float64, text and true/false categories in sorted order; with `as_text` plain text. number : whether
+    they are numbers, None to find out.
     Of a field with several visits, those before the first scan come after the first scan's own, latest first.
     """
-    numeric = not as_text and all(
-        sheet.numeric(column) and not pa.types.is_boolean(sheet.columns[column].type)
-        for column in part.columns.values()
-    )
+    if number is None:
+        number = all(
+            sheet.numeric(column) and not pa.types.is_boolean(sheet.columns[column].type)
+            for column in part.columns.values()
+        )
+    numeric = number and not as_text
     found = np.full(len(places.ids), np.nan if numeric else None, dtype=float if numeric else object)
     changes = False
     for rows, column in _by_priority(places, part):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,10 @@ import pyarrow as pa
 from ..errors import InputError, some
 from .assembly import Places, drop_unscanned, fill_visits, find_people, find_places, person_values, personal_fields
 from .cells import Sheet
-from .reading import guarded, open_source
-from .roles import Asked, Roles, find_roles, settle
+from .known import Known
+from .layouts import read_names
+from .reading import Source, guarded, open_source
+from .roles import Asked, Roles, find_layout, find_roles, settle
 from .table import Cohort
 from .writing import write_cohort
 
@@ -32,7 +36,9 @@ def read_cohort(
     site: str | None = None,
     features: str | Sequence[str] | None = None,
     layout: str | None = None,
-    target: int = 1,
+    target: int | None = None,
+    visits: str | Sequence[str] | None = None,
+    like: object = None,
 ) -> Cohort:
     """Read people and their visits from CSV, TSV (also .gz), Parquet, Arrow/Feather, pandas or pyarrow.
 
@@ -57,7 +63,10 @@ def read_cohort(
         ukb, one row per person and UK Biobank names: `25005-2.0`, `f.25005.2.0`, `p25005_i2`, `x_f25005_2_0`. The
         feature is then called `25005` (with several array entries `25005.0`, `25005.1`). Once a feature occurs at
         instance 2 or later, instances 0 and 1 serve only covariates, and people never scanned are left out.
-    target : position of the follow-up visit to impute among the visits, 1 or more.
+    target : position of the follow-up visit to impute among the visits, 1 or more; 1 by default.
+    visits : labels of the visits, the baseline first, where labels and times do not tell their order.
+    like : a fitted imputer: columns, kinds of covariates, visits and target that are not named are those it was trained
+        with. Whoever is read alone is then read as among all others; without it, visits are found anew in every table.
 
     Returns
     -------
@@ -84,32 +93,78 @@ def read_cohort(
 
         cohort = sg.read_cohort("wide.csv", id="ID", time="years", static=["age", "sex"], features="?h_*")
     """
+    known = Known() if like is None else Known.of(like)
+    target = known.target if target is None else target
     if target < 1:
         raise InputError(f"target={target} is no follow-up visit", mend="Use 1 for the visit after the baseline")
-    asked = Asked(id, visit, time, groups, site, _listed(static), _listed(outcomes) or [], _listed(features), layout)
+    asked = Asked(
+        id,
+        visit,
+        time,
+        groups,
+        site,
+        _listed(static),
+        _listed(outcomes) or [],
+        _listed(features),
+        layout,
+        _listed(visits),
+    )
     source = open_source(path)
+    if like is not None:
+        asked = _as_known(asked, known, source)
     roles = find_roles(source, asked)
     with guarded(source.label):
-        sheet = Sheet(source.read(roles.columns, roles.as_text), source)
+        categories = {
+            column for part in roles.static if known.covariates.get(part.name) for column in part.columns.values()
+        }
+        sheet = Sheet(source.read(roles.columns, roles.as_text | categories), source)
         if not len(sheet):
             raise InputError("has a header and no rows", file=source.label, mend="Give one row per person and visit")
         person = find_people(sheet, roles.id)[1]
         roles = settle(roles, sheet, asked, personal_fields(sheet, roles, person))
         if roles.fields.layout == "ukb":
             roles.notes.extend(drop_unscanned(sheet, roles))
-        return _assembled(sheet, roles, target)
+        return _assembled(sheet, roles, target, asked.visits, known)
+
+
+def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
+    """What nobody named, as the model knows it."""
+    asked = replace(
+        asked,
+        features=asked.features or list(known.features),
+        static=list(known.covariates) if asked.static is None else asked.static,
+        # A column of this name may be something else where another was named for its part.
+        visit=asked.visit or _there(known, "visit", source.names),
+    )
+    layout = find_layout(source, asked)
+    if layout != "long" and asked.visit == known.columns.get("visit"):
+        asked = replace(asked, visit=None)
+    kept = asked.whole_columns(source.names) if layout != "long" else ()
+    names = [*source.names, *read_names(layout, source.names, kept, source.label).fields]
+    taken = {asked.id, asked.visit, asked.time, asked.groups, asked.site, *asked.outcomes}
+    found: dict[str, Any] = {
+        role: _there(known, role, [name for name in names if name not in taken])
+        for role in ("id", "time", "site")
+        if getattr(asked, role) is None
+    }
+    return replace(asked, **found)
+
+
+def _there(known: Known, role: str, names: Sequence[str]) -> str | None:
+    name = known.columns.get(role)
+    return name if name in names else None
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:
     return [names] if isinstance(names, str) else None if names is None else [str(name) for name in names]
 
 
-def _assembled(sheet: Sheet, roles: Roles, target: int) -> Cohort:
-    places = find_places(sheet, roles)
+def _assembled(sheet: Sheet, roles: Roles, target: int, asked: list[str] | None, known: Known) -> Cohort:
+    places = find_places(sheet, roles, known.visits if asked is None else asked, known.earlier)
     notes = [*roles.notes, *places.notes]
     tables = []
     for parts, word in ((roles.static, "static covariate"), (roles.outcomes, "outcome")):
-        made = [person_values(sheet, places, part) for part in parts]
+        made = [person_values(sheet, places, part, number=_number(known, part.name)) for part in parts]
         tables.append(pd.concat([values for values, _ in made], axis=1) if made else None)
         changing = [part.name for part, (_, changes) in zip(parts, made, strict=True) if changes]
         if changing:
@@ -123,14 +178,16 @@ def _assembled(sheet: Sheet, roles: Roles, target: int) -> Cohort:
         site = person_values(sheet, places, roles.site, as_text=True)[0].to_numpy()
         site = np.where(pd.isna(site), "unknown", site)
     visits = fill_visits(sheet, roles, places)
-    visits, seen, ever = _without_empty_start(visits, places, notes)
-    _check_seen(sheet, roles, places, seen)
-    notes += _missing_notes(seen, ever, roles)
+    visits, seen, ever, earlier = _from_baseline(
+        visits, places, notes, known=asked is not None or known.visits is not None
+    )
+    _check_seen(sheet, places, seen)
+    notes += _missing_notes(seen[:, len(earlier)], ever, roles)
     cohort = Cohort(
         ids=places.ids,
         visits=visits,
         features=tuple(part.name for part in roles.features),
-        visit_labels=tuple(places.labels),
+        visit_labels=_renamed(places.labels, asked, known, notes),
         times=places.times,
         covariate_table=tables[0],
         outcomes=tables[1],
@@ -139,28 +196,54 @@ def _assembled(sheet: Sheet, roles: Roles, target: int) -> Cohort:
         target=target,
         source=sheet.source.label,
         notes=tuple(notes),
+        earlier_labels=earlier,
+        columns=_column_names(roles),
     )
     _check_gaps(sheet, roles, places, cohort)
     return cohort
 
 
-def _without_empty_start(
-    visits: np.ndarray, places: Places, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Drop first visits at which nobody has a feature; also (N, V) visits and (D,) features with any value."""
-    known = np.isfinite(visits)
-    seen, ever = known.any(axis=2), known.any(axis=(0, 1))
-    first = int(seen.any(axis=0).argmax())
+def _number(known: Known, name: str) -> bool | None:
+    return known.covariates[name] is None if name in known.covariates else None
+
+
+def _column_names(roles: Roles) -> dict[str, str]:
+    parts = {"time": roles.time, "site": roles.site}
+    names = {"id": roles.id} | ({"visit": roles.visit} if roles.visit else {})
+    return names | {role: part.name for role, part in parts.items() if part is not None}
+
+
+def _renamed(labels: list[str], asked: list[str] | None, known: Known, notes: list[str]) -> tuple[str, ...]:
+    """Labels as the model has them, where others were named in their order."""
+    if asked is None or known.visits is None:
+        return tuple(labels)
+    name = dict(zip(asked, known.visits, strict=False))
+    notes.extend(f"visit {own} is the model's {theirs}" for own, theirs in name.items() if own != theirs)
+    return tuple(name.get(label, label) for label in labels)
+
+
+def _from_baseline(
+    visits: np.ndarray, places: Places, notes: list[str], known: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Drop visits before the baseline, where that is not known those at which nobody has a feature.
+
+    Also (N, V) visits and (D,) features with any value, before any is dropped, and the labels of those.
+    """
+    measured = np.isfinite(visits)
+    seen, ever = measured.any(axis=2), measured.any(axis=(0, 1))
+    earlier: tuple[str, ...] = ()
+    first = places.early if known else int(seen.any(axis=0).argmax())
     if first:
-        notes.append(f"visits without any feature are no baseline: {some(places.labels[:first])}")
-        visits, seen = np.ascontiguousarray(visits[:, first:]), seen[:, first:]
+        why = "before the baseline are not used" if known else "without any feature are no baseline"
+        notes.append(f"visits {why}: {some(places.labels[:first])}")
+        visits, earlier = np.ascontiguousarray(visits[:, first:]), tuple(places.labels[:first])
         places.labels, places.times = places.labels[first:], places.times[:, first:]
         if places.slot is not None:
             places.slot = places.slot - first
-    return visits, seen, ever
+    return visits, seen, ever, earlier
 
 
-def _check_seen(sheet: Sheet, roles: Roles, places: Places, seen: np.ndarray) -> None:
+def _check_seen(sheet: Sheet, places: Places, seen: np.ndarray) -> None:
     empty = np.flatnonzero(~seen.any(axis=1))
     if len(empty):
         raise sheet.error(
@@ -171,9 +254,9 @@ def _check_seen(sheet: Sheet, roles: Roles, places: Places, seen: np.ndarray) ->
         )
 
 
-def _missing_notes(seen: np.ndarray, ever: np.ndarray, roles: Roles) -> list[str]:
+def _missing_notes(baseline: np.ndarray, ever: np.ndarray, roles: Roles) -> list[str]:
     notes = []
-    without = int((~seen[:, 0]).sum())
+    without = int((~baseline).sum())
     if without:
         notes.append(f"{without} people have no baseline visit: they are not imputed")
     never = [part.name for place, part in enumerate(roles.features) if not ever[place]]

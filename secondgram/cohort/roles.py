@@ -47,6 +47,7 @@ class Asked:
     outcomes: list[str]
     features: list[str] | None
     layout: str | None
+    visits: list[str] | None = None
 
     def whole_columns(self, names: Sequence[str]) -> set[str]:
         """The columns named in full for a part other than feature."""
@@ -286,7 +287,9 @@ def settle(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[str]) ->
     constant : candidate fields that never change within a person though people differ.
     Raises `InputError` where no feature is left.
     """
-    named = set() if asked.features is None else {name for name in asked.features if not _is_glob(name)}
+    named = (
+        set() if asked.features is None else {n for n in asked.features if not _is_glob(n) or n in roles.fields.home}
+    )
     named |= {roles.fields.home[name][0] for name in named & roles.fields.home.keys()}
     left: dict[str, list[str]] = {}
     features, static = [], []

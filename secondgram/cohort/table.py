@@ -50,6 +50,8 @@ class Cohort:
     target : position on the visit axis of the follow-up that is imputed (the baseline is position 0).
     source : the file the cohort came from, for messages.
     notes : what reading it decided, one sentence each.
+    earlier_labels : labels of visits before the baseline, which are not among these.
+    columns : what the table it was read from calls `id`, `visit`, `time` and `site`.
     """
 
     ids: np.ndarray
@@ -64,6 +66,8 @@ class Cohort:
     target: int = 1
     source: str | None = None
     notes: tuple[str, ...] = field(default=())
+    earlier_labels: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ..errors import InputError, some
-from ..files import replacing
+from ..files import writing
 from .reading import MISSING
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike[str]) -> None:
     names, family_id (the groups), site, then the features in order. A row stands for a visit with a measured
     feature or a known time; people without any measured feature are left out. The suffix of `path` chooses the
     format: .csv, .tsv, .csv.gz, .tsv.gz, .parquet, .arrow or .feather. Text formats hold float32 values with
-    every digit, so that they compare equal after reading as float64.
+    every digit, so that they compare equal after reading as float64. A device, pipe or socket is written through.
 
     Covariates and outcomes with uncommon names are recognised again only when `read_cohort` is told their names.
 
@@ -51,8 +51,8 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike[str]) -> None:
     _check(cohort, head, path)
     measured = np.isfinite(cohort.visits).any(axis=2)  # [people, visits]
     rows = (measured | np.isfinite(cohort.times)) & measured.any(axis=1, keepdims=True)
-    with replacing(path) as temporary:
-        with _writer(kind, packed, temporary, _schema(cohort, head, kind)) as write:
+    with writing(path) as file:
+        with _writer(kind, packed, file, _schema(cohort, head, kind)) as write:
             for start in range(0, max(len(cohort), 1), _PEOPLE_AT_ONCE):
                 write(_batch(cohort, head, rows, slice(start, start + _PEOPLE_AT_ONCE), kind))
 
@@ -126,9 +126,9 @@ def _batch(cohort: Cohort, head: pd.DataFrame, rows: np.ndarray, people: slice, 
 
 
 @contextmanager
-def _writer(kind: str, packed: bool, path: Path, schema: pa.Schema) -> Iterator[Any]:
+def _writer(kind: str, packed: bool, file: BinaryIO, schema: pa.Schema) -> Iterator[Any]:
     """A function that appends (columns, rows) to the file."""
-    with pa.output_stream(str(path), compression="gzip" if packed else None) as stream:
+    with pa.output_stream(file, compression="gzip" if packed else None) as stream:
         if kind == "parquet":
             writer = pyarrow.parquet.ParquetWriter(stream, schema)
         elif kind == "arrow":

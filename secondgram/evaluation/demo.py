@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..cohort.scaling import SharedScaling
 from ..cohort.simulate import simulate
-from ..files import explained
+from ..files import filled
 from ..imputation.imputer import SecondgramImputer
 from . import plots
 from .baselines import BASELINES
@@ -28,8 +28,7 @@ def run(out: Path, subjects: int, features: int, seed: int) -> None:
     """Simulate, hold a quarter of the people out whole, learn from the rest, impute, score, write, plot and report."""
     console = Console()
     started = time.monotonic()
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
+    filled(out)
     cohort = simulate(subjects, features, PAIRED, seed, mode="cohort")
     train, test = cohort.split(test=0.25, seed=seed)
     console.print(

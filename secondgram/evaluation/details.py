@@ -11,7 +11,7 @@ import pandas as pd
 from ..cohort.scaling import CovariateEncoder, SharedScaling
 from ..cohort.table import Cohort
 from ..errors import InputError
-from ..files import replacing
+from ..files import writing
 from .columns import numbers_of
 from .evaluate import true_followup
 from .metrics import (
@@ -67,8 +67,8 @@ def details(cells: dict[str, Cells], cohort: Cohort, seed: int) -> tuple[dict[st
 def write_details(folder: str | os.PathLike[str], tables: dict[str, pd.DataFrame]) -> None:
     """Write each table as NAME.csv, whole or not at all."""
     for name, table in tables.items():
-        with replacing(Path(folder) / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+        with writing(Path(folder) / f"{name}.csv") as file:
+            table.to_csv(file, index=False)
 
 
 def _groups(cells: Cells, cohort: Cohort) -> dict[str, np.ndarray]:

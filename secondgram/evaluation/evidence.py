@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..cohort.scaling import SharedScaling
 from ..cohort.table import Cohort
-from ..files import replacing
+from ..files import writing
 from ..imputation.model import FollowupModel, JudgedModel
 from ..imputation.provenance import versions
 from ..ops import noise, sampling
@@ -139,8 +139,8 @@ class Evidence:
         return found if isinstance(found, dict) else {}
 
     def _put(self, name: str, content: Any) -> None:
-        with replacing(self.folder / name) as temporary:
-            temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        with writing(self.folder / name) as file:
+            file.write((json.dumps(content, allow_nan=False) + "\n").encode())
 
     def write(self, table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> None:
         """Write evidence.json into the run's folder; `table` and `cells` are the comparison's."""

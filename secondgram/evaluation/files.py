@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..cohort.table import Cohort
-from ..files import explained, replacing
+from ..files import filled, writing
 from ..imputation.provenance import versions
 from .metrics import BETTER, METRICS, Cells, further_per_feature, nominal_coverage, per_feature
 
@@ -30,9 +30,7 @@ HEADINGS = {
 
 def write_run(folder: str | os.PathLike[str], table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> None:
     """Write table.csv, table.md, features.csv and run.json, each whole or not at all."""
-    folder = Path(folder)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = filled(folder)
     features = []
     for name, part in cells.items():
         once = np.ones((1, len(part.truth)))
@@ -50,8 +48,8 @@ def write_run(folder: str | os.PathLike[str], table: pd.DataFrame, cells: dict[s
         "run.json": json.dumps(about, indent=1) + "\n",
     }
     for name, text in contents.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        with writing(folder / name) as file:
+            file.write(text.encode())
 
 
 def _cell(row: pd.Series) -> str:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..files import replacing
+from ..files import writing
 from .findings import coverage
 from .metrics import Cells, per_feature
 
@@ -25,8 +25,8 @@ def save(path: Path, *panels: Draw) -> None:
     FigureCanvasAgg(figure)
     for number, draw in enumerate(panels):
         draw(figure.add_subplot(1, len(panels), number + 1))
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
+    with writing(path) as file:
+        figure.savefig(file, dpi=130, format="png", metadata={"Software": None})
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:

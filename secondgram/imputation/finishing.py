@@ -2,7 +2,7 @@
 
     components: keyed normals -> their distributions; leading ones from the denoiser
     residual  = margins(components @ loading)          or what a sampler has made already, clipped
-    draw      = centre + moved + scale * residual
+    draw      = centre + scale * residual              a residual moves where cells of a baseline were drawn
 
 `Finisher.stated` is the statement, in numpy; the C++ extension does the same without leaving its caches.
 """
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,16 @@ from .quantiles import QuantileMap
 CHECKED_PEOPLE, CHECKED_DRAWS = 24, 8
 
 
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """Whose centre moves from draw to draw, because cells of their baseline are missing: rows (n,), by (M, n, D)."""
-
-    rows: np.ndarray
-    by: np.ndarray
+def moves(moved: native.Moved) -> np.ndarray:
+    """The statement of `Moved`, (M, N, D): what the drawn cells change, in the map's units."""
+    total = np.zeros((moved.by.shape[1], len(moved.gap), len(moved.map)), dtype=np.float32)
+    for person in np.flatnonzero(np.diff(moved.start)):
+        mine = slice(moved.start[person], moved.start[person + 1])
+        rows = moved.map[moved.cell[mine]]
+        if moved.by_gap is not None:
+            rows = rows + moved.gap[person] * moved.by_gap[moved.cell[mine]]
+        total[:, person] = moved.by[mine].T @ rows
+    return total
 
 
 @dataclass(eq=False)
@@ -58,7 +63,7 @@ class Finisher:
         noise: NoiseRequest,
         source: np.ndarray | None = None,
         places: np.ndarray | None = None,
-        moved: Moved | None = None,
+        moved: native.Moved | None = None,
         dtype: np.dtype | type = np.float64,
     ) -> np.ndarray:
         """Draws (M, N, D) of `dtype`, by the backend that runs samplers here; the last axis is the slowest in memory.
@@ -76,7 +81,7 @@ class Finisher:
             noise,
             source,
             places,
-            None if moved is None else (moved.rows, moved.by),
+            moved,
             np.dtype(dtype),
         )
 
@@ -87,16 +92,18 @@ class Finisher:
         noise: NoiseRequest,
         source: np.ndarray | None,
         places: np.ndarray | None,
-        moved: Moved | None,
+        moved: native.Moved | None,
     ) -> np.ndarray:
         """The statement of `draws`, float64."""
-        residual = self._residual(noise, source, places)
-        total = centre + scale * residual
-        if moved is not None:
-            total[:, moved.rows] += moved.by
-        return total
+        return np.asarray(centre + scale * self._residual(noise, source, places, moved))
 
-    def _residual(self, noise: NoiseRequest, source: np.ndarray | None, places: np.ndarray | None) -> np.ndarray:
+    def _residual(
+        self,
+        noise: NoiseRequest,
+        source: np.ndarray | None,
+        places: np.ndarray | None,
+        moved: native.Moved | None = None,
+    ) -> np.ndarray:
         if self.loading is None:
             assert source is not None
             r = source
@@ -109,7 +116,17 @@ class Finisher:
             r = matmul(c.reshape(-1, self.width), self.loading.astype(np.float32)).reshape(c.shape)
         if self.margins is not None:
             r = self.margins.forward(r)
+        if moved is not None:
+            r = r + moved.weight * moves(moved)
         return np.clip(r, -self.clip, self.clip) if self.clip else r
+
+    def settled(self) -> str:
+        """What `auto` is for the products on this processor."""
+        return "fp32" if resolve("finishing", CANDIDATES) == "reference" else self._precision()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the extension packed stays in its process, and is packed again where it is needed.
+        return self.__dict__ | {"packed": {}, "chosen": None}
 
     def _precision(self) -> str:
         wanted = preferred_precision()

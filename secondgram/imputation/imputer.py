@@ -10,22 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from ..cohort.known import Known
 from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
-from ..ops.registry import preferring
-from ..ops.sampling import BACKENDS, PRECISIONS
+from ..ops import native
+from ..ops.registry import AUTO, BackendUnavailableError, preferred_precision, preferring, resolve
+from ..ops.sampling import BACKENDS, CANDIDATES, PRECISIONS
+from ..ops.semantics import processor_path
 from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
 from .ladder import DefaultOptions, Ladder
 from .model import PresetModel
 from .people import check_trainable
-from .provenance import imputation_digest, tree_digest, versions
+from .provenance import versions
 from .published import PaperOptions, Published
 from .result import Imputation
-from .selection import complete, feature_order, select_people
+from .selection import as_trained, check_sites, complete, feature_order, select_people
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
@@ -34,12 +37,27 @@ PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "p
 
 @dataclass
 class Columns:
-    """What a model was trained on, and expects again: names, and the median gap in years for people without one."""
+    """What a model was trained on, and expects again: names, and the median gap in years for people without one.
+
+    visits : labels, earliest first, of which `visit` is the follow-up;  earlier : those before the baseline;
+    table : what its table called id, visit, time and site. None where a model of an earlier release does not say.
+    """
 
     features: list[str]
     covariates: list[str]
     visit: str
     gap: float | None
+    visits: list[str] | None = None
+    earlier: list[str] | None = None
+    table: dict[str, str] | None = None
+
+
+@dataclass
+class Arithmetic:
+    """How a model computes: precision of its products, and the path that its training's processor took."""
+
+    precision: str
+    path: str
 
 
 class SecondgramImputer:
@@ -52,8 +70,9 @@ class SecondgramImputer:
     device, backend, precision : `auto`, or what `secondgram doctor` lists.
     overrides : any field of `DefaultOptions` or `PaperOptions`.
 
-    As in scikit-learn, `fit` returns the imputer, and what it learned ends in an underscore. Raises `InputError` for an
-    unknown preset or override.
+    As in scikit-learn, `fit` returns the imputer, and what it learned ends in an underscore. What `auto` is for the
+    precision is decided when it is fitted and kept with the model, so that every part of a cohort is drawn alike.
+    Raises `InputError` for an unknown preset or override.
 
     Examples
     --------
@@ -93,6 +112,7 @@ class SecondgramImputer:
         _check_kinds(preset, overrides)
         self.options = options(**overrides)
         self.model_: PresetModel
+        self.arithmetic_: Arithmetic | None
         _check_sampling(self.options.solver, self.options.steps)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -138,7 +158,14 @@ class SecondgramImputer:
         self._remember(train)
         return self
 
+    def _settle(self) -> None:
+        with preferring(self.backend, self.precision):
+            wanted = preferred_precision()
+            precision = self.model_.settled() if wanted == AUTO else wanted
+            self.arithmetic_ = Arithmetic(precision, processor_path(precision))
+
     def _remember(self, train: Cohort) -> None:
+        self._settle()
         gap = train.gap[train.paired]
         gap = gap[np.isfinite(gap)]
         self.columns_ = Columns(
@@ -146,6 +173,24 @@ class SecondgramImputer:
             [str(name) for name in train.covariate_table.columns],
             train.followup_label,
             float(np.median(gap)) if len(gap) else None,
+            list(train.visit_labels),
+            list(train.earlier_labels),
+            dict(train.columns),
+        )
+
+    @property
+    def known(self) -> Known:
+        """What `read_cohort(like=...)` takes from this model."""
+        self._check_fitted()
+        columns = self.columns_
+        kinds = self.model_.encoder.columns
+        return Known(
+            tuple(columns.features),
+            {name: kinds.get(name) for name in columns.covariates},
+            None if columns.visits is None else tuple(columns.visits),
+            1 if columns.visits is None else columns.visits.index(columns.visit),
+            tuple(columns.earlier or ()),
+            columns.table or {},
         )
 
     # -- imputing -----------------------------------------------------------------------
@@ -163,12 +208,15 @@ class SecondgramImputer:
         gap: float | None = None,
         resume: bool = False,
         show: bool = True,
+        precision: str | None = None,
+        threads: int | None = None,
     ) -> Imputation:
         """Impute follow-up visits.
 
         Parameters
         ----------
-        cohort : people with a baseline; features in any order.
+        cohort : people with a baseline; features in any order. Baseline and follow-up are the visits that have the
+            labels of those in training, whoever else is in the cohort; `read_cohort(like=imputer)` reads parts of one.
         draws : M, plausible follow-ups per person;  seed : 0 .. 2^64 - 1, decides them.
         who : `missing` for everyone whose follow-up is not complete (measured cells are kept and conditioned on), or
             `all` for everyone, as if no follow-up had been measured.
@@ -176,9 +224,13 @@ class SecondgramImputer:
         out : a Parquet file to stream the draws to in bounded memory.
         gap : years after baseline, for people without a recorded time; None takes the training pairs' median.
         resume : go on where an interrupted call with the same `out` stopped.
+        precision : of matrix products, None takes that which was decided with the model. Draws of two precisions differ
+            by rounding: use one for all parts of a cohort.
+        threads : at most so many, None takes every processor there is; it never changes a value.
 
         Raises `InputError` for an unfitted imputer, an absent feature or covariate, a category unseen in training, no
-        one to impute, or arguments out of range.
+        one to impute, visits or sites that are not those of training, or arguments out of range, and
+        `BackendUnavailableError` where this processor lacks the precision.
         """
         self._check_fitted()
         if not isinstance(draws, (int, np.integer)) or not 1 <= draws < 2**20:
@@ -188,29 +240,68 @@ class SecondgramImputer:
         _check_sampling(solver, steps)
         if gap is not None and not gap > 0:
             raise InputError(f"gap={gap}", mend="Use a number of years above zero")
-        people, notes = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap)
+        if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
+            raise InputError(f"threads={threads!r}", mend="Use a whole number, 1 or more")
+        cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit)
+        people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit)
+        notes += check_sites(cohort, self.model_.sites, (self.columns_.table or {}).get("site", "site")) + of_people
+        # Both refuse before the work what it would stumble over.
+        self.model_.encoder.transform(people.table, people.source, people.ids)
+        self.model_.check(solver, steps)
+        precision, of_precision = self._precision(precision)
         result = Imputation(
             self.model_,
             people,
             tuple(self.columns_.features),
-            cohort.followup_label if cohort.followup_label != "next" else self.columns_.visit,
+            visit,
             np.arange(draws),
             int(seed),
             solver,
             steps,
-            notes=notes,
+            notes=notes + of_precision,
             backend=self.backend,
-            precision=self.precision,
+            precision=precision,
+            threads=threads,
         )
-        # Both refuse before the work what it would stumble over.
-        self.model_.encoder.transform(people.table, people.source, people.ids)
-        with preferring(self.backend, self.precision):
-            self.model_.mean(people.take(slice(0, 1)), np.arange(1), int(seed), solver, steps)
-        result.fingerprint = imputation_digest(result, tree_digest(self.model_.state()))
         if out is not None:
             result.to_parquet(out, resume=resume, show=show)
             result.path = os.fspath(out)
         return result
+
+    def _arithmetic(self) -> Arithmetic | None:
+        # Absent before a fit, as everything learned is.
+        return getattr(self, "arithmetic_", None)
+
+    def _precision(self, asked: str | None) -> tuple[str, list[str]]:
+        """The precision of an imputation, and what to tell about it."""
+        if asked is not None and asked not in PRECISIONS:
+            raise InputError(f"precision={asked!r}", mend=f"Use one of {', '.join(PRECISIONS)}")
+        kept = self._arithmetic()
+        notes = []
+        with preferring(self.backend, self.precision if asked is None else asked):
+            found = preferred_precision()
+            if asked == AUTO:
+                found = self.model_.settled()
+            elif found == AUTO and kept is not None:
+                found = kept.precision
+            elif found == AUTO:
+                found = self.model_.settled()
+                notes.append(f"the model does not say its precision: {found}, by a check on this processor")
+            backend = resolve("the sampler", CANDIDATES)
+            if backend == "reference" and found != "fp32":
+                notes.append(f"the backend reference computes in fp32, and the model was fitted for {found}")
+                found = "fp32"
+            elif backend == "cpu" and not native.architectures(found):
+                whose = "that of the model" if asked is None else "asked for"
+                raise BackendUnavailableError(
+                    f"precision {found!r} is {whose}, and this processor has no instructions for it. "
+                    "Use --precision fp32 (precision='fp32') for every part of the cohort"
+                )
+            if kept is not None and kept.path != processor_path(found):
+                notes.append(
+                    "another kind of processor, precision or library than in training: draws differ by rounding"
+                )
+        return found, notes
 
     def transform(self, cohort: Cohort) -> np.ndarray:
         """(N, D) the follow-up of everyone: measured cells as they are, the others by their posterior mean.
@@ -218,6 +309,7 @@ class SecondgramImputer:
         People without a baseline stay NaN.
         """
         self._check_fitted()
+        cohort, _, _ = as_trained(cohort, self.columns_.visits, self.columns_.visit)
         columns = feature_order(cohort, self.columns_.features)
         left = cohort.scanned & ~complete(cohort, columns)
         result = self.impute(cohort, who="missing") if left.any() else None
@@ -239,12 +331,14 @@ class SecondgramImputer:
         write_folder(folder, MODEL_KIND, self._tree())
 
     def _tree(self) -> dict[str, Any]:
+        arithmetic = self._arithmetic()
         return {
             "preset": self.preset,
             "seed": self.seed,
             "options": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.options).items()},
             "overrides": {key: list(v) if isinstance(v, tuple) else v for key, v in self.overrides.items()},
             "columns": asdict(self.columns_),
+            "arithmetic": None if arithmetic is None else asdict(arithmetic),
             "versions": versions(),
             "model": self.model_.state(),
         }
@@ -294,6 +388,8 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         imputer = SecondgramImputer(tree["preset"], tree["seed"], **tree["overrides"])
         imputer.options = PRESETS[tree["preset"]][0](**tree["options"])
         imputer.columns_ = Columns(**tree["columns"])
+        told = tree.get("arithmetic")
+        imputer.arithmetic_ = None if told is None else Arithmetic(**told)
         imputer.model_ = PRESETS[tree["preset"]][1].from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(

@@ -8,7 +8,8 @@ it was not fitted on, and kept where they gain by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -19,16 +20,18 @@ from ..cohort.scaling import CovariateEncoder
 from ..cohort.table import Cohort
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
+from ..diffusion.solvers import solver_table
 from ..errors import InputError
-from ..ops.noise import normals
-from ..ops.tiles import matmul
+from ..ops.native import Moved
 from ..training.trainer import Run, TrainingOptions
 from .base import MeanPredictor, fit_mean
 from .context import Context
-from .finishing import Finisher, Moved
+from .finishing import Finisher, moves
 from .folds import unit_folds
 from .joint import Joint, Residuals, fit_joint
 from .people import People, TrainingPairs
+from .provenance import tree_digest
+from .sampler import common_precision
 from .shape import ShapeOptions
 from .spread import Spread, constant_score, fit_spread
 from .verdict import Judged, ladder_table, verdict_table
@@ -163,6 +166,29 @@ class Ladder:
         """How covariates become numbers."""
         return self.context.encoder
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those that features are scaled within."""
+        return self.context.scaling.sites
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that it learned."""
+        return tree_digest(self.state())
+
+    def settled(self) -> str:
+        """What `auto` is for the precision of its products on this processor."""
+        shape = self.joint.shape
+        found = [self._finisher.settled()]
+        if shape is not None:
+            found += [sampler.settle(*self._sampling(None, None)).precision for sampler in shape.samplers()]
+        return common_precision(found)
+
+    def check(self, solver: str | None, steps: int | None) -> None:
+        """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
+        if self.joint.shape is not None:
+            solver_table(self.joint.shape.schedule, *self._sampling(solver, steps), "v")
+
     def _sampling(self, solver: str | None, steps: int | None) -> tuple[str, int]:
         return solver or self.options.solver, steps or self.options.steps
 
@@ -193,18 +219,19 @@ class Ladder:
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """The components that come from the denoiser: (M, N, k) float32."""
+        if self.joint.shape is None:
+            return np.empty((len(draws), len(people), 0), dtype=np.float32)
         X = self.context.inputs(people)
+        self._handed = weakref.ref(people), X
         return self.joint.sample(X, people.keys, draws, seed, *self._sampling(solver, steps))
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) from what `sample` gave."""
-        X = self.context.inputs(people)
+        X = self._inputs(people)
         mean, scale = self._scaled_mean(X), self.spread.scale(X)
         location, unit = self.context.scaling.units(len(people), people.site)
         noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
-        moved = self._moved_by_missing(X, people, draws, seed)
-        if moved is not None:
-            moved = Moved(moved.rows, moved.by * unit[moved.rows])
+        moved = self._moved_by_missing(X, scale, people, draws, seed)
         values = self._finisher.draws(
             location + unit * mean,
             unit * scale,
@@ -234,10 +261,19 @@ class Ladder:
         known = (self.context.scaling.apply(people.known, people.site) - mean) / scale
         z = self.joint.condition(self.joint.rotated(people.keys, draws, seed, sampled), known)
         scaled = mean + scale * self.joint.finish(z)
-        moved = self._moved_by_missing(X, people, draws, seed)
+        moved = self._moved_by_missing(X, scale, people, draws, seed)
         if moved is not None:
-            scaled[:, moved.rows] += moved.by
+            scaled += moves(moved)
         return self._in_units(scaled, people)
+
+    def _inputs(self, people: People) -> np.ndarray:
+        """What the parts are conditioned on, as `sample` made it where that came before."""
+        whose, X = self.__dict__.pop("_handed", (None, None))
+        return X if whose is not None and whose() is people else self.context.inputs(people)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what was packed or made on the way.
+        return {each.name: self.__dict__[each.name] for each in fields(self)}
 
     @cached_property
     def _finisher(self) -> Finisher:
@@ -247,22 +283,24 @@ class Ladder:
     def _scaled_mean(self, X: np.ndarray) -> np.ndarray:
         return X[:, : self.joint.components.width] + self.mean_change.change(X)
 
-    def _moved_by_missing(self, X: np.ndarray, people: People, draws: np.ndarray, seed: int) -> Moved | None:
+    def _moved_by_missing(
+        self, X: np.ndarray, scale: np.ndarray, people: People, draws: np.ndarray, seed: int
+    ) -> Moved | None:
         """How the scaled mean moves with draws of the missing baseline cells, of those who have any."""
-        baseline = self.context.scaling.apply(people.baseline, people.site)
-        rows = np.flatnonzero(np.isnan(baseline).any(axis=1))
-        if not len(rows):
+        gone = np.isnan(people.baseline)
+        if not gone.any():
             return None
-        width = baseline.shape[1]
-        z = normals(people.keys[rows], width, seed=seed, purpose=Purpose.BASELINE, draws=draws)
-        cells = self.context.missing.scatter(baseline[rows], z)
-        flat = cells.reshape(-1, width)
-        linear = self.mean_change.map
-        change = matmul(flat, linear.W[:width].astype(np.float32))
-        if linear.by_gap is not None:
-            gap = np.tile(X[rows, -1:].astype(np.float32), (len(draws), 1))
-            change += gap * matmul(flat, linear.by_gap[:width].astype(np.float32))
-        return Moved(rows, (flat + change).reshape(cells.shape))
+        noise = NoiseRequest.of(people.keys, gone.shape[1], seed=seed, purpose=Purpose.BASELINE, draws=draws)
+        start, cell, by = self.context.missing.drawn(gone, noise)
+        gap, weight = X[:, -1].astype(np.float32), (1.0 / scale).astype(np.float32)
+        return Moved(start, cell, by, *self._map_of_cells, gap, weight)
+
+    @cached_property
+    def _map_of_cells(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a cell of the baseline changes in the scaled mean, and that for every unit of the gap."""
+        linear, width = self.mean_change.map, self.joint.components.width
+        by_gap = None if linear.by_gap is None else np.ascontiguousarray(linear.by_gap[:width], dtype=np.float32)
+        return np.ascontiguousarray(np.eye(width) + linear.W[:width], dtype=np.float32), by_gap
 
     def _in_units(self, scaled: np.ndarray, people: People) -> np.ndarray:
         values = self.context.scaling.invert(scaled, people.site)

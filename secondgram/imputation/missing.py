@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 
+from ..diffusion.noise import NoiseRequest
+from ..ops import native
+from ..ops.finishing import CANDIDATES
+from ..ops.noise import normals
+from ..ops.registry import resolve
+
 ROUNDS = 3
 
 
@@ -34,6 +40,17 @@ class MissingCells:
 
     def fill(self, values: np.ndarray) -> np.ndarray:
         """values (N, D) with every NaN replaced by its conditional expectation given the rest of its row."""
+        if resolve("missing cells", CANDIDATES) == "reference":
+            return self.stated(values)
+        filled = np.array(values, dtype=float, order="C")
+        native.fill_missing(self._precision(), np.isnan(values), filled)
+        return filled
+
+    def _precision(self) -> np.ndarray:
+        return np.ascontiguousarray(self.precision, dtype=float)
+
+    def stated(self, values: np.ndarray) -> np.ndarray:
+        """The statement of `fill`."""
         filled = np.where(np.isnan(values), 0.0, values)
         for person in np.flatnonzero(np.isnan(values).any(axis=1)):
             gone = np.isnan(values[person])
@@ -54,6 +71,19 @@ class MissingCells:
             root = np.linalg.cholesky(self.precision[np.ix_(gone, gone)])
             moved[:, person, gone] = np.linalg.solve(root.T, z[:, person, gone].T.astype(float)).T
         return moved
+
+    def drawn(self, gone: np.ndarray, noise: NoiseRequest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`scatter` of the normals that `noise` asks for, of the missing cells alone.
+
+        gone (N, D) bool. Returns start (N + 1,), where each person's cells begin, cell (K,), and by (K, M) float32.
+        """
+        if resolve("missing cells", CANDIDATES) != "reference":
+            return native.scatter_missing(self._precision(), gone, noise)
+        z = normals(noise.keys, noise.width, seed=noise.seed, purpose=noise.purpose, draws=noise.draws)
+        moved = self.scatter(np.where(gone, np.nan, 0.0), z)
+        person, cell = np.nonzero(gone)
+        start = np.searchsorted(person, np.arange(len(gone) + 1))
+        return start, cell.astype(np.uint32), np.ascontiguousarray(moved[:, person, cell].T)
 
     def state(self) -> dict[str, Any]:
         return {"precision": self.precision}

@@ -49,6 +49,24 @@ class PresetModel(SampledModel, Protocol):
         """How covariates become numbers."""
         ...
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those that features are scaled within, none where the training had no sites."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that it learned."""
+        ...
+
+    def settled(self) -> str:
+        """What `auto` is for the precision of its products on this processor: `fp32`, `fp16` or `bf16`."""
+        ...
+
+    def check(self, solver: str | None, steps: int | None) -> None:
+        """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
+        ...
+
     def summary(self) -> list[str]:
         """What was chosen and why, one sentence each."""
         ...

@@ -6,14 +6,18 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
 from ..denoiser import Denoiser
 from ..diffusion.folding import FoldedDenoiser, fold
-from ..ops import cuda, fused, native
+from ..ops import cuda, native
 from ..ops.registry import AUTO, BackendUnavailableError, preferred_precision
+
+if TYPE_CHECKING:
+    from ..ops.fused import TritonSampler
 
 # Half precision is taken where its draws differ from those of fp32 by at most this share of the spread of the draws.
 TOLERANCE = 0.03
@@ -33,7 +37,7 @@ class PackedDenoiser:
         self.packed: dict[str, native.NativeSampler] = {}
         self.chosen: dict[bytes, str] = {}
         self.on_device: cuda.CudaSampler | None = None
-        self.on_kernels: dict[str, fused.TritonSampler] = {}
+        self.on_kernels: dict[str, TritonSampler] = {}
 
     def sampler(self, precision: str) -> native.NativeSampler:
         """The native sampler of a precision, `fp32`, `fp16` or `bf16`.
@@ -54,8 +58,11 @@ class PackedDenoiser:
             self.on_device = cuda.CudaSampler(self.folded)
         return self.on_device
 
-    def triton(self, precision: str) -> fused.TritonSampler:
+    def triton(self, precision: str) -> TritonSampler:
         """The fused kernels' sampler; `auto` is bf16 on a device and fp32 where kernels are interpreted."""
+        # Imports triton and torch's compiler, which nobody needs on a processor.
+        from ..ops import fused
+
         if precision == AUTO:
             precision = "fp32" if fused.interpreted() else "bf16"
         if precision not in self.on_kernels:
@@ -93,6 +100,8 @@ def disagreement(rounded: np.ndarray, plain: np.ndarray) -> float:
     return float(share) if np.isfinite(share) else np.inf
 
 
+# Networks that have learned: what was packed of them stays what they are.
+_learned: WeakSet[Denoiser] = WeakSet()
 _known: WeakKeyDictionary[Denoiser, PackedDenoiser] = WeakKeyDictionary()
 _looked_at: ContextVar[WeakSet[Denoiser] | None] = ContextVar("_looked_at", default=None)
 
@@ -107,10 +116,16 @@ def unchanging() -> Iterator[None]:
         _looked_at.reset(token)
 
 
+def learned(net: Denoiser) -> Denoiser:
+    """The network, which will not learn any more: it is looked at once."""
+    _learned.add(net)
+    return net
+
+
 def packed(net: Denoiser) -> PackedDenoiser:
     """The packed form of a network as it is now."""
     known, looked_at = _known.get(net), _looked_at.get()
-    if known is not None and looked_at is not None and net in looked_at:
+    if known is not None and (net in _learned or (looked_at is not None and net in looked_at)):
         return known
     state = _state(net)
     if known is None or known.state != state:

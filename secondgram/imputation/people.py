@@ -31,11 +31,14 @@ class People:
     source: str | None = None
 
     @classmethod
-    def of(cls, cohort: Cohort, keep_known: bool) -> People:
-        """The people of a cohort, each with a baseline; keep_known shows the measured follow-up cells."""
+    def of(cls, cohort: Cohort, keep_known: bool, visit: str | None = None) -> People:
+        """The people of a cohort, each with a baseline; keep_known shows the measured follow-up cells.
+
+        visit : label that keys their noise, None for the cohort's own.
+        """
         return cls(
             cohort.ids,
-            person_keys(cohort.ids, cohort.followup_label),
+            person_keys(cohort.ids, cohort.followup_label if visit is None else visit),
             cohort.baseline,
             cohort.covariate_table,
             cohort.gap,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from .people import People
     from .result import Imputation
 
 # People whose cells are copied at a time, where they do not lie side by side.
@@ -50,13 +50,30 @@ def tree_digest(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def imputation_digest(result: Imputation, model: str) -> str:
-    """SHA-256 of all that decides the draws of an imputation; `model` is the digest of its model."""
-    people = result.people
-    told = [model, result.seed, len(result.draw_numbers), result.solver, result.steps, result.visit]
-    told += [result.backend, result.precision]
-    digest = hashlib.sha256(json.dumps(told).encode())
+def imputation_facts(result: Imputation) -> dict[str, Any]:
+    """All that decides the draws of an imputation, each as text or a number, by what a person would call it."""
+    numbers = np.ascontiguousarray(result.draw_numbers)
+    return {
+        "model": getattr(result.model, "digest", ""),
+        "people": _people_digest(result.people),
+        "features": hashlib.sha256("\0".join(result.features).encode()).hexdigest(),
+        "visit": result.visit,
+        "seed": result.seed,
+        "draws": len(numbers),
+        "numbers of the draws": hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest(),
+        "solver": result.solver,
+        "steps": result.steps,
+        "backend": result.backend,
+        "precision": result.precision,
+        "processor": result.processor_path,
+        "secondgram": versions()["secondgram"],
+    }
+
+
+def _people_digest(people: People) -> str:
+    digest = hashlib.sha256(str(people.baseline.dtype).encode())
     digest.update("\0".join(people.ids).encode())
+    digest.update(np.ascontiguousarray(people.keys).data)
     digest.update("\0".join([] if people.site is None else people.site).encode())
     for values in (people.baseline, people.gap, people.known):
         for first in range(0, len(values), ROWS):

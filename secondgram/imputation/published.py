@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
+from ..diffusion.solvers import solver_table
 from ..errors import InputError
 from ..training.tasks import SELF_NOISE_STEP, TaskRows, pairs_only
 from ..training.trainer import Run, Trainer, TrainingOptions
 from .finishing import Finisher
 from .people import People, TrainingPairs
-from .sampler import STARTS, Sampler
+from .provenance import tree_digest
+from .sampler import STARTS, Sampler, common_precision
 
 VALIDATION_SHARE = 0.2
 # Draws made at a time when only their average is wanted.
@@ -230,6 +233,25 @@ class Published:
         units = self.after.units(len(people), people.site)
         finisher = Finisher(self.net.features, clip=1.0)
         return people.with_known(finisher.draws(*units, noise, sampled, dtype=people.baseline.dtype))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those that features are scaled within."""
+        return () if self.before.within is None else self.before.within.sites
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that it learned."""
+        return tree_digest(self.state())
+
+    def settled(self) -> str:
+        """What `auto` is for the precision of its products on this processor."""
+        sampler = Sampler(self.net, "linear").settle(self.options.solver, self.options.steps)
+        return common_precision([sampler.precision])
+
+    def check(self, solver: str | None, steps: int | None) -> None:
+        """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
+        solver_table(Schedule.make("linear"), solver or self.options.solver, steps or self.options.steps)
 
     def summary(self) -> list[str]:
         """How training went, one sentence each."""

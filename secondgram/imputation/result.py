@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..ops.registry import AUTO, preferring
+from ..ops.native import limited
+from ..ops.registry import AUTO, preferred_precision, preferring
+from ..ops.semantics import processor_path
 from ..ops.tiles import one_blas_thread
 from .model import JudgedModel, SampledModel
 from .people import People
@@ -29,6 +31,7 @@ class Imputation:
 
     ids : (N,) text;  features : D names;  visit : label of the imputed visit;  gap : (N,) years used.
     draw_numbers : (M,) integers;  notes : what was decided, one sentence each.
+    precision : of matrix products, decided with the model;  threads : at most so many, None for every processor.
     """
 
     model: SampledModel
@@ -39,11 +42,11 @@ class Imputation:
     seed: int
     solver: str | None = None
     steps: int | None = None
-    fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
     path: str | None = None
     backend: str = AUTO
     precision: str = AUTO
+    threads: int | None = None
 
     @property
     def ids(self) -> np.ndarray:
@@ -54,6 +57,12 @@ class Imputation:
     def gap(self) -> np.ndarray:
         """(N,) years between baseline and imputed visit that the model was told, NaN where none is known."""
         return self.people.gap
+
+    @property
+    def processor_path(self) -> str:
+        """Which arithmetic the draws are made with here; equal bits are promised for an equal path alone."""
+        with self._as_asked():
+            return processor_path(preferred_precision())
 
     @property
     def baseline(self) -> np.ndarray:
@@ -131,7 +140,7 @@ class Imputation:
 
     @contextmanager
     def _as_asked(self) -> Iterator[None]:
-        with one_blas_thread(), preferring(self.backend, self.precision):
+        with one_blas_thread(), limited(self.threads), preferring(self.backend, self.precision):
             yield
 
     def _draw(self, people: People) -> np.ndarray:

@@ -27,6 +27,11 @@ Conditions = TypeVar("Conditions", np.ndarray, Tensor)
 CHUNK_ROWS = 2048
 
 
+def common_precision(found: Sequence[str]) -> str:
+    """One precision for parts that took these: the one they agree on, else `fp32`; `auto` is that of the reference."""
+    return found[0] if len(set(found)) == 1 and found[0] != AUTO else "fp32"
+
+
 class Sampler:
     """Samples a denoiser's conditional distribution.
 

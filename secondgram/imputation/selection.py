@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +15,11 @@ WHO = ("missing", "all")
 
 
 def select_people(
-    cohort: Cohort, who: str, features: list[str], gap: float | None, usual_gap: float | None
+    cohort: Cohort, who: str, features: list[str], gap: float | None, usual_gap: float | None, visit: str | None = None
 ) -> tuple[People, list[str]]:
     """The people to impute, their features in the model's order, and what to tell about it, one sentence each.
 
+    cohort : as `as_trained` gives it;  visit : label that keys the noise, None for the cohort's own.
     who : `missing` shows measured follow-up cells, `all` hides them.
     gap : years after baseline for people without a recorded time; None takes `usual_gap`, and that None leaves it open.
 
@@ -37,7 +39,7 @@ def select_people(
         )
     # A large cohort is copied only where somebody is left out.
     chosen = cohort if rows.all() else cohort.take(rows)
-    people = People.of(chosen, keep_known=who == "missing")
+    people = People.of(chosen, keep_known=who == "missing", visit=visit)
     notes = []
     without = int((~cohort.scanned).sum())
     if without:
@@ -46,6 +48,79 @@ def select_people(
         notes.append("the features were matched by name: the cohort has others too, or another order than in training")
         people = replace(people, baseline=people.baseline[:, columns], known=people.known[:, columns])
     return _with_gap(people, gap, usual_gap, notes), notes
+
+
+def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tuple[Cohort, str, list[str]]:
+    """The cohort with the model's baseline first, the label of the visit to impute, and what to tell about it.
+
+    visits : the model's labels, earliest first, None for a model that does not say;  target : its follow-up among them.
+    A person who was seen at the follow-up alone is thereby no baseline, whoever else is in the cohort. Raises
+    `InputError` where none of the cohort's labels is the model's.
+    """
+    labels = list(cohort.visit_labels)
+    if visits is None:
+        own = cohort.followup_label if cohort.target < len(labels) else target
+        return (
+            cohort,
+            own,
+            ["the model does not say which visits it was trained on: they are taken from this cohort alone"],
+        )
+    if not set(labels) & set(visits):
+        raise InputError(
+            f"the model was trained on visits {some(visits)}, and the cohort has {some(labels)}",
+            file=cohort.source,
+            mend="Name them with --visits, the baseline first, or read the cohort with like= this model",
+        )
+    wanted = visits[cohort.target] if cohort.target < len(visits) else cohort.followup_label
+    places = [labels.index(label) if label in labels else None for label in (visits[0], wanted)]
+    if places[0] == 0 and places[1] == (cohort.target if cohort.target < len(labels) else None):
+        return cohort, wanted, []
+
+    def at_visits(values: np.ndarray) -> np.ndarray:
+        # [people, 2, ...]: baseline and follow-up, NaN where nobody has one.
+        nothing = np.full_like(values[:, 0], np.nan)
+        return np.stack([nothing if place is None else values[:, place] for place in places], axis=1)
+
+    aligned = Cohort(
+        cohort.ids,
+        at_visits(cohort.visits),
+        cohort.features,
+        (visits[0], wanted),
+        at_visits(cohort.times),
+        cohort.covariate_table,
+        cohort.outcomes,
+        cohort.groups,
+        cohort.site,
+        1,
+        cohort.source,
+        cohort.notes,
+    )
+    return aligned, wanted, [f"visit {visits[0]} is the baseline and {wanted} the follow-up, as in training"]
+
+
+def check_sites(cohort: Cohort, sites: Sequence[str], column: str = "site") -> list[str]:
+    """What to tell about sites that a model was not trained on; `sites` are those it scales features within.
+
+    column : where the training's table had them.
+
+    Raises `InputError` where the model has sites and the cohort says nothing of them.
+    """
+    if not sites:
+        return []
+    if cohort.site is None:
+        raise InputError(
+            f"the model scales features within sites ({some(sites)}), and the cohort has none",
+            file=cohort.source,
+            column=column,
+            mend="Add the column, or name it with --site or site=; an empty cell is scaled as the average of all sites",
+        )
+    strange = cohort.scanned & ~np.isin(cohort.site.astype(str), np.asarray(sites, dtype=str))
+    if not strange.any():
+        return []
+    names = some(sorted(set(cohort.site[strange])))
+    return [
+        f"{int(strange.sum())} people are of sites unknown to the model ({names}): scaled as the average of its sites"
+    ]
 
 
 def feature_order(cohort: Cohort, features: list[str]) -> list[int]:

@@ -17,6 +17,7 @@ from ..diffusion.schedule import Schedule
 from ..training.tasks import pairs_only
 from ..training.trainer import Run, Trainer, TrainingOptions
 from .folds import standard_error, standard_errors, unit_folds, unit_sums
+from .packing import learned
 from .quantiles import SHARES, QuantileMap, quantile_crps
 from .sampler import Sampler
 from .scores import crps
@@ -48,10 +49,15 @@ class Shape:
         for turn, net in enumerate(self.nets):
             mine = numbers % len(self.nets) == turn
             if mine.any():
-                sampler = Sampler(net, self.schedule, prediction="v")
-                made = sampler.sample(conditions, keys, numbers[mine], seed, solver, steps, keys=keys)
+                made = Sampler(learned(net), self.schedule, prediction="v").sample(
+                    conditions, keys, numbers[mine], seed, solver, steps, keys=keys
+                )
                 drawn[mine] = made[:, :, self.kept]
         return drawn
+
+    def samplers(self) -> list[Sampler]:
+        """One for each network."""
+        return [Sampler(net, self.schedule, prediction="v") for net in self.nets]
 
     def state(self) -> dict[str, Any]:
         return {

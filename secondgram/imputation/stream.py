@@ -6,17 +6,18 @@ import json
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError
-from ..files import explained, remove, replacing
+from ..files import clear, explained, locked, look, replacing, writing
 from ..ops.memory import recycling
 from ..progress import progress
 from .packing import unchanging
+from .provenance import imputation_facts
 
 if TYPE_CHECKING:
     from .people import People
@@ -30,15 +31,21 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
 
     The next people are drawn while those before are written. What took long, a part's samples, is also kept in a hidden
     folder beside the file, so that an interrupted run goes on; the file itself takes its name in one step, when it is
-    whole. Raises `InputError` for a folder that cannot be written, a full disk, or parts of another imputation.
+    whole. A device, pipe or socket is written through, and nothing is kept. Raises `InputError` for what `look`
+    refuses, a full disk, another run with this path, or parts of another imputation.
     """
-    path = Path(path)
-    parts = path.with_name(f".{path.name}.parts")
-    with explained(path):
-        _open_parts(parts, result, resume)
+    place = look(path, streams=True)
+    with explained(path), locked(place) as notes:
+        result.notes += notes
+        parts = None
+        if not place.stream:
+            parts = place.real.with_name(f".{place.real.name}.parts")
+            _open_parts(parts, result, resume)
+        elif resume:
+            raise InputError("is no file, and holds nothing to go on from", file=path, mend="Leave out --resume")
         with (
-            replacing(path) as temporary,
-            pq.ParquetWriter(temporary, _schema(result), **_settings()) as writer,
+            writing(path) as file,
+            pq.ParquetWriter(file, _schema(result), **_settings()) as writer,
             # Left last: what is being written ends before the file is closed.
             ThreadPoolExecutor(1) as other,
             progress("imputing", len(result.people), show) as advance,
@@ -48,7 +55,7 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
             before: Future[None] | None = None
             for number, rows in enumerate(result._slices()):
                 people = result.people.take(rows)
-                sampled = _sampled(result, people, parts / f"part-{number:06d}.npy")
+                sampled = _sampled(result, people, None if parts is None else parts / f"part-{number:06d}.npy")
                 table = _table(result, people.ids, result._finish(people, sampled))
                 if before is not None:
                     before.result()
@@ -57,11 +64,14 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
                 advance(rows.stop - rows.start)
             if before is not None:
                 before.result()
-    remove(parts)
+        if parts is not None:
+            clear(parts)
 
 
-def _sampled(result: Imputation, people: People, part: Path) -> np.ndarray:
+def _sampled(result: Imputation, people: People, part: Path | None) -> np.ndarray:
     """The samples of these people, kept in `part`. Raises `InputError` where that holds something else."""
+    if part is None:
+        return result._sample(people)
     if part.exists():
         try:
             kept = np.load(part, allow_pickle=False)
@@ -77,20 +87,36 @@ def _sampled(result: Imputation, people: People, part: Path) -> np.ndarray:
 
 
 def _open_parts(parts: Path, result: Imputation, resume: bool) -> None:
-    manifest = {"fingerprint": result.fingerprint, "people": len(result.people), "chunk": result.chunk_people}
+    manifest = imputation_facts(result) | {"people in a part": result.chunk_people}
     known = parts / MANIFEST
-    if resume and known.exists():
-        if json.loads(known.read_text(encoding="utf-8")) != manifest:
-            raise InputError(
-                "holds the parts of another imputation (other model, people, draws, seed or solver)",
-                file=parts,
-                mend="Remove it or run without resume",
-            )
+    if resume and known.exists() and not parts.is_symlink():
+        _check_same(known, manifest)
         return
-    remove(parts)
+    clear(parts)
     parts.mkdir(parents=True)
     with replacing(known) as temporary:
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def _check_same(known: Path, manifest: dict[str, Any]) -> None:
+    mend = "Remove it, run without resume, or ask for what it was made with"
+    try:
+        found = json.loads(known.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("is damaged", file=known, mend=mend) from error
+    if not isinstance(found, dict):
+        raise InputError("is damaged", file=known, mend=mend)
+    other = [name for name, value in manifest.items() if found.get(name) != value]
+    if not other:
+        return
+    # Digests tell nobody anything.
+    told = [
+        f"{name}: {found[name]}, now {manifest[name]}" if name in found and len(str(manifest[name])) < 64 else name
+        for name in other
+    ]
+    if "processor" in other:
+        mend += "; parts made on another kind of processor go on only on that kind"
+    raise InputError(f"holds the parts of another imputation ({'; '.join(told)})", file=known.parent, mend=mend)
 
 
 def _settings() -> dict[str, object]:

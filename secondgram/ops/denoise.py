@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..diffusion import reference
 from ..errors import InputError
-from . import fused
-from .registry import AUTO
+from .registry import AUTO, Candidate, resolve
+
+# On a processor the plain one is best: the kernels would be interpreted.
+ON_PROCESSOR = (Candidate("reference"), Candidate("triton"))
 
 
 def denoise(
@@ -46,8 +49,14 @@ def denoise(
         )
     if c.device != x.device:
         raise InputError(f"the denoiser got x on {x.device} and c on {c.device}", mend="Move them to one device")
+    time = t.to(dtype=x.dtype, device=x.device).expand(len(x))
+    # Without the kernels' module, whose import brings triton and torch's compiler, where nobody needs it.
+    plain = x.device.type == "cpu" and precision == AUTO and not torch.compiler.is_compiling()
+    if plain and resolve("the denoiser", ON_PROCESSOR, backend) == "reference":
+        return reference.denoise(weights, x, time, c, dropout)
+    from . import fused
+
     chosen, precision = fused.choose(weights, x, precision, backend)
     if chosen == "triton":
         return fused.denoise(weights, x, t.to(device=x.device).expand(len(x)), c, precision, dropout)
-    time = t.to(dtype=x.dtype, device=x.device).expand(len(x))
     return reference.denoise(weights, x, time, c, dropout)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,21 +23,26 @@ from . import memory
 from .extension import load
 
 __all__ = [
+    "Moved",
     "NativeFinish",
     "NativeSampler",
     "TaskLayer",
     "architectures",
     "default_threads",
+    "fill_missing",
     "gram",
+    "limited",
     "normals",
     "philox4x32",
     "reason_unavailable",
+    "row_products",
     "sampler_reason_unavailable",
+    "scatter_missing",
     "task_sums",
     "task_sums_reason_unavailable",
 ]
 
-INTERFACE = 7
+INTERFACE = 8
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -55,9 +62,26 @@ def _extension() -> ModuleType:
     return module
 
 
-@functools.cache
+_limit: ContextVar[int | None] = ContextVar("_limit", default=None)
+
+
+@contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """Inside, at most so many threads work at a time; None changes nothing. Their number never changes a value."""
+    token = _limit.set(_limit.get() if threads is None else threads)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
 def default_threads() -> int:
-    """Processors this process may use, at most 16: more gain nothing once memory is the limit."""
+    """As `limited` says around, else the processors of this process, at most 16: memory is the limit of more."""
+    return _limit.get() or _available()
+
+
+@functools.cache
+def _available() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     available = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(available, 16)
@@ -124,6 +148,35 @@ def gram(rows: npt.NDArray[np.float32], threads: int | None = None, team: int = 
         out=out.ctypes.data,
         threads=default_threads() if threads is None else max(1, threads),
         team=team,
+    )
+    return out
+
+
+# Multiplications from which a thread is worth its start.
+SHARED = 4_000_000
+
+
+def row_products(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """left (rows, k) @ right (k, n) in float64: every number is the sum over k in its order, in every company.
+
+    Where the processor can, products are fused with their sums.
+
+    Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout.
+    """
+    for each in (left, right):
+        if each.dtype != np.float64 or each.ndim != 2 or not each.flags.c_contiguous:
+            raise ValueError(f"a factor {each.dtype} {each.shape} with strides {each.strides}")
+    if left.shape[1] != len(right):
+        raise ValueError(f"factors {left.shape} and {right.shape}")
+    out = np.empty((len(left), right.shape[1]))
+    _extension().row_products(
+        X=left.ctypes.data,
+        rows=len(left),
+        inputs=len(right),
+        W=right.ctypes.data,
+        columns=right.shape[1],
+        out=out.ctypes.data,
+        threads=default_threads() if left.size * right.shape[1] >= SHARED else 1,
     )
     return out
 
@@ -301,6 +354,106 @@ class NativeSampler:
         return self._known[key]
 
 
+class Moved(NamedTuple):
+    """By how much centres move from draw to draw, because cells of people's baselines are missing and drawn.
+
+    start (N + 1,) int64 : places of a person's cells in `cell` (K,) uint32 and `by` (K, M) float32, how each was drawn.
+    map (D, D) float32 : what a cell's change changes, a row a cell;  by_gap : the same for every unit of gap, or None.
+    gap (N,), weight (N, D) float32 : of the people; weight turns such a change into residuals.
+    All are contiguous.
+    """
+
+    start: npt.NDArray[np.int64]
+    cell: npt.NDArray[np.uint32]
+    by: npt.NDArray[np.float32]
+    map: npt.NDArray[np.float32]
+    by_gap: npt.NDArray[np.float32] | None
+    gap: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
+
+    def check(self, people: int, draws: int, width: int) -> None:
+        """Raise `ValueError` for another dtype, shape or layout."""
+        wanted = [(people + 1,), (len(self.cell),), (len(self.cell), draws), (width, width), (width, width), (people,)]
+        kinds = [np.int64, np.uint32, *[np.float32] * 5]
+        for name, shape, kind in zip(self._fields, [*wanted, (people, width)], kinds, strict=True):
+            each = getattr(self, name)
+            if each is not None and (each.shape != shape or each.dtype != kind or not each.flags.c_contiguous):
+                raise ValueError(f"{name} {each.dtype} {each.shape} for {people} people, {draws} draws, width {width}")
+        ends = self.start
+        if ends[0] != 0 or ends[-1] != len(self.cell) or (np.diff(ends) < 0).any() or (self.cell >= width).any():
+            raise ValueError("cells that no person has")
+
+
+class Patterns(NamedTuple):
+    """People who lack the same cells, together: group g lacks cell[cells[g]:cells[g + 1]], its people are the rows
+    person[members[g]:members[g + 1]]."""
+
+    cells: npt.NDArray[np.int64]
+    cell: npt.NDArray[np.uint32]
+    members: npt.NDArray[np.int64]
+    person: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, gone: npt.NDArray[np.bool_]) -> Patterns:
+        """From (N, D), true where a cell is missing."""
+        rows = np.flatnonzero(gone.any(axis=1))
+        bits = np.packbits(gone[rows], axis=1)
+        names = np.ascontiguousarray(bits).view(f"V{bits.shape[1]}")[:, 0] if bits.size else np.empty(0, "V1")
+        _, first, group = np.unique(names, return_index=True, return_inverse=True)
+        which, cell = np.nonzero(gone[rows[first]])
+        count, size = np.bincount(which, minlength=len(first)), np.bincount(group, minlength=len(first))
+        return cls(_ends(count), cell.astype(np.uint32), _ends(size), rows[np.argsort(group, kind="stable")])
+
+
+def _ends(count: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+
+
+def _groups(precision: npt.NDArray[np.float64], patterns: Patterns) -> tuple[int, ...]:
+    if precision.dtype != np.float64 or not precision.flags.c_contiguous:
+        raise ValueError(f"a precision {precision.dtype} {precision.strides}")
+    return (
+        len(precision),
+        precision.ctypes.data,
+        len(patterns.cells) - 1,
+        *(each.ctypes.data for each in patterns),
+    )
+
+
+def fill_missing(
+    precision: npt.NDArray[np.float64], gone: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]
+) -> None:
+    """Put into the missing cells of values (N, D) what the others of their row say; see `MissingCells.fill`.
+
+    precision (D, D).  Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout.
+    """
+    if values.dtype != np.float64 or not values.flags.c_contiguous or values.shape != gone.shape:
+        raise ValueError(f"values {values.dtype} {values.shape} for cells {gone.shape}")
+    patterns = Patterns.of(gone)
+    _extension().fill_missing(groups=_groups(precision, patterns), values=values.ctypes.data, threads=default_threads())
+
+
+def scatter_missing(
+    precision: npt.NDArray[np.float64], gone: npt.NDArray[np.bool_], noise: NoiseRequest
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+    """Draws of the missing cells about their expectation: start (N + 1,), cell (K,), by (K, M); see `Moved`."""
+    start, cell = _ends(gone.sum(axis=1)), np.nonzero(gone)[1].astype(np.uint32)
+    out = np.empty((len(cell), len(noise.draws)), dtype=np.float32)
+    patterns = Patterns.of(gone)
+    _extension().scatter_missing(
+        groups=_groups(precision, patterns),
+        keys=noise.keys.ctypes.data,
+        draws=noise.draws.ctypes.data,
+        n_draws=len(noise.draws),
+        seed=noise.seed,
+        purpose=int(noise.purpose),
+        start=start.ctypes.data,
+        out=out.ctypes.data,
+        threads=default_threads(),
+    )
+    return start, cell, out
+
+
 class NativeFinish:
     """What turns components into draws, packed once; the statement is `secondgram.imputation.finishing.Finisher`.
 
@@ -344,7 +497,7 @@ class NativeFinish:
         noise: NoiseRequest,
         source: npt.NDArray[Any] | None,
         places: npt.NDArray[Any] | None,
-        moved: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None,
+        moved: Moved | None,
         dtype: np.dtype[Any],
         *,
         threads: int | None = None,
@@ -361,12 +514,8 @@ class NativeFinish:
             raise ValueError(f"a source {shown.shape} for {count} draws, {people} people and {len(which)} places")
         if len(which) and which.max() >= self.width:
             raise ValueError(f"place {which.max()} of {self.width}")
-        by, moved_of = None, np.full(people, -1, dtype=np.int64)
         if moved is not None:
-            by = np.ascontiguousarray(moved[1], dtype=np.float32)
-            moved_of[moved[0]] = np.arange(len(moved[0]))
-            if by.shape != (count, len(moved[0]), self.width):
-                raise ValueError(f"moved {by.shape} for {count} draws of {len(moved[0])} people")
+            moved.check(people, count, self.width)
         out = memory.empty((self.width, people, count), dtype)
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"draws of {dtype}")
@@ -385,9 +534,7 @@ class NativeFinish:
             places=which.ctypes.data,
             centre=centre.ctypes.data,
             scale=scale.ctypes.data,
-            moved=0 if by is None else by.ctypes.data,
-            n_moved=0 if moved is None else len(moved[0]),
-            moved_of=moved_of.ctypes.data,
+            moved=(0,) * 7 if moved is None else tuple(0 if each is None else each.ctypes.data for each in moved),
             threads=default_threads() if threads is None else max(1, threads),
             architecture=architecture or architectures(self.precision)[0],
         )

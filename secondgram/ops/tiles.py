@@ -7,23 +7,35 @@ of it too.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+from . import native
+from .finishing import CANDIDATES
+from .registry import resolve
 
 # 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are
 # not. Higher tiles call the library less often, which is most of what a small network costs.
 TILE = 256
 
 
-def one_blas_thread() -> threadpool_limits:
+def one_blas_thread() -> AbstractContextManager[object]:
     """Context in which numpy's and scipy's matrix library runs on one thread: its sums depend on how many there are."""
-    return threadpool_limits(limits=1, user_api="blas")
+    # Finding the libraries takes milliseconds, and only an import brings another.
+    return _controller(len(sys.modules)).limit(limits=1, user_api="blas")
+
+
+@functools.lru_cache(maxsize=1)
+def _controller(modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @contextmanager
@@ -54,17 +66,23 @@ def in_tiles(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
 
 
 def matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """left (rows, k) @ right (k, n), each row independent of the others, in the wider dtype of the two."""
+    """left (rows, k) @ right (k, n), each row independent of the others, in the wider dtype of the two.
+
+    The extension adds doubles in one order on every processor; without it, and in float32, rows go through in tiles.
+    """
     dtype = np.result_type(left, right)
-    factor = torch.from_numpy(np.ascontiguousarray(right, dtype=dtype))
+    left, right = (np.ascontiguousarray(each, dtype=dtype) for each in (left, right))
+    if dtype == np.float64 and resolve("products of rows", CANDIDATES) != "reference":
+        return native.row_products(left, right)
+    factor = torch.from_numpy(right)
     with one_thread(), torch.inference_mode():
-        return in_tiles(lambda tile: tile @ factor, torch.from_numpy(np.ascontiguousarray(left, dtype=dtype))).numpy()
+        return in_tiles(lambda tile: tile @ factor, torch.from_numpy(left)).numpy()
 
 
 def in_chunks(function: Callable[[slice], None], rows: int, height: int) -> None:
     """Call function(slice) over 0 .. rows in chunks, on as many threads as torch would use; chunks are independent."""
     chunks = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
-    workers = min(torch.get_num_threads(), len(chunks))
+    workers = min(torch.get_num_threads(), native.default_threads(), len(chunks))
     with one_thread():
         if workers <= 1:
             for chunk in chunks:

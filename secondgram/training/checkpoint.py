@@ -18,10 +18,12 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import InputError
-from ..files import replacing
+from ..files import Kind, replacing
 
 FORMAT = "secondgram"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Those that can be read: models of 1 say neither their visits nor their precision.
+READABLE = (1, 2)
 DESCRIPTION, NUMBERS = "model.json", "weights.safetensors"
 ARRAY = "$array"
 
@@ -42,7 +44,7 @@ def write_folder(folder: str | os.PathLike[str], kind: str, tree: dict[str, Any]
         "content": body,
     }
     description["sha256"] = _digest(description)
-    with replacing(folder) as temporary:
+    with replacing(folder, Kind.WHOLE_FOLDER) as temporary:
         temporary.mkdir()
         (temporary / NUMBERS).write_bytes(numbers)
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -60,9 +62,10 @@ def read_folder(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     description = _read_description(folder / DESCRIPTION)
     if description.get("format") != FORMAT or description.get("kind") != kind:
         raise InputError(f"is no secondgram {kind}", file=folder / DESCRIPTION)
-    if description.get("format_version") != FORMAT_VERSION:
+    if description.get("format_version") not in READABLE:
         raise InputError(
-            f"has format version {description.get('format_version')}, this release reads {FORMAT_VERSION}",
+            f"has format version {description.get('format_version')}, "
+            f"this release reads {' and '.join(map(str, READABLE))}",
             file=folder / DESCRIPTION,
             mend="Use the release that wrote it, or train again",
         )

@@ -6,8 +6,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from ...errors import InputError
-from ...files import replacing
+from ...files import look, writing
 from . import background, groups, people, quality, ranking, training, verdict
 from .folder import RunFolder
 from .html import Html, tag
@@ -27,11 +26,11 @@ def report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = Non
     """
     folder = Path(run)
     target = folder / FILE if out is None else Path(out)
-    if target.is_dir():
-        raise InputError("is a folder", file=target, mend="Name a file, report.html say")
-    text = page(RunFolder.read(folder))
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    found = RunFolder.read(folder)
+    look(target, streams=True)
+    text = page(found)
+    with writing(target) as file:
+        file.write(text.encode())
     return target
 
 

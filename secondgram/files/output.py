@@ -1,0 +1,190 @@
+"""Writing a file so that a reader never sees half of it, and so that what is no file stays what it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ..errors import InputError
+from .target import Kind, Target, foreign, look, refused, word_for
+
+# How long somebody is waited for who reads from a pipe.
+READER_WAIT = 30.0
+
+
+@contextmanager
+def explained(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the operating system's refusals to write into an `InputError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(target, error) from error
+
+
+@contextmanager
+def replacing(target: str | os.PathLike[str], kind: Kind = Kind.FILE) -> Iterator[Path]:
+    """Yield a temporary path; on success what was written there takes the name of `target`, else it is removed.
+
+    kind : `FILE`, or `WHOLE_FOLDER` where the temporary path is made a folder. Where `target` is a link, what it leads
+    to is replaced. Raises `InputError` as `look` does, and where the operating system refuses (full disk).
+    """
+    with explained(target):
+        place = look(target, kind)
+        real = place.real
+        temporary = real.with_name(f".{real.name}.{platform.node()}-{os.getpid()}.tmp")
+        real.parent.mkdir(parents=True, exist_ok=True)
+        _drop_leftovers(real)
+        try:
+            yield temporary
+            if temporary.is_file():
+                with open(temporary, "rb+") as handle:
+                    os.fsync(handle.fileno())
+            if look(target, kind) != place:
+                raise InputError("was changed while it was being written", file=target, mend="Run it again")
+            if temporary.is_dir() and real.is_dir():
+                _swap_folder(temporary, real)
+            else:
+                os.replace(temporary, real)
+        finally:
+            remove(temporary)
+
+
+@contextmanager
+def writing(target: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Yield an open file: of a regular file's temporary stand-in, or of the device, pipe or socket that `target` is.
+
+    For content that is written from its beginning to its end. Raises `InputError` as `replacing` does, and where nobody
+    reads from a pipe or listens at a socket.
+    """
+    with explained(target):
+        place = look(target, streams=True)
+        if place.stream:
+            with _through(place) as stream:
+                yield stream
+            return
+    with replacing(target) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
+def filled(folder: str | os.PathLike[str]) -> Path:
+    """The folder, made where it is not there, for files to be written into; raises `InputError` as `look` does."""
+    with explained(folder):
+        real = look(folder, Kind.FOLDER).real
+        real.mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
+@contextmanager
+def _through(place: Target) -> Iterator[BinaryIO]:
+    if stat.S_ISSOCK(os.stat(place.real).st_mode):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(os.fspath(place.real))
+            with connection.makefile("wb") as file:
+                yield cast(BinaryIO, file)
+        return
+    with open(_descriptor(place), "wb") as file:
+        yield file
+
+
+def _descriptor(place: Target) -> int:
+    """Of a device or pipe, opened for writing. It is not made where it went away meanwhile."""
+    until = time.monotonic() + READER_WAIT
+    while True:
+        try:
+            number = os.open(place.real, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(place.real).st_mode):
+                raise
+            if time.monotonic() > until:
+                raise InputError(
+                    f"is a pipe from which nobody has read for {READER_WAIT:g} seconds",
+                    file=place.given,
+                    mend="Start its reader first",
+                ) from error
+            time.sleep(0.02)
+            continue
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise InputError("was changed while it was being written", file=place.given, mend="Run it again")
+        os.set_blocking(number, True)
+        return number
+
+
+def _drop_leftovers(target: Path) -> None:
+    """Remove what processes of this machine left when they were killed while writing `target`."""
+    beginning = f".{target.name}.{platform.node()}-"
+    for path in target.parent.glob(f"{escape(beginning)}*.tmp"):
+        number = path.name[len(beginning) : -len(".tmp")]
+        if number.isdigit() and not _alive(int(number)):
+            # Another user's is theirs to remove.
+            with suppress(OSError):
+                remove(path)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        # Elsewhere signal 0 is not a question.
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _swap_folder(new: Path, target: Path) -> None:
+    # A folder cannot replace a folder that is not empty in one step, so the old one steps aside first.
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
+    os.replace(target, aside)
+    try:
+        os.replace(new, target)
+    except OSError:
+        os.replace(aside, target)
+        raise
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if it is there; a link, device, pipe or socket is none of ours and stays."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode) and not os.path.ismount(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif stat.S_ISREG(mode):
+        path.unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Delete a hidden folder of ours, as the state of a training or the parts of an imputation, if it is there.
+
+    Raises `InputError` for anything else of its name: a link, a device, a mount point, or a folder with other files.
+    """
+    try:
+        status = os.lstat(folder)
+    except FileNotFoundError:
+        return
+    mend = "Remove or rename it yourself: a folder of this name is needed for what a stopped run goes on from"
+    if not stat.S_ISDIR(status.st_mode):
+        what = "a link" if stat.S_ISLNK(status.st_mode) else word_for(status.st_mode)
+        raise InputError(f"is {what}, not a folder that this library made", file=folder, mend=mend)
+    with explained(folder):
+        look(folder, Kind.FOLDER)
+        strange = foreign(folder)
+    if strange is not None or os.path.ismount(folder):
+        what = f"holds {strange}" if strange else "is a mount point"
+        raise InputError(f"{what}, which this library did not put there", file=folder, mend=mend)
+    remove(folder)
