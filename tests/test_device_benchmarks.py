@@ -89,6 +89,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     for name, stand_in in {
         "is_available": lambda: True,
+        "is_current_stream_capturing": lambda: False,
         "synchronize": lambda *given: None,
         "get_device_name": lambda *given: "stand-in",
         "get_device_properties": lambda *given: types.SimpleNamespace(L2_cache_size=3000),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ...errors import InputError
-from ...ops import fused
 from ...ops.registry import preferring
+
+if TYPE_CHECKING:
+    from ...ops.fused import Tasks
 
 LINEAR = functional.linear
 NORMS = (functional.layer_norm, torch.layer_norm)
@@ -178,7 +180,7 @@ class _Capture(TorchFunctionMode):
 
 
 @contextmanager
-def capturing(names: dict[int, str], receive: Receive, taker: fused.Tasks | None = None) -> Iterator[None]:
+def capturing(names: dict[int, str], receive: Receive, taker: Tasks | None = None) -> Iterator[None]:
     """Inside, a forward and a backward pass of a network call `receive` once for each use of a layer.
 
     names : of the parameters to look after, by their `id`.
@@ -186,7 +188,13 @@ def capturing(names: dict[int, str], receive: Receive, taker: fused.Tasks | None
 
     The backward belongs inside too: recomputed activations are captured as the first ones were. No `.grad` is written.
     """
-    apart = preferring("reference") if taker is None else fused.tasks(taker)
+    if taker is None:
+        apart = preferring("reference")
+    else:
+        # Imported where it is wanted: it brings Triton along.
+        from ...ops import fused
+
+        apart = fused.tasks(taker)
     with apart, _Capture(names, receive):
         yield
 
