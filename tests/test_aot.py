@@ -124,7 +124,7 @@ def test_large_products_use_the_matrix_units_without_spills(architecture: int, k
 
 
 @pytest.mark.parametrize("architecture", [90, 100])
-@pytest.mark.parametrize("triton", ["newest", "device"])
+@pytest.mark.parametrize("triton", [pytest.param("newest", marks=pytest.mark.slow), "device"])
 def test_kernels_that_are_hard_on_a_compiler(triton: str, architecture: int) -> None:
     """Gram matrices of many tasks in halves, and what takes many registers in float32."""
     _check(triton, architecture, ["", "fp32"], names=["gram_many_kernel", "bottom.back", "stage"])

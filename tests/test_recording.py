@@ -111,6 +111,7 @@ def test_training_that_is_played_gives_the_bits_of_training_that_is_made(change:
     _same(played, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.interpreted
 def test_a_step_by_tasks_on_the_fused_kernels_is_played_too(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
