@@ -1,4 +1,4 @@
-"""The folded chain in float64 and a network with random weights, in numpy alone: what chains on a device are held to.
+"""A network with random weights, the noise of its chain in float64, and distances: what chains on a device are held to.
 
 Without torch, whose import takes most of the time of a short check, and under compute-sanitizer nearly all of it.
 """
@@ -57,20 +57,6 @@ def keyed(keys: np.ndarray, draws: np.ndarray, seed: int, features: int) -> Nois
         return found.reshape(-1, features)
 
     return noise
-
-
-def chain(folded: FoldedDenoiser, c: np.ndarray, table: np.ndarray, noise: Noise) -> np.ndarray:
-    """All steps: c (rows, conditions) of each row, table (S, 7) -> (rows, D)."""
-    shown, times = folded.embedding_of_conditions(c.astype(np.float64)), folded.embedding_of_times(table[:, 0])
-    x = noise(None)
-    before = np.zeros_like(x)
-    for number, (_, from_state, from_output, keep, now, last, fresh) in enumerate(table):
-        x0 = from_state * x + from_output * folded(x, folded.context(shown + times[number]))
-        x = keep * x + now * x0 + last * before
-        if fresh:
-            x = x + fresh * noise(number)
-        before = x0
-    return x
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:

@@ -3,10 +3,10 @@
 # made, at most 8 files: <mode>.txt, gpu.json, and <mode of the sampler>.ncu-rep. PYTHON names the interpreter with torch and
 # triton, GPU_SECONDS another limit for a whole mode, after which no step begins and none goes on.
 #   bash benchmarks/gpu.sh prepare     beforehand, in the checkout, PYTHON of the device's version: builds .gpu to be copied along
-#   bash benchmarks/gpu.sh smoke       2 minutes: does it run, is it right, the few times that matter
-#   bash benchmarks/gpu.sh             7 minutes: tests, timings, memory and race checks (`full`)
-#   bash benchmarks/gpu.sh peers       9 minutes: what torch.compile takes minutes to tune, beside ours
-#   bash benchmarks/gpu.sh profile     2 minutes: Nsight Compute on the chain's kernels
+#   bash benchmarks/gpu.sh smoke       at most 2 minutes: does it run, is it right, the few times that matter
+#   bash benchmarks/gpu.sh             at most 7 minutes: tests, timings, memory and race checks (`full`)
+#   bash benchmarks/gpu.sh peers       at most 9 minutes: what torch.compile takes minutes to tune, beside ours
+#   bash benchmarks/gpu.sh profile     at most 2 minutes: Nsight Compute on the chain's kernels
 #   bash benchmarks/gpu.sh --dry-run   no GPU: kernels are interpreted, what needs a device skips
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

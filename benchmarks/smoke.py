@@ -88,7 +88,7 @@ class Case:
         features = self.folded.features
         noise = exact.keyed(self.keys, self.draws, 3, features)
         rows = np.tile(self.c, (len(self.draws), 1))
-        return exact.chain(self.folded, rows, self.table, noise).reshape(len(self.draws), len(self.keys), features)
+        return self.folded.chain(rows, self.table, noise).reshape(len(self.draws), len(self.keys), features)
 
 
 def variants() -> Iterator[dict[str, int]]:

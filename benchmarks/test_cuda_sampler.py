@@ -101,7 +101,7 @@ def _gate(mode: str, cluster: int) -> float:
     few = 8
     noise = exact.keyed(_keys()[:few], np.zeros(1, dtype=np.uint32), 1, FEATURES)
     got = _draw(_conditions().numpy(), few, mode=mode, cluster=cluster)[0]
-    return exact.distance(got, exact.chain(_folded(), _conditions()[:few].numpy(), _table(), noise))
+    return exact.distance(got, _folded().chain(_conditions()[:few].numpy(), _table(), noise))
 
 
 @functools.cache
@@ -205,7 +205,7 @@ def _folded_distance(chain: Chain, draw: Callable[[], torch.Tensor], witness: Wi
     """Of the first rows of `draw()`, whose noise the witness has seen, from the float64 chain."""
     got = draw()[: witness.few].cpu().numpy()
     few = chain.conditions[: witness.few].cpu().numpy()
-    return exact.distance(got, exact.chain(chain.folded, few, chain.table, witness.noise()))
+    return exact.distance(got, chain.folded.chain(few, chain.table, witness.noise()))
 
 
 @torch_on_a_device

@@ -72,7 +72,7 @@ def sin_or_cos(
     angle,  # float32
     late,  # where the cosine is wanted
 ):
-    """sin(angle), or cos(angle) where `late`, to 2e-7 for angles up to 2^27; no number where the angle is none.
+    """sin(angle), or cos(angle) where `late`, to 2e-7 for angles up to 10^7; no number where the angle is none.
 
     Whole quarter turns are split off in float64. The library's own functions keep a table on the stack for huge angles.
     """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +19,7 @@ import secondgram as sg
 # Triton chooses between interpreter and compiler when a kernel is read. On a CUDA machine: TRITON_INTERPRET=0.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL_NET = {"embedding": 16, "widths": [16, 8, 8], "epochs": 3}
 
 
@@ -43,11 +48,40 @@ def _no_interpreter() -> str | None:
     return None
 
 
+def _no_device() -> str | None:
+    """Why kernels cannot be compiled and run here, or None."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if os.environ["TRITON_INTERPRET"] == "1" or not torch.cuda.is_available():
+        return "needs a CUDA device and TRITON_INTERPRET=0"
+    return None
+
+
+def _no_extension() -> str | None:
+    """Why the C++ extension cannot be used here, or None."""
+    from secondgram.ops import native
+
+    reason = native.sampler_reason_unavailable()
+    return reason and f"needs the C++ extension: {reason}"
+
+
+# What a mark asks of the machine.
+ASKED: dict[str, Callable[[], str | None]] = {
+    "interpreted": _no_interpreter,
+    "gpu": _no_device,
+    "native": _no_extension,
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    interpreted = [item for item in items if item.get_closest_marker("interpreted")]
-    reason = _no_interpreter() if interpreted else None
-    for item in interpreted if reason else []:
-        item.add_marker(pytest.mark.skip(reason=reason or ""))
+    """Skip, with the reason, whatever this machine cannot run."""
+    for mark, why_not in ASKED.items():
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        reason = why_not() if marked else None
+        for item in marked if reason else []:
+            item.add_marker(pytest.mark.skip(reason=reason or ""))
 
 
 class Outcome(NamedTuple):
@@ -76,6 +110,48 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Load a module of the benchmarks by name; they stand beside one another, outside of any package."""
+    if not BENCHMARKS.exists():
+        pytest.skip("needs the sources: there are no benchmarks here")
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
+            sys.modules.pop(name)
+
+
+@pytest.fixture(scope="session")
+def write_study() -> Callable[[sg.SimulatedCohort, Path], sg.Cohort]:
+    """Write what commands read into a folder: good.csv, truth.csv, a model of it, and draws.parquet with 2 draws."""
+
+    def write(cohort: sg.SimulatedCohort, folder: Path) -> sg.Cohort:
+        cohort.write(folder / "good.csv")
+        cohort.write_truth(folder / "truth.csv")
+        read = sg.read_cohort(folder / "good.csv")
+        imputer = sg.SecondgramImputer(shape="off").fit(read, show=False)
+        imputer.save(folder / "model")
+        imputer.impute(read, draws=2, out=folder / "draws.parquet", show=False)
+        return read
+
+    return write
+
+
+@pytest.fixture
+def work_in_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Copy a folder, and go there for the test."""
+
+    def copied(folder: Path) -> Path:
+        place = tmp_path / "work"
+        shutil.copytree(folder, place)
+        monkeypatch.chdir(place)
+        return place
+
+    return copied
 
 
 @pytest.fixture(scope="session")

@@ -33,29 +33,21 @@ IMPUTE = "impute model good.csv --out new.parquet"
 
 
 @pytest.fixture(scope="session")
-def good_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good_files(tmp_path_factory: pytest.TempPathFactory, write_study: Callable[..., sg.Cohort]) -> Path:
     """A folder with a cohort, its truth, a model of it, and draws."""
     folder = tmp_path_factory.mktemp("good")
     cohort = sg.simulate(PEOPLE, FEATURES, 0.5, seed=1, mode="gaussian")
     # The first half has a follow-up, and only who has one has a time for it.
     cohort = replace(cohort.take(np.argsort(~cohort.paired, kind="stable")), ids=cohort.ids)
     cohort.times[~cohort.paired, 1] = np.nan
-    cohort.write(folder / "good.csv")
-    cohort.write_truth(folder / "truth.csv")
-    read = sg.read_cohort(folder / "good.csv")
-    imputer = sg.SecondgramImputer(shape="off").fit(read, show=False)
-    imputer.save(folder / "model")
-    imputer.impute(read, draws=2, out=folder / "draws.parquet", show=False)
+    write_study(cohort, folder)
     return folder
 
 
 @pytest.fixture
-def folder(good_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(good_files: Path, work_in_copy: Callable[[Path], Path]) -> Path:
     """A working directory with copies of the good files."""
-    place = tmp_path / "work"
-    shutil.copytree(good_files, place)
-    monkeypatch.chdir(place)
-    return place
+    return work_in_copy(good_files)
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,6 @@ Quick cases are small; all batches and widths of the published shape run with `p
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,6 @@ from secondgram.diffusion import reference  # noqa: E402
 from secondgram.kernels import launches, layout, plan  # noqa: E402
 from secondgram.kernels.stage import sin_or_cos  # noqa: E402
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.interpreted
-device_only = pytest.mark.skipif(
-    INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
-)
 # Relative L2 of output and gradients, one minus their cosine, and their mean error against the root mean square.
 TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 1e-2, "bf16": 1e-2}
 ROWS = (1, 2, 63, 64, 255, 256, 1000)
@@ -107,32 +101,32 @@ def _check(setting: Setting, precision: str) -> None:
         assert away <= bound * max(float(value.norm()), 1e-3 * float(whole)), name
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("rows", [1, 63, 64])
 def test_any_batch(rows: int) -> None:
     _check(Setting(rows, 17, **SMALL), "fp32")
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("features", [1, 8, 128])
 def test_any_width(features: int) -> None:
     _check(Setting(2, features, **SMALL), "fp32")
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_lower_precision(precision: str) -> None:
     """At the shape of the preset `default`; the interpreter's products are exact, their operands are rounded."""
     _check(Setting(64, 16, embedding=64, widths=(128, 64, 32)), precision)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_widths_beyond_a_tile() -> None:
     """More than one tile of columns and moments, widths that are no power of two, and a middle of 128."""
     _check(Setting(3, 70, embedding=70, widths=(300, 130, 100)), "fp32")
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.slow
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("rows", ROWS)
@@ -140,7 +134,7 @@ def test_published_shape(rows: int, features: int) -> None:
     _check(Setting(rows, features), "fp32")
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
 @pytest.mark.parametrize("rows", [1, 64, 255])
@@ -149,7 +143,6 @@ def test_published_shape_in_lower_precision(rows: int, precision: str) -> None:
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize("rows", [255, 1000])
 @pytest.mark.parametrize(("features", "precision"), [(769, "bf16"), (17, "tf32"), (17, "fp32")])
 def test_on_the_device(rows: int, features: int, precision: str) -> None:
@@ -158,7 +151,6 @@ def test_on_the_device(rows: int, features: int, precision: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@device_only
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("rows", ROWS)
@@ -166,7 +158,7 @@ def test_every_shape_on_the_device(rows: int, features: int, precision: str) -> 
     _check(Setting(rows, features, "cuda"), precision)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_directional_derivatives() -> None:
     setting = Setting(4, 8, **SMALL)
     *_, parts = setting.fused("fp32")
@@ -186,7 +178,7 @@ def test_directional_derivatives() -> None:
         assert abs(got - slope) <= 1e-6 * length
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_strided_inputs() -> None:
     setting = Setting(6, 8, **SMALL)
     plain = block.denoise(setting.size, "fp32", setting.x, setting.t, setting.c, setting.weights, False)[0]
@@ -200,7 +192,7 @@ def test_strided_inputs() -> None:
     assert torch.equal(same[:1], plain[:1])
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_rows_far_from_zero_keep_their_moments() -> None:
     setting = Setting(3, 17, **SMALL)
     setting.x = setting.x + 100.0
@@ -209,7 +201,7 @@ def test_rows_far_from_zero_keep_their_moments() -> None:
     agree(out, setting.statement()[0], TOLERANCE["fp32"])
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.slow
 def test_gradients_of_tasks() -> None:
     """Each task's gradients are those of its rows; an empty task has none; the tasks add up to the whole."""
@@ -233,7 +225,7 @@ def _write_waves(angles, out, COUNT: tl.constexpr):  # type: ignore[no-untyped-d
     tl.store(out + i, sin_or_cos(tl.load(angles + i % COUNT), i >= COUNT))
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("size", [1.0, 100.0, 1e4, 1e7])
 def test_sines_and_cosines_of_any_time(size: float) -> None:
     angles = size * torch.randn(256, generator=torch.Generator().manual_seed(0))
@@ -244,7 +236,7 @@ def test_sines_and_cosines_of_any_time(size: float) -> None:
     assert (out.double() - exact).abs().max() <= 2e-7
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_time_that_is_no_number_gives_none() -> None:
     angles, out = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0]), torch.zeros(8)
@@ -261,7 +253,7 @@ def test_buffers_begin_where_their_memory_begins() -> None:
     assert torch.equal(arena["b:1"], whole[36:60].view(3, 8)[:, 4:])
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_gradients_of_activations_that_are_views() -> None:
     setting = Setting(2, 8, **SMALL)
     _, kept = block.denoise(setting.size, "fp32", setting.x, setting.t, setting.c, setting.weights, True)
@@ -274,7 +266,7 @@ def test_gradients_of_activations_that_are_views() -> None:
     assert torch.equal(one, two)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_the_same_bits_twice() -> None:
     setting = Setting(2, 8, **SMALL)
     one, two = setting.fused("fp32"), setting.fused("fp32")
@@ -282,7 +274,7 @@ def test_the_same_bits_twice() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one[3], two[3], strict=True))
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_an_empty_batch() -> None:
     out, of_x, of_c, rest = Setting(0, 8, **SMALL).fused("fp32")
     assert (out.shape, of_x.shape, of_c.shape) == ((0, 8), (0, 8), (0, 11))
@@ -292,7 +284,7 @@ def test_an_empty_batch() -> None:
 # -- launches ---------------------------------------------------------------------------------------------------------
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_launches_are_those_of_the_plan() -> None:
     setting = Setting(2, 8, **SMALL)
     with launches.counted() as names:
@@ -331,14 +323,13 @@ def _folded(folded: tuple[Any, Any], precision: str, device: str) -> None:
     agree(got, torch.from_numpy(want), TOLERANCE[precision])
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_folded(folded: tuple[Any, Any], precision: str) -> None:
     _folded(folded, precision, "cpu")
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_folded_on_the_device(folded: tuple[Any, Any], precision: str) -> None:
     _folded(folded, precision, "cuda")
@@ -367,13 +358,13 @@ def _chain(folded: tuple[Any, Any], device: str, solver: str, start: str, bound:
     assert np.linalg.norm(got - want) <= bound * np.linalg.norm(want)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("solver", "start"), [("ddpm", "normal"), ("sde-dpm++2m", "baseline")])
 def test_a_chain_is_that_of_the_reference_sampler(folded: tuple[Any, Any], solver: str, start: str) -> None:
     _chain(folded, "cpu", solver, start, 1e-5)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_the_sampler_has_it_by_name() -> None:
     net = sg.Denoiser(3, 5, **SMALL, generator=torch.Generator().manual_seed(0))
     c, keys = np.ones((2, 5), dtype=np.float32), np.arange(2, dtype=np.uint64)
@@ -385,7 +376,6 @@ def test_the_sampler_has_it_by_name() -> None:
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize(("solver", "start"), [("ddpm", "normal"), ("sde-dpm++2m", "baseline")])
 def test_a_chain_on_the_device(folded: tuple[Any, Any], solver: str, start: str) -> None:
     _chain(folded, "cuda", solver, start, 1e-4)

@@ -20,12 +20,6 @@ from secondgram.diffusion.reference import Dropout  # noqa: E402
 from secondgram.kernels import launches  # noqa: E402
 from secondgram.ops import fused  # noqa: E402
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.interpreted
-device_only = pytest.mark.skipif(
-    INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
-)
-
 
 def _net(**options: Any) -> sg.Denoiser:
     generator = torch.Generator().manual_seed(0)
@@ -55,7 +49,7 @@ def test_names_are_those_of_the_module() -> None:
     assert layout.Size(769, 783, 256, (512, 256, 128)).total == 4_727_688
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_gradients_are_those_of_the_reference() -> None:
     x, t, c = _batch()
     x.requires_grad_()
@@ -69,7 +63,7 @@ def test_gradients_are_those_of_the_reference() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_dropout_drops_what_the_reference_drops() -> None:
     x, t, c = _batch()
     found = []
@@ -110,7 +104,7 @@ class _Taker:
         self.taken.append(([weight.data_ptr() for weight in weights], J))
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_one_backward_pass_gives_the_gradients_of_all_tasks() -> None:
     x, t, c = _batch(6)
     net, plain = _net(), _net(backend="reference")
@@ -131,7 +125,7 @@ def test_one_backward_pass_gives_the_gradients_of_all_tasks() -> None:
     assert len(found.taken) == 1
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_only_what_needs_a_gradient_gets_one() -> None:
     x, t, c = _batch()
     net = _net()
@@ -149,7 +143,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     assert len(names) <= 24
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_a_step_that_is_one_number_and_a_step_for_each_row() -> None:
     x, _, c = _batch()
     net = _net()
@@ -163,7 +157,7 @@ def _sound(operator: Any, arguments: tuple[Any, ...], tests: tuple[str, ...]) ->
     assert set(torch.library.opcheck(operator, arguments, test_utils=tests).values()) == {"SUCCESS"}
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     "tests",
     [
@@ -186,7 +180,7 @@ def test_operators_are_sound(tests: tuple[str, ...]) -> None:
     )
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_torch_compile_traces_through_without_a_break() -> None:
     x, t, c = _batch()
     net = _net()
@@ -198,7 +192,6 @@ def test_torch_compile_traces_through_without_a_break() -> None:
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_torch_compile_and_its_graphs_on_the_device(mode: str) -> None:
     x, t, c = (value.cuda() for value in _batch(256))
@@ -212,7 +205,6 @@ def test_torch_compile_and_its_graphs_on_the_device(mode: str) -> None:
 
 
 @pytest.mark.gpu
-@device_only
 def test_a_cuda_graph_replays_forward_and_backward() -> None:
     x, t, c = (value.cuda() for value in _batch(256))
     net = _net().cuda()
@@ -240,7 +232,7 @@ def test_a_cuda_graph_replays_forward_and_backward() -> None:
 # -- the choice -------------------------------------------------------------------------------------------------------
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_auto_is_the_reference_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     with warnings.catch_warnings(), launches.counted() as names:
@@ -260,7 +252,7 @@ def test_without_the_interpreter_an_explicit_request_fails_on_a_processor(monkey
     _net(backend="auto")(*_batch())
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -284,7 +276,7 @@ def test_what_the_kernels_cannot_do_is_refused_and_left_to_the_reference(change:
         assert torch.isfinite(net(x, t, c)).all()
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_bad_arguments_are_refused() -> None:
     x, t, c = _batch()
     with pytest.raises(InputError, match="no gradient for t"):
@@ -297,7 +289,7 @@ def test_bad_arguments_are_refused() -> None:
         fused.TritonSampler(None, "cpu", "bf16")  # type: ignore[arg-type]
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_an_empty_batch_and_weights_that_are_not_contiguous() -> None:
     net = _net()
     out = net(*_batch(0))
@@ -311,7 +303,7 @@ def test_an_empty_batch_and_weights_that_are_not_contiguous() -> None:
         assert torch.equal(net(x, t, c), plain)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_half_precision_weights_and_inputs() -> None:
     x, t, c = _batch()
     net = _net().half()
@@ -329,7 +321,7 @@ def test_doctor_says_which_backend_would_run(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     row = {row.topic: row for row in report()}["backend of the denoiser"]
-    if INTERPRETED:
+    if os.environ["TRITON_INTERPRET"] == "1":
         assert row.value == "reference (not triton: its kernels would be interpreted)"
     else:
         assert row.value.startswith(("triton", "reference (not triton: "))
@@ -338,7 +330,7 @@ def test_doctor_says_which_backend_would_run(monkeypatch: pytest.MonkeyPatch) ->
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.slow
 def test_two_hundred_steps_follow_the_reference() -> None:
     generator = torch.Generator().manual_seed(2)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -63,27 +62,16 @@ def test_sm_90_without_its_own_instructions_is_refused(architectures: str, tmp_p
 # -- what was compiled ------------------------------------------------------------------------------------------------
 
 
-def _module() -> ModuleType:
-    path = SOURCE / "benchmarks" / "cuda_resources.py"
-    if not path.exists():
-        pytest.skip("needs the sources")
-    spec = importlib.util.spec_from_file_location("cuda_resources_tested", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.fixture
+def resources(benchmark_module: Callable[[str], Any]) -> Any:
+    module = benchmark_module("cuda_resources")
     if module.tool() is None:
         pytest.skip("cuobjdump is not installed")
     return module
 
 
-@pytest.fixture(scope="module")
-def resources() -> ModuleType:
-    return _module()
-
-
-@pytest.fixture(scope="module")
-def usage(resources: ModuleType) -> dict[str, dict[str, tuple[int, int]]]:
+@pytest.fixture
+def usage(resources: Any) -> dict[str, dict[str, tuple[int, int]]]:
     """For each architecture and kernel: registers, and bytes of local memory (stack and spilled registers)."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
     for (architecture, kernel), used in resources.usage().items():
@@ -91,7 +79,7 @@ def usage(resources: ModuleType) -> dict[str, dict[str, tuple[int, int]]]:
     return found
 
 
-def test_the_table_of_resources_is_this_build_s(resources: ModuleType) -> None:
+def test_the_table_of_resources_is_this_build_s(resources: Any) -> None:
     """`python benchmarks/cuda_resources.py --write` brings it up to date."""
     with resources.TABLE.open() as file:
         kept = list(csv.DictReader(file))
@@ -122,7 +110,7 @@ def test_nothing_spills(usage: dict[str, dict[str, tuple[int, int]]]) -> None:
     ],
 )
 def test_the_instructions_meant_are_there(
-    resources: ModuleType, usage: dict[str, Any], architecture: str, wanted: list[str], unwanted: list[str]
+    resources: Any, usage: dict[str, Any], architecture: str, wanted: list[str], unwanted: list[str]
 ) -> None:
     if architecture not in usage:
         pytest.skip(f"built without {architecture}")

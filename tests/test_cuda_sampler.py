@@ -243,27 +243,18 @@ class Case:
         return self.folded, self.c, self.keys, self.draws, 3, self.table
 
     def exact(self, start: np.ndarray | None = None, start_noise: float = 1.0) -> np.ndarray:
-        def noise(purpose: Purpose, step: int) -> np.ndarray:
-            width = self.folded.features
-            return normals(
-                self.keys, width, seed=3, purpose=purpose, draws=self.draws, step=step, dtype=np.float64
-            ).reshape(-1, width)
+        width, people = self.folded.features, np.tile(np.arange(len(self.keys)), len(self.draws))
 
-        people = np.tile(np.arange(len(self.keys)), len(self.draws))
-        conditions = self.folded.embedding_of_conditions(self.c.astype(np.float64))
-        times = self.folded.embedding_of_times(self.table[:, 0])
-        x = start_noise * noise(Purpose.START, 0)
-        if start is not None:
-            x += start[people]
-        before = np.zeros_like(x)
-        for number, (_, a, b, keep, now, last, fresh) in enumerate(self.table):
-            context = {name: rows[people] for name, rows in self.folded.context(conditions + times[number]).items()}
-            x0 = a * x + b * self.folded(x, context)
-            x = keep * x + now * x0 + last * before
-            if fresh:
-                x = x + fresh * noise(Purpose.STEP, number)
-            before = x0
-        return x.reshape(len(self.draws), len(self.keys), self.folded.features)
+        def noise(step: int | None) -> np.ndarray:
+            purpose = Purpose.START if step is None else Purpose.STEP
+            made = normals(
+                self.keys, width, seed=3, purpose=purpose, draws=self.draws, step=step or 0, dtype=np.float64
+            ).reshape(-1, width)
+            if step is not None:
+                return made
+            return start_noise * made + (0.0 if start is None else start[people])
+
+        return self.folded.chain(self.c[people], self.table, noise).reshape(len(self.draws), len(self.keys), width)
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:

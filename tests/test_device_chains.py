@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,28 +22,13 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SIZE: Any = (16, 21, 24, (20, 12, 8))
 
 
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A module of the benchmarks by name; they stand beside one another, outside of any package."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == BENCHMARKS:
-            sys.modules.pop(name)
-
-
 def _table(solver: str = "sde-dpm++2m") -> np.ndarray:
     return solver_table(Schedule.make("linear"), solver, 5, "v").rows
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "sde-dpm++2m"])
-def test_the_exact_chain_is_that_of_the_statement(module: Any, solver: str) -> None:
-    exact = module("exact")
+def test_the_exact_chain_is_that_of_the_statement(benchmark_module: Any, solver: str) -> None:
+    exact = benchmark_module("exact")
     net = Denoiser(*SIZE[:2], embedding=SIZE[2], widths=SIZE[3], generator=torch.Generator().manual_seed(0)).double()
     weights = {name: value.detach() for name, value in net.named_parameters()}
     generator, table = np.random.default_rng(0), _table(solver)
@@ -57,19 +39,21 @@ def test_the_exact_chain_is_that_of_the_statement(module: Any, solver: str) -> N
         output = denoise(weights, x, torch.full((7,), row[0], dtype=torch.float64), torch.from_numpy(c))
         x, before = solver_step(tuple(row), x, output, before, torch.from_numpy(z[number]) if row[-1] else None)
     folded = fold({name: value.numpy() for name, value in weights.items()})
-    got = exact.chain(folded, c, table, lambda step: z[-1 if step is None else step])
+    got = folded.chain(c, table, lambda step: z[-1 if step is None else step])
     assert exact.distance(got, x.numpy()) < 1e-12
 
 
-def test_a_distance_that_is_no_number_never_passes(module: Any) -> None:
-    exact = module("exact")
+def test_a_distance_that_is_no_number_never_passes(benchmark_module: Any) -> None:
+    exact = benchmark_module("exact")
     assert exact.distance(np.array([np.nan, 1.0]), np.ones(2)) == float("inf")
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)], ids=str)
 @pytest.mark.parametrize("addmm", [False, True])
-def test_chains_of_torch_agree_with_float64(module: Any, addmm: bool, dtype: torch.dtype, bound: float) -> None:
-    exact, chains = module("exact"), module("device_chains")
+def test_chains_of_torch_agree_with_float64(
+    benchmark_module: Any, addmm: bool, dtype: torch.dtype, bound: float
+) -> None:
+    exact, chains = benchmark_module("exact"), benchmark_module("device_chains")
     folded, table = exact.network(*SIZE), _table()
     c = torch.randn(9, 21, generator=torch.Generator().manual_seed(0))
     steps = []
@@ -85,24 +69,24 @@ def test_chains_of_torch_agree_with_float64(module: Any, addmm: bool, dtype: tor
     assert isinstance(chain.net, chains.AddmmNet) is addmm
     got = chain.run(witness)
     assert len(steps) == len(table)
-    assert exact.distance(got[:5].numpy(), exact.chain(folded, c[:5].numpy(), table, witness.noise())) <= bound
+    assert exact.distance(got[:5].numpy(), folded.chain(c[:5].numpy(), table, witness.noise())) <= bound
 
 
-def test_both_networks_share_what_a_person_s_draws_have_in_common(module: Any) -> None:
-    chains, folded = module("device_chains"), module("exact").network(*SIZE)
+def test_both_networks_share_what_a_person_s_draws_have_in_common(benchmark_module: Any) -> None:
+    chains, folded = benchmark_module("device_chains"), benchmark_module("exact").network(*SIZE)
     x, emb = torch.randn(6, 16), torch.randn(2, 24)
-    plain, added = (net(folded, draws=3)(x, emb) for net in (module("chains").FoldedNet, chains.AddmmNet))
+    plain, added = (net(folded, draws=3)(x, emb) for net in (benchmark_module("chains").FoldedNet, chains.AddmmNet))
     torch.testing.assert_close(added, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_step_is_compiled_once_for_all_steps(module: Any) -> None:
-    exact, chains = module("exact"), module("device_chains")
+def test_a_step_is_compiled_once_for_all_steps(benchmark_module: Any) -> None:
+    exact, chains = benchmark_module("exact"), benchmark_module("device_chains")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     folded, table, witness = exact.network(*SIZE), _table(), chains.Witness()
     chain = chains.Chain(folded, torch.randn(9, 21), table, wrap=torch.compile)
-    want = exact.chain(folded, chain.conditions[:8].numpy(), table, witness.noise())
+    want = folded.chain(chain.conditions[:8].numpy(), table, witness.noise())
     assert exact.distance(chain.run(witness)[:8].numpy(), want) <= 1e-2
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
@@ -118,9 +102,9 @@ def test_the_sampler_s_part_needs_no_torch() -> None:
 
 
 @pytest.fixture
-def smoke(module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    found = module("smoke")
-    exact = module("exact")
+def smoke(benchmark_module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    found = benchmark_module("smoke")
+    exact = benchmark_module("exact")
 
     class Opened:
         facts: ClassVar = {"groups": True}
@@ -140,7 +124,7 @@ def smoke(module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
                 raise found.InputError("no such tile")
             noise = exact.keyed(keys, draws, seed, self.folded.features)
             rows = np.tile(np.asarray(c), (len(draws), 1))
-            made = exact.chain(self.folded, rows, table, noise).reshape(len(draws), len(keys), -1)
+            made = self.folded.chain(rows, table, noise).reshape(len(draws), len(keys), -1)
             made = made * (1 + Numpy.wrong.get(options.get("cluster", 0), 0.0))
             return torch.from_numpy(made) if isinstance(c, torch.Tensor) else made.astype(np.float32)
 
@@ -191,8 +175,8 @@ def test_unknown_words_end_it(smoke: Any, words: list[str], code: int) -> None:
     assert stop.value.code == code
 
 
-def test_without_a_device_it_says_so(module: Any) -> None:
-    smoke = module("smoke")
+def test_without_a_device_it_says_so(benchmark_module: Any) -> None:
+    smoke = benchmark_module("smoke")
     if smoke.cuda.reason_unavailable() is None:
         pytest.skip("there is a device")
     for words in (["errors", "graph"], ["gram"]):
@@ -209,10 +193,12 @@ def test_something_bad_is_the_exit_status(smoke: Any, monkeypatch: pytest.Monkey
         assert stop.value.code is code
 
 
-def test_parts_of_the_kernels_run(smoke: Any, module: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_parts_of_the_kernels_run(
+    smoke: Any, benchmark_module: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     """Interpreted, at small sizes, with a clock that stands still."""
     pytest.importorskip("triton", reason="triton is not installed")
-    denoiser, recorded = module("test_denoiser"), module("recorded")
+    denoiser, recorded = benchmark_module("test_denoiser"), benchmark_module("recorded")
     monkeypatch.setattr(smoke, "DEVICE", "cpu")
     monkeypatch.setattr(smoke, "PARAMETERS", 700)
     monkeypatch.setattr(smoke, "COPIED", 1000)

@@ -13,9 +13,6 @@ from secondgram.imputation.quantiles import QuantileMap
 from secondgram.ops import native
 from secondgram.ops.registry import preferring
 
-needs_extension = pytest.mark.skipif(
-    native.sampler_reason_unavailable() is not None, reason=str(native.sampler_reason_unavailable())
-)
 WAYS = [("fp32", name) for name in native.architectures()] + [
     (precision, name) for precision in ("fp16", "bf16") for name in native.architectures(precision)
 ]
@@ -59,7 +56,7 @@ def _moved(width: int, people: int, draws: np.ndarray, rng: np.random.Generator)
     )
 
 
-@needs_extension
+@pytest.mark.native
 @pytest.mark.parametrize("by_gap", [False, True])
 def test_lost_cells_move_a_residual_by_their_rows_alone(by_gap: bool) -> None:
     finisher, (centre, scale, noise, *_, moved) = _case(17, moved=True)
@@ -83,7 +80,7 @@ def test_lost_cells_move_a_residual_by_their_rows_alone(by_gap: bool) -> None:
     np.testing.assert_allclose(drawn, still + expected, rtol=1e-4, atol=2e-4)
 
 
-@needs_extension
+@pytest.mark.native
 def test_lost_cells_of_another_shape_are_refused() -> None:
     finisher, (centre, scale, noise, *_, moved) = _case(5, moved=True)
     for wrong in (
@@ -98,7 +95,7 @@ def test_lost_cells_of_another_shape_are_refused() -> None:
             finisher.draws(centre, scale, noise, None, None, moved._replace(**wrong))
 
 
-@needs_extension
+@pytest.mark.native
 @pytest.mark.parametrize("width", [1, 17, 130])
 @pytest.mark.parametrize("maps", [False, True])
 @pytest.mark.parametrize(("precision", "architecture"), WAYS)
@@ -114,7 +111,7 @@ def test_every_instruction_set_does_what_is_stated(width: int, maps: bool, preci
         assert np.sqrt(np.square((got - stated) / spread).mean()) <= BOUND[precision]
 
 
-@needs_extension
+@pytest.mark.native
 @pytest.mark.parametrize("knots", [2, 5, 61, 63, 64, 200])
 @pytest.mark.parametrize("architecture", native.architectures())
 def test_maps_of_any_number_of_knots(knots: int, architecture: str) -> None:
@@ -133,7 +130,7 @@ def test_maps_of_any_number_of_knots(knots: int, architecture: str) -> None:
     np.testing.assert_allclose(got, stated, rtol=2e-6, atol=2e-5)
 
 
-@needs_extension
+@pytest.mark.native
 def test_a_residual_is_clipped_and_put_into_units() -> None:
     finisher = Finisher(5, clip=1.0)
     _, (centre, scale, noise, *_) = _case(5)
@@ -148,7 +145,7 @@ def test_the_reference_runs_where_it_is_asked_for() -> None:
         np.testing.assert_array_equal(finisher.draws(*given), finisher.stated(*given))
 
 
-@needs_extension
+@pytest.mark.native
 @pytest.mark.parametrize("precision", ["fp32", *(name for name in ("fp16", "bf16") if native.architectures(name))])
 def test_the_cut_changes_nothing(precision: str) -> None:
     with preferring("auto", precision):
@@ -167,13 +164,13 @@ def test_the_cut_changes_nothing(precision: str) -> None:
             np.testing.assert_array_equal(again, everything)
 
 
-@needs_extension
+@pytest.mark.native
 def test_columns_lie_together_in_memory() -> None:
     finisher, given = _case(17)
     assert finisher.draws(*given).transpose(2, 1, 0).flags.c_contiguous
 
 
-@needs_extension
+@pytest.mark.native
 def test_nobody_and_wrong_shapes() -> None:
     finisher, given = _case(5, people=0)
     assert finisher.draws(*given).shape == (7, 0, 5)

@@ -7,7 +7,6 @@ environment as on the device, slow tests run the modes themselves there, without
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +228,8 @@ def test_a_run_that_is_killed_keeps_the_timings_before(fake: Path, tmp_path: Pat
 
 
 @pytest.fixture
-def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module("ledger")
-    sys.modules.pop("ledger", None)
+def ledger(benchmark_module: Callable[[str], Any]) -> Any:
+    return benchmark_module("ledger")
 
 
 def test_the_commit_is_git_s_where_there_is_git_and_else_what_was_carried(

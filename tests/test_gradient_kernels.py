@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 
 import pytest
@@ -18,11 +17,6 @@ from secondgram.training.gradients import TaskGradients, aggregate, step_on_devi
 triton = pytest.importorskip("triton", reason="triton is not installed")
 kernel = pytest.importorskip("secondgram.kernels.gradients")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.interpreted
-device_only = pytest.mark.skipif(
-    INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
-)
 # The interpreter computes bfloat16 wrongly, so that type is tested on a device alone.
 HERE = [torch.float32, torch.float16]
 THERE = [*HERE, torch.bfloat16]
@@ -63,7 +57,7 @@ def _weight_gradients_agree(
     _close(got, _products(dY, X, offsets), offsets[-1])
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("dtype", HERE, ids=str)
 @pytest.mark.parametrize(("offsets", "outputs", "inputs"), SEGMENTS, ids=lambda part: str(part)[:12])
 def test_weight_gradients_agree_in_the_interpreter(
@@ -73,7 +67,6 @@ def test_weight_gradients_agree_in_the_interpreter(
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("dtype", THERE, ids=str)
 @pytest.mark.parametrize(("offsets", "outputs", "inputs"), [*SEGMENTS, ([0, 100, 256], 769, 512)], ids=str)
@@ -83,7 +76,7 @@ def test_weight_gradients_agree_on_the_device(
     _weight_gradients_agree(offsets, outputs, inputs, dtype, "cuda", exact)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_weight_gradients_of_strided_rows_go_into_a_part_of_a_larger_buffer() -> None:
     offsets = [0, 2, 9]
     wide = _rows(offsets, 40, torch.float32, "cpu", 2)
@@ -117,7 +110,7 @@ def _layers_agree(device: str, dtype: torch.dtype, count: int) -> None:
     _close(J.nan_to_num(), expected.nan_to_num(), 10)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("count", [1, 8, 11])
 @pytest.mark.parametrize("dtype", HERE, ids=str)
 def test_several_layers_agree_in_the_interpreter(dtype: torch.dtype, count: int) -> None:
@@ -125,7 +118,6 @@ def test_several_layers_agree_in_the_interpreter(dtype: torch.dtype, count: int)
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize("count", [1, 8, 15])
 @pytest.mark.parametrize("dtype", THERE, ids=str)
 def test_several_layers_agree_on_the_device(dtype: torch.dtype, count: int) -> None:
@@ -167,7 +159,7 @@ def _gram_and_combine_agree(tasks: int, columns: int, dtype: torch.dtype, device
     assert torch.equal(kernel.combine(J, w)[0], g)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("dtype", HERE, ids=str)
 @pytest.mark.parametrize(("tasks", "columns"), SLABS)
 def test_gram_and_combine_agree_in_the_interpreter(tasks: int, columns: int, dtype: torch.dtype) -> None:
@@ -175,7 +167,6 @@ def test_gram_and_combine_agree_in_the_interpreter(tasks: int, columns: int, dty
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize("dtype", THERE, ids=str)
 @pytest.mark.parametrize(("tasks", "columns"), [*SLABS, (3, 4_727_688), (64, 300_001)])
 def test_gram_and_combine_agree_on_the_device(tasks: int, columns: int, dtype: torch.dtype) -> None:
@@ -183,7 +174,6 @@ def test_gram_and_combine_agree_on_the_device(tasks: int, columns: int, dtype: t
 
 
 @pytest.mark.gpu
-@device_only
 def test_a_row_of_a_hundred_million_columns() -> None:
     J = torch.ones(3, 100_000_000, device="cuda")
     assert (kernel.gram(J) == 1e8).all()
@@ -201,7 +191,7 @@ def test_bytes_moved_are_two_reads_and_one_write(tasks: int, columns: int, size:
     assert moved <= 1.05 * (2 * tasks + 1) * columns * size
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("tasks", "columns"), [(3, 50_000), (17, 3000)])
 def test_the_plan_is_what_is_launched(tasks: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
@@ -248,7 +238,7 @@ def test_slabs_that_do_not_fit_are_refused(call: Callable[[], object], message: 
 # -- the engine and the update on a device ----------------------------------------------------------------------------
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_the_engine_runs_on_the_kernels() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.LayerNorm(7), torch.nn.SiLU(), torch.nn.Linear(7, 3))
@@ -264,7 +254,7 @@ def test_the_engine_runs_on_the_kernels() -> None:
         torch.testing.assert_close(fast.combine(w), plain.combine(w), rtol=1e-4, atol=1e-5)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_bfloat16_is_refused_in_the_interpreter_with_the_reason() -> None:
     with pytest.raises(BackendUnavailableError, match="interpreter computes bfloat16 wrongly"):
         ops.gram(torch.ones(2, 3, dtype=torch.bfloat16), backend="triton")
@@ -296,7 +286,6 @@ def _device_step() -> tuple[Denoiser, Callable[[], None]]:
 
 
 @pytest.mark.gpu
-@device_only
 def test_a_step_never_waits_for_the_device() -> None:
     _, step = _device_step()
     step()
@@ -309,7 +298,6 @@ def test_a_step_never_waits_for_the_device() -> None:
 
 
 @pytest.mark.gpu
-@device_only
 def test_a_recorded_step_gives_the_bits_of_an_eager_one() -> None:
     (plain, eager), (net, step) = _device_step(), _device_step()
     stream = torch.cuda.Stream()

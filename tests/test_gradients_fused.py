@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -20,11 +19,6 @@ pytest.importorskip("triton", reason="triton is not installed")
 launches = pytest.importorskip("secondgram.kernels.launches")
 engine = pytest.importorskip("secondgram.training.gradients.engine")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.interpreted
-device_only = pytest.mark.skipif(
-    INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
-)
 ENDS = [0, 2, 2, 5]
 WEIGHTS = torch.tensor([1.0, 3.0, -2.0], dtype=torch.float64)
 
@@ -70,7 +64,7 @@ def _agree(fused: TaskGradients, plain: TaskGradients) -> None:
     torch.testing.assert_close(fused.combine(w), plain.combine(w), rtol=1e-4, atol=1e-4)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("mode", ["auto", "jac"])
 def test_one_backward_pass_of_the_kernels_gives_the_jacobian(mode: str) -> None:
     fused, plain = TaskGradients(_net("triton"), 3, mode), TaskGradients(_net("reference"), 3, "jac")
@@ -87,7 +81,7 @@ def test_one_backward_pass_of_the_kernels_gives_the_jacobian(mode: str) -> None:
     _agree(fused, plain)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_parts_of_a_batch_add_up() -> None:
     fused, plain = TaskGradients(_net("triton"), 3), TaskGradients(_net("reference"), 3, "jac")
     for found in (fused, plain):
@@ -95,7 +89,7 @@ def test_parts_of_a_batch_add_up() -> None:
     _agree(fused, plain)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("frozen", [(), ("net.down1.ln.weight", "net.out.bias", "before.weight")])
 def test_layers_around_a_fused_denoiser_are_taken_as_ever(frozen: tuple[str, ...]) -> None:
     found = []
@@ -107,7 +101,7 @@ def test_layers_around_a_fused_denoiser_are_taken_as_ever(frozen: tuple[str, ...
     _agree(*found)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_parameters_may_move_after_the_engine_is_made() -> None:
     fused, plain = TaskGradients(_net("triton"), 3), TaskGradients(_net("reference"), 3, "jac")
     for value in fused.parameters:
@@ -115,7 +109,7 @@ def test_parameters_may_move_after_the_engine_is_made() -> None:
     _agree(_take(fused, _batch()), _take(plain, _batch()))
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("mode", ["layer", "ghost"])
 def test_modes_without_a_jacobian_keep_the_reference(mode: str) -> None:
     found = TaskGradients(_net("auto"), 3, mode)
@@ -125,7 +119,7 @@ def test_modes_without_a_jacobian_keep_the_reference(mode: str) -> None:
     assert found._chosen == mode
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_a_jacobian_too_large_to_keep_is_left_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     found = TaskGradients(_net("auto"), 3)
     assert found._takes_fused()
@@ -134,13 +128,13 @@ def test_a_jacobian_too_large_to_keep_is_left_to_the_reference(monkeypatch: pyte
     assert TaskGradients(_net("auto"), 3, "jac")._takes_fused()
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_other_rows_than_the_tasks_have_are_refused() -> None:
     with pytest.raises(InputError, match="the denoiser was given 5 rows, the tasks have 4"):
         _take(TaskGradients(_net("triton"), 3), _batch(), [0, 1, 1, 4])
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_a_pass_without_a_way_back_is_refused() -> None:
     found = TaskGradients(_net("triton"), 3)
     with pytest.raises(InputError, match="no gradient reached"), found.rows(ENDS):
@@ -159,7 +153,7 @@ def _trained(backend: str) -> tuple[list[float], Tensor]:
     return [epoch.loss for epoch in history.epochs], torch.cat([p.detach().reshape(-1) for p in net.parameters()])
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_training_by_tasks_on_the_kernels_follows_the_reference() -> None:
     with launches.counted() as made:
         losses, weights = _trained("triton")
@@ -175,7 +169,6 @@ def _flat(net: nn.Module) -> Tensor:
 
 
 @pytest.mark.gpu
-@device_only
 def test_the_kernels_give_the_jacobian_on_the_device() -> None:
     fused, plain = (TaskGradients(_net(name).cuda(), 3, "jac") for name in ("auto", "reference"))
     with launches.counted() as made:

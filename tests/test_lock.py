@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -115,15 +116,9 @@ def test_without_the_systems_lock_the_process_is_asked_for(tmp_path, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, write_study: Callable[..., sg.Cohort]) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    cohort = sg.simulate(80, 2, 0.5, seed=1, mode="gaussian")
-    cohort.write(folder / "good.csv")
-    cohort.write_truth(folder / "truth.csv")
-    read = sg.read_cohort(folder / "good.csv")
-    imputer = sg.SecondgramImputer(shape="off").fit(read, show=False)
-    imputer.save(folder / "model")
-    imputer.impute(read, draws=2, out=folder / "draws.parquet", show=False)
+    write_study(sg.simulate(80, 2, 0.5, seed=1, mode="gaussian"), folder)
     return folder
 
 

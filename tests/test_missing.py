@@ -11,10 +11,6 @@ from secondgram.ops import native
 from secondgram.ops.noise import normals
 from secondgram.ops.registry import preferring
 
-needs_extension = pytest.mark.skipif(
-    native.sampler_reason_unavailable() is not None, reason=str(native.sampler_reason_unavailable())
-)
-
 
 def _covariance(width: int) -> np.ndarray:
     root = np.random.default_rng(width).normal(size=(width, width + 2))
@@ -145,7 +141,7 @@ def _people(width: int, people: int = 70) -> tuple[MissingCells, np.ndarray]:
     return MissingCells(np.linalg.inv(_covariance(width))), values
 
 
-@needs_extension
+@pytest.mark.native
 @pytest.mark.parametrize("width", [1, 2, 9, 17, 130])
 def test_the_extension_does_what_is_stated(width: int) -> None:
     cells, values = _people(width)
@@ -170,7 +166,7 @@ def test_the_extension_does_what_is_stated(width: int) -> None:
     np.testing.assert_allclose(again[2], by, rtol=2e-5, atol=2e-6)
 
 
-@needs_extension
+@pytest.mark.native
 @pytest.mark.parametrize("width", [9, 130])
 def test_neither_company_nor_threads_change_a_bit(width: int) -> None:
     cells, values = _people(width, 200)
@@ -193,7 +189,7 @@ def test_neither_company_nor_threads_change_a_bit(width: int) -> None:
                         np.testing.assert_array_equal(got, everything[person][:, draws])
 
 
-@needs_extension
+@pytest.mark.native
 def test_people_who_lack_the_same_come_together() -> None:
     gone = np.zeros((6, 11), dtype=bool)
     gone[1, [3, 10]] = gone[4, [3, 10]] = gone[5, 0] = True
@@ -206,7 +202,7 @@ def test_people_who_lack_the_same_come_together() -> None:
     assert len(native.Patterns.of(gone[:1]).person) == 0
 
 
-@needs_extension
+@pytest.mark.native
 def test_what_the_extension_cannot_take_is_refused() -> None:
     gone, values = np.ones((1, 2), dtype=bool), np.zeros((1, 2))
     with pytest.raises(ValueError, match="positive definite"):

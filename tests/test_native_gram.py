@@ -10,9 +10,7 @@ from secondgram.ops import gradients as ops  # noqa: E402
 from secondgram.ops import native  # noqa: E402
 from secondgram.training.gradients import gram  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    native.sampler_reason_unavailable() is not None, reason=str(native.sampler_reason_unavailable())
-)
+pytestmark = pytest.mark.native
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 4, 5, 8, 11, 64])

@@ -21,9 +21,7 @@ from secondgram.diffusion.solvers import solver_table
 from secondgram.ops import native
 from secondgram.ops.registry import BackendUnavailableError, preferring
 
-pytestmark = pytest.mark.skipif(
-    native.sampler_reason_unavailable() is not None, reason=str(native.sampler_reason_unavailable())
-)
+pytestmark = pytest.mark.native
 
 ZERO = Schedule.make("linear", zero_terminal=True)
 # Features that are no multiple of any vector, small and large; 769 is the paper's.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
@@ -15,11 +13,6 @@ tl = pytest.importorskip("triton.language")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 kernel = pytest.importorskip("secondgram.kernels.noise")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreter_only = pytest.mark.interpreted
-device_only = pytest.mark.skipif(
-    INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device and TRITON_INTERPRET=0"
-)
 
 KNOWN_ANSWERS = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -52,7 +45,7 @@ def _write_normals(words, out):
     tl.store(out + 8 + i, z1)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
 def test_philox_known_answers(counter: str, key: str, answer: str) -> None:
     c0, c1, c2, c3 = (int(word, 16) for word in counter.split())
@@ -64,7 +57,7 @@ def test_philox_known_answers(counter: str, key: str, answer: str) -> None:
     assert [f"{word:08x}" for word in out.tolist()] == answer.split()
 
 
-@interpreter_only
+@pytest.mark.interpreted
 def test_ends_of_the_range() -> None:
     """Words where a float32 u would round to 0 or 1, and at the borders of the quarter turns."""
     words = np.array([0, 1, 0x1FFFFFFF, 0x7FFFFFFF, 0x80000000, 0xBFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF], dtype=np.uint32)
@@ -93,14 +86,13 @@ def _agrees(width: int, device: str) -> None:
     np.testing.assert_allclose(got.cpu().numpy(), plain, rtol=0, atol=kernel.TOLERANCE)
 
 
-@interpreter_only
+@pytest.mark.interpreted
 @pytest.mark.parametrize("width", [0, 1, 5, 64, 1027])
 def test_agrees_in_the_interpreter(width: int) -> None:
     _agrees(width, "cpu")
 
 
 @pytest.mark.gpu
-@device_only
 @pytest.mark.parametrize("width", [1, 3, 4, 5, 64, 257, 769, 1027])
 def test_agrees_on_the_device(width: int) -> None:
     _agrees(width, "cuda")

@@ -316,7 +316,7 @@ def test_a_model_of_the_format_before_is_read_and_told(study, tmp_path, monkeypa
     assert sg.load(tmp_path / "again").columns_.visits is None
 
 
-@pytest.mark.skipif(native.sampler_reason_unavailable() is not None, reason="needs the extension")
+@pytest.mark.native
 def test_a_precision_that_the_processor_lacks_is_refused(study, monkeypatch):
     imputer = sg.load(study / "off")
     cohort = sg.read_cohort(study / "whole.csv", like=imputer)

@@ -20,9 +20,7 @@ from secondgram.imputation.published import Published
 from secondgram.ops import native
 from secondgram.ops.registry import BackendUnavailableError, preferring
 
-pytestmark = pytest.mark.skipif(
-    native.sampler_reason_unavailable() is not None, reason=str(native.sampler_reason_unavailable())
-)
+pytestmark = pytest.mark.native
 
 HALF = [
     pytest.param(

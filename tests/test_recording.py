@@ -3,7 +3,6 @@ make. Like a CUDA graph, it keeps operations and the memory they work on, and no
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -129,10 +128,6 @@ def test_a_step_by_tasks_on_the_fused_kernels_is_played_too(monkeypatch: pytest.
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available(),
-    reason="needs a CUDA device and TRITON_INTERPRET=0",
-)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("gradients", ["gate", "pcgrad", "gradvac", "aligned-mtl"])
 def test_a_graph_gives_the_bits_of_steps_that_are_made_on_the_device(gradients: str, backend: str) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,10 +85,8 @@ def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.fixture
-def folder(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "work"
-    shutil.copytree(study, place)
-    monkeypatch.chdir(place)
+def folder(study: Path, work_in_copy: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = work_in_copy(study)
     monkeypatch.setattr("secondgram.imputation.result.CHUNK_CELLS", CELLS)
     return place
 

@@ -41,16 +41,10 @@ FOLDERS = MODELS | RUNS
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, write_study: Callable[..., sg.Cohort]) -> Path:
     """What the commands read: a cohort, its truth, a model, draws, a run, a checkpoint."""
     folder = tmp_path_factory.mktemp("study")
-    cohort = sg.simulate(80, 2, 0.5, seed=1, mode="gaussian")
-    cohort.write(folder / "good.csv")
-    cohort.write_truth(folder / "truth.csv")
-    read = sg.read_cohort(folder / "good.csv")
-    imputer = sg.SecondgramImputer(shape="off").fit(read, show=False)
-    imputer.save(folder / "model")
-    imputer.impute(read, draws=2, out=folder / "draws.parquet", show=False)
+    read = write_study(sg.simulate(80, 2, 0.5, seed=1, mode="gaussian"), folder)
     sg.compare(read, ["carry-forward", "ridge-gaussian"], 2, 2, out=folder / "run", show=False)
     net = sg.Denoiser(2, 5, embedding=16, widths=(16, 8, 8), generator=torch.Generator().manual_seed(0))
     torch.save({"model": net.state_dict()}, folder / "net.pt")
@@ -58,11 +52,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "here"
-    shutil.copytree(study, place)
-    monkeypatch.chdir(place)
-    return place
+def here(study: Path, work_in_copy: Callable[[Path], Path]) -> Path:
+    return work_in_copy(study)
 
 
 def words(command: str, out: str = "new") -> list[str]:

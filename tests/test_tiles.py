@@ -85,7 +85,7 @@ def test_matmul_equals_numpy(count: int) -> None:
     np.testing.assert_allclose(matmul(left, right), left @ right, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.skipif(native.sampler_reason_unavailable() is not None, reason="needs the extension")
+@pytest.mark.native
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 19, 23), (200, 3, 65), (5, 784, 769), (13, 0, 4), (0, 3, 4)])
 def test_the_extension_adds_in_order_whatever_the_threads(shape: tuple[int, int, int]) -> None:
     rows, inputs, columns = shape
@@ -109,7 +109,7 @@ def test_the_extension_adds_in_order_whatever_the_threads(shape: tuple[int, int,
         assert got[row, column] in (plain, fused)
 
 
-@pytest.mark.skipif(native.sampler_reason_unavailable() is not None, reason="needs the extension")
+@pytest.mark.native
 def test_the_extension_refuses_other_layouts() -> None:
     left, right = np.ones((2, 3)), np.ones((3, 4))
     wrong: Any = ((left.astype(np.float32), right), (left, np.asfortranarray(right)), (left[:, :2], right))

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module of the benchmarks by name; they stand beside one another, outside of any package."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in ("ledger", "beside", "plot"):
-        sys.modules.pop(name, None)
 
 
 def timing(name: str, kind: str = "processor", device: str = "A", **facts: Any) -> dict[str, Any]:
@@ -35,9 +20,9 @@ def timing(name: str, kind: str = "processor", device: str = "A", **facts: Any) 
 
 
 def test_merging_keeps_the_last_of_a_name_and_kind(
-    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    benchmark_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = module("ledger")
+    ledger = benchmark_module("ledger")
     old = {"format": 1, "entries": [timing("a", commit="old"), timing("b", commit="old")]}
     new = {"format": 1, "entries": [timing("a", commit="new"), timing("a", kind="cuda", commit="new")]}
     for name, content in (("old.json", old), ("new.json", new)):
@@ -51,8 +36,8 @@ def test_merging_keeps_the_last_of_a_name_and_kind(
         ledger.merge([{"format": 2, "entries": []}])
 
 
-def test_what_a_timing_carries(module: Any) -> None:
-    ledger = module("ledger")
+def test_what_a_timing_carries(benchmark_module: Any) -> None:
+    ledger = benchmark_module("ledger")
     packed = ledger.pack([{"name": "a"}])
     (entry,) = packed["entries"]
     assert {"commit", "versions"} <= set(entry)
@@ -61,8 +46,8 @@ def test_what_a_timing_carries(module: Any) -> None:
     assert [found[str(level)] for level in ledger.LEVELS] == pytest.approx([5, 25, 50, 75, 95])
 
 
-def test_devices_never_share_a_plot(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plot = module("plot")
+def test_devices_never_share_a_plot(benchmark_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plot = benchmark_module("plot")
     peers: dict[str, Any] = {"peers": {"eager torch": {"seconds": timing("x")["seconds"]}}, "threads": 1}
     entries = [timing(f"t{number}", group=f"work {number}", **peers) for number in range(3)]
     entries += [timing("other", device="B", **peers), timing("g", kind="cuda", device="C", **peers)]
@@ -85,8 +70,8 @@ def test_devices_never_share_a_plot(module: Any, tmp_path: Path, monkeypatch: py
     assert drawn == {"speed_processor_1.png", "speed_cuda_1.png", "roofline_processor.png"}
 
 
-def test_small_sizes_are_shown_only_where_there_are_no_others(module: Any) -> None:
-    plot = module("plot")
+def test_small_sizes_are_shown_only_where_there_are_no_others(benchmark_module: Any) -> None:
+    plot = benchmark_module("plot")
     peers: dict[str, Any] = {"peers": {"eager torch": {"seconds": timing("x")["seconds"]}}}
     small = timing("a[small]", group="work, small", **peers)
     assert len(plot.picture("processor", [small]).panels) == 1

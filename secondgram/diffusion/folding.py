@@ -10,7 +10,7 @@ In numpy and float64, so that a backend without torch can use it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,23 @@ class FoldedDenoiser:
         h = self._block("up1", h, context, second)
         h = self._block("up2", h, context, first)
         return self.out(self._block("up3", h, context, x))
+
+    def chain(self, c: np.ndarray, table: np.ndarray, noise: Callable[[int | None], np.ndarray]) -> np.ndarray:
+        """The last state (n, D) of a reverse chain in float64: what samplers of this network are held to.
+
+        c (n, conditions);  table (S, 7), as `SolverTable.rows`.
+        noise : gives the first state (n, D) for None, and for the number of a step its standard normals (n, D).
+        """
+        shown, times = self.embedding_of_conditions(c.astype(np.float64)), self.embedding_of_times(table[:, 0])
+        x = noise(None)
+        before = np.zeros_like(x)
+        for number, (_, from_state, from_output, keep, now, last, fresh) in enumerate(table):
+            x0 = from_state * x + from_output * self(x, self.context(shown + times[number]))
+            x = keep * x + now * x0 + last * before
+            if fresh:
+                x = x + fresh * noise(number)
+            before = x0
+        return x
 
     def _block(
         self, name: str, h: np.ndarray, context: dict[str, np.ndarray], skip: np.ndarray | None = None

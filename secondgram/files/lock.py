@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .output import _alive, explained
+from .output import alive, explained
 from .target import Target
 
 try:
@@ -91,7 +91,7 @@ def _held_elsewhere(holder: dict[str, Any] | None) -> bool:
         return False
     if holder.get("host") != platform.node():
         return True
-    return fcntl is None and _alive(int(holder.get("pid", 0)))
+    return fcntl is None and alive(int(holder.get("pid", 0)))
 
 
 def _is_at(handle: int, path: Path) -> bool:

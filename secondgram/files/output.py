@@ -125,13 +125,14 @@ def _drop_leftovers(target: Path) -> None:
     beginning = f".{target.name}.{platform.node()}-"
     for path in target.parent.glob(f"{escape(beginning)}*.tmp"):
         number = path.name[len(beginning) : -len(".tmp")]
-        if number.isdigit() and not _alive(int(number)):
+        if number.isdigit() and not alive(int(number)):
             # Another user's is theirs to remove.
             with suppress(OSError):
                 remove(path)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether a process of this machine may still run."""
     if os.name != "posix":
         # Elsewhere signal 0 is not a question.
         return True
