@@ -206,26 +206,33 @@ def test_new_weights_are_packed_anew(change: str) -> None:
     assert not np.allclose(after.folded.out.weight, before.folded.out.weight)
 
 
-def test_networks_of_a_model_are_looked_at_once(imputers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[Denoiser]:
+    """Networks whose weights have been hashed, one after another."""
+    found: list[Denoiser] = []
+    state = packing._state
+
+    def look(net: Denoiser) -> bytes:
+        found.append(net)
+        return state(net)
+
+    monkeypatch.setattr(packing, "_state", look)
+    return found
+
+
+def test_networks_of_a_model_are_looked_at_once(imputers: dict[str, Any], looked_at: list[Denoiser]) -> None:
     model = imputers["default"].model_
     conditions = np.zeros((2, model.joint.shape.nets[0].conditions), dtype=np.float32)
     keys = np.arange(2, dtype=np.uint64)
     drawn = model.joint.shape.draw(conditions, keys, np.arange(4), 0, "ddim", 3)
-    looked: list[Any] = []
-    plain = packing._state
-
-    def watched(net: Any) -> bytes:
-        looked.append(net)
-        return plain(net)
-
-    monkeypatch.setattr(packing, "_state", watched)
+    looked_at.clear()
     np.testing.assert_array_equal(model.joint.shape.draw(conditions, keys, np.arange(4), 0, "ddim", 3), drawn)
-    assert looked == []
+    assert looked_at == []
     # A network that has been in no model may still learn.
     net = _net(17)
     for _ in range(2):
         packing.packed(net)
-    assert looked == [net, net]
+    assert looked_at == [net, net]
 
 
 def test_unknown_and_impossible_precisions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,16 +261,8 @@ def test_the_imputer_says_which(imputers: dict[str, Any], cohort: Any, tmp_path:
     np.testing.assert_allclose(made["auto"], made["fp32"], rtol=1e-2, atol=1e-2 * people.baseline.std())
 
 
-def test_a_network_that_does_not_learn_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_does_not_learn_is_looked_at_once(looked_at: list[Denoiser]) -> None:
     net, other = _net(1), _net(17)
-    looked_at: list[Denoiser] = []
-    state = packing._state
-
-    def look(each: Denoiser) -> bytes:
-        looked_at.append(each)
-        return state(each)
-
-    monkeypatch.setattr(packing, "_state", look)
     with packing.unchanging():
         first = packing.packed(net)
         assert packing.packed(net) is first
