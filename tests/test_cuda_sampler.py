@@ -406,6 +406,16 @@ def test_a_group_that_is_held_back_changes_no_bit(emulate: Emulate, features: in
         np.testing.assert_array_equal(got, one)
 
 
+@pytest.mark.parametrize("persistent", [0, 1])
+def test_neither_does_one_whose_people_have_one_draw(emulate: Emulate, persistent: int) -> None:
+    """Then the embedding is streamed through the ring of stages, too."""
+    case = Case(16, 130, 1, 2)
+    one = emulate(*case.arguments())
+    for order in range(4):
+        got = emulate(*case.arguments(), persistent=persistent, bulk=1, rows=2, order=1000 * order + 1)
+        np.testing.assert_array_equal(got, one)
+
+
 WIDTHS = ((512, 256, 128), (256, 128, 64), (128, 64, 32), (64, 64, 64))
 
 

@@ -263,24 +263,23 @@ class Walker {
 
   SECONDGRAM_DEVICE void multiply(const Op& op, std::uint32_t s, std::uint32_t pass, bool first_pass, Sums& sums) {
     const std::uint32_t begin = begin_of_pass(op, pass), panels = begin_of_pass(op, pass + 1) - begin;
-    const std::uint32_t at = s;
     // Which instructions a group of warps needs depends on the panels, and they stand outside of every condition.
     if constexpr (kGroups && kColumns == 4) {
       if (panels == 4)
-        multiply_panels<4>(op, at, begin, panels, first_pass, sums);
+        multiply_panels<4>(op, s, begin, panels, first_pass, sums);
       else if (panels == 3)
-        multiply_panels<3>(op, at, begin, panels, first_pass, sums);
+        multiply_panels<3>(op, s, begin, panels, first_pass, sums);
       else if (panels == 2)
-        multiply_panels<2>(op, at, begin, panels, first_pass, sums);
+        multiply_panels<2>(op, s, begin, panels, first_pass, sums);
       else
-        multiply_panels<1>(op, at, begin, panels, first_pass, sums);
+        multiply_panels<1>(op, s, begin, panels, first_pass, sums);
     } else if constexpr (kGroups) {
       if (panels == 2)
-        multiply_panels<2>(op, at, begin, panels, first_pass, sums);
+        multiply_panels<2>(op, s, begin, panels, first_pass, sums);
       else
-        multiply_panels<1>(op, at, begin, panels, first_pass, sums);
+        multiply_panels<1>(op, s, begin, panels, first_pass, sums);
     } else {
-      multiply_panels<kColumns>(op, at, begin, panels, first_pass, sums);
+      multiply_panels<kColumns>(op, s, begin, panels, first_pass, sums);
     }
   }
 
