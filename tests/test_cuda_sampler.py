@@ -96,9 +96,9 @@ Emulate = Callable[..., np.ndarray]
 
 def _compile(sources: Path, target: Path) -> ctypes.CDLL:
     command = [str(COMPILER), "-std=c++17", "-O3", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"]
-    partial = target.with_suffix(f".{os.getpid()}")
+    partial = target.with_suffix(".part")
     subprocess.run([*command, "-o", str(partial), str(sources / "cuda" / "emulated.cpp")], check=True)
-    partial.replace(target)  # another worker may be doing the same
+    partial.replace(target)
     return _opened(target)
 
 
@@ -112,19 +112,31 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="session")
-def library(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The emulation, compiled once for a state of the sources where pytest keeps a cache."""
+def build(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], ctypes.CDLL]:
+    """The emulation of some sources, compiled once for a state of them where pytest keeps a cache."""
     if COMPILER is None or os.name != "posix":
         pytest.skip("needs a C++ compiler on a POSIX system")
-    digest = hashlib.sha256()
-    for path in sorted([*SOURCES.glob("core/*.hpp"), *SOURCES.glob("cuda/*")]):
-        digest.update(path.read_bytes())
+    import fcntl
+
     cache = getattr(pytestconfig, "cache", None)
     folder = tmp_path_factory.mktemp("emulated") if cache is None else Path(cache.mkdir("emulated"))
-    target = folder / f"{digest.hexdigest()[:16]}.so"
-    if target.exists():
-        return _opened(target)
-    return _compile(SOURCES, target)
+
+    def built(sources: Path) -> ctypes.CDLL:
+        digest = hashlib.sha256()
+        for path in sorted([*sources.glob("core/*.hpp"), *sources.glob("cuda/*")]):
+            digest.update(path.read_bytes())
+        target = folder / f"{digest.hexdigest()[:16]}.so"
+        # Another worker may be compiling the same.
+        with open(target.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return _opened(target) if target.exists() else _compile(sources, target)
+
+    return built
+
+
+@pytest.fixture(scope="session")
+def library(build: Callable[[Path], ctypes.CDLL]) -> ctypes.CDLL:
+    return build(SOURCES)
 
 
 class _Network:
@@ -559,8 +571,8 @@ BY_LINE = [
 ]  # fmt: skip
 
 
-def _changed(folder: Path, name: str, changes: list[tuple[str, str]]) -> ctypes.CDLL:
-    """The emulation of sources in which each text, found once, is another."""
+def _changed(folder: Path, name: str, changes: list[tuple[str, str]]) -> Path:
+    """Sources in which each text, found once, is another."""
     shutil.copytree(SOURCES, folder / "csrc")
     path = folder / "csrc" / "cuda" / name
     text = path.read_text()
@@ -568,12 +580,12 @@ def _changed(folder: Path, name: str, changes: list[tuple[str, str]]) -> ctypes.
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     path.write_text(text)
-    return _compile(folder / "csrc", folder / "changed.so")
+    return folder / "csrc"
 
 
 @pytest.fixture(scope="module")
-def by_line(library: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return _changed(tmp_path_factory.mktemp("by_line"), "plan.hpp", BY_LINE)
+def by_line(build: Callable[[Path], ctypes.CDLL], tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return build(_changed(tmp_path_factory.mktemp("by_line"), "plan.hpp", BY_LINE))
 
 
 @pytest.mark.parametrize(("features", "persistent"), HELD[1:])
@@ -588,9 +600,11 @@ def test_the_adversary_finds_a_race_between_groups(by_line: ctypes.CDLL, feature
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guard", GUARDS)
-def test_no_guard_can_be_left_out(library: ctypes.CDLL, tmp_path: Path, guard: str) -> None:
+def test_no_guard_can_be_left_out(
+    build: Callable[[Path], ctypes.CDLL], library: ctypes.CDLL, tmp_path: Path, guard: str
+) -> None:
     """The emulation notices each missing barrier: what it lets pass is worth something."""
-    without = _changed(tmp_path, "walk.hpp", [GUARDS[guard]])
+    without = build(_changed(tmp_path, "walk.hpp", [GUARDS[guard]]))
     case = Case(70, 20, 5, 2)
     whole, changed = _emulate(library, *case.arguments()), 0
     for layout in LAYOUTS.values():
