@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import optimize, stats
+from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
 
 import secondgram as sg
 from secondgram.evaluation.baselines import ARMS, BASELINES, PEERS, RIVALS, gan, mixed
+from secondgram.evaluation.baselines.known import GaussianResidual
 from secondgram.evaluation.baselines.linear import PENALTIES, FeatureRidge, PartialLeastSquares
 from secondgram.evaluation.baselines.mixed import MixedModel
 from secondgram.evaluation.baselines.peers import Peer
 from secondgram.evaluation.compare import METHODS, predictions
+from secondgram.imputation.people import People
 from secondgram.imputation.published import Published
 
 LEARNERS = BASELINES | RIVALS | PEERS
@@ -92,6 +95,71 @@ def test_a_feature_without_any_follow_up_is_taken_for_unchanged(name, people):
     if name != "wgan-gp":  # a few steps have taught it nothing yet
         moved = np.abs(mean - people.baseline[90:])[:, 1]
         assert np.median(moved) < 0.3 * people.baseline[:, 1].std()
+
+
+@pytest.fixture(scope="module")
+def modality() -> sg.Cohort:
+    """2,400 people, 10 features; of the first 1,600, 70 % have no follow-up of the last five features."""
+    rng = np.random.default_rng(3)
+    true = rng.normal(size=(2400, 10)) + rng.normal(size=(2400, 1))
+    baseline, later = (true + rng.normal(size=true.shape) for _ in range(2))
+    later += 0.3 * rng.normal(size=(2400, 1))
+    lacking = rng.random(2400) < 0.7
+    visits = np.stack([baseline, later], axis=1)
+    visits[:1600][lacking[:1600], 1, 5:] = np.nan
+    return sg.Cohort(ids=np.arange(2400), visits=visits, features=tuple("abcdefghij"))
+
+
+@pytest.mark.parametrize("name", ["ridge-gaussian", "ridge-empirical", "feature-ridge", "carry-forward-gaussian"])
+def test_what_is_missing_teaches_nothing(name, modality):
+    learn, judge = modality.take(np.arange(1600)), modality.take(np.arange(1600, 2400))
+    mean, drawn = predictions(name, learn, judge, 99, 0)
+    truth, predicted = judge.followup - judge.baseline, mean - judge.baseline
+    for half in (slice(0, 5), slice(5, 10)):
+        low, high = np.sort(drawn, axis=0)[[4, 94]][:, :, half]
+        coverage = ((judge.followup[:, half] >= low) & (judge.followup[:, half] <= high)).mean()
+        assert 0.87 < coverage < 0.93
+        if "ridge" in name:
+            x, y = predicted[:, half].ravel(), truth[:, half].ravel()
+            assert 0.9 < np.polyfit(x, y, 1)[0] < 1.15
+
+
+@pytest.mark.parametrize("name", ["mean-change", "ridge", "feature-ridge"])
+def test_a_feature_is_learned_from_the_pairs_that_know_it(name, modality):
+    """Features of a modality are predicted as if nobody else had come back."""
+    learn, judge = modality.take(np.arange(1600)), modality.take(np.arange(1600, 1660))
+    model = LEARNERS[name]()
+    model.fit(learn, 0)
+    X = model.context.inputs(model.pairs.people)
+    change = model.context.scaling.apply(model.pairs.later) - X[:, :10]
+    known = np.isfinite(change[:, 5])
+    asked = model.context.inputs(People.of(judge, keep_known=False))
+    whole = model.change(asked)
+    model.pairs = replace(model.pairs, unit=model.pairs.unit[known])
+    model.learn(X[known], change[known])
+    np.testing.assert_allclose(model.change(asked)[:, 5:], whole[:, 5:], rtol=1e-9, atol=1e-12)
+
+
+def test_the_correlation_of_residuals_is_that_of_ledoit_and_wolf_and_every_variance_is_its_own():
+    rng = np.random.default_rng(0)
+    residual = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 6)) * [1, 1, 1, 1, 1, 50]
+    found = GaussianResidual.fit(residual)
+    spread = np.sqrt((residual**2).mean(axis=0))
+    expected = ledoit_wolf(residual / spread, assume_centered=True)[0] * np.outer(spread, spread)
+    np.testing.assert_allclose(found.factor.T @ found.factor, expected, rtol=1e-9)
+    np.testing.assert_allclose(found.components(residual, 0) @ found.factor, residual, rtol=1e-9)
+
+
+def test_residuals_that_some_rows_lack_keep_their_variance_and_correlation():
+    rng = np.random.default_rng(1)
+    residual = rng.normal(size=(4000, 4)) + rng.normal(size=(4000, 1))
+    hidden = residual.copy()
+    hidden[rng.random(4000) < 0.7, 2:] = np.nan
+    hidden[rng.random(hidden.shape) < 0.1] = np.nan
+    found = GaussianResidual.fit(hidden)
+    np.testing.assert_allclose(found.factor.T @ found.factor, np.eye(4) + 1, atol=0.15)
+    components = found.components(hidden, 0)
+    np.testing.assert_allclose(np.cov(components.T), np.eye(4), atol=0.08)
 
 
 # -- linear ones ------------------------------------------------------------------------------------------------------
@@ -205,8 +273,6 @@ def test_the_mixed_model_predicts_by_conditioning_on_the_baseline():
     cohort = longitudinal(200, 3, 3)
     model = MixedModel()
     model.fit(cohort, 0)
-    from secondgram.imputation.people import People
-
     judge = cohort.take(np.arange(8))
     people = People.of(judge, keep_known=False)
     people = replace(people, baseline=np.where(np.arange(8)[:, None] == 2, np.nan, people.baseline))

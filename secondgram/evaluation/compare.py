@@ -40,6 +40,7 @@ from .parts import Parts
 DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 METHODS: dict[str, str] = {
     "carry-forward": "the follow-up equals the baseline",
+    "carry-forward-gaussian": "the same, with draws from a Gaussian of its errors on the training pairs",
     "mean-change": "baseline plus the change expected from covariates and gap",
     "feature-ridge": "every feature from its own baseline, covariates and gap by ridge, with Gaussian residuals",
     "ridge": "baseline plus a ridge on all features, covariates and gap",

@@ -8,6 +8,7 @@ from .base import Baseline
 from .gan import WassersteinGAN
 from .linear import (
     CarryForward,
+    CarryForwardGaussian,
     FeatureRidge,
     MeanChange,
     PartialLeastSquares,
@@ -25,8 +26,9 @@ BASELINES: dict[str, type[Baseline]] = {
     "ridge-gaussian": RidgeGaussian,
     "ridge-empirical": RidgeEmpirical,
 }
-# Richer ones, which take longer.
+# Further ones, most of which take longer.
 RIVALS: dict[str, type[Baseline]] = {
+    "carry-forward-gaussian": CarryForwardGaussian,
     "feature-ridge": FeatureRidge,
     "pls": PartialLeastSquares,
     "mixed-model": MixedModel,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import numpy as np
-from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import GroupKFold
 
 from ...cohort.table import Cohort
@@ -14,9 +12,9 @@ from ...diffusion.noise import Purpose
 from ...imputation.context import Context
 from ...imputation.people import People, TrainingPairs
 from ...ops.noise import normals
+from .known import GaussianResidual, Predictor
 
 FOLDS = 5
-Predictor = Callable[[np.ndarray], np.ndarray]
 
 
 class Baseline(ABC):
@@ -50,18 +48,12 @@ class PairBaseline(Baseline):
         X = self.context.inputs(self.pairs.people)
         self.width = len(train.features)
         change = self.context.scaling.apply(self.pairs.later, self.pairs.people.site) - X[:, : self.width]
-        self.learn(X, self.complete(change))
+        self.learn(X, change)
         return self
-
-    def complete(self, change: np.ndarray) -> np.ndarray:
-        """A missing target counts as the feature's mean change, none where no change is known: (P, D), without NaN."""
-        seen = np.isfinite(change)
-        average = np.where(seen, change, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-        return np.where(seen, change, average)
 
     @abstractmethod
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
-        """X (P, D + C + 1) = [baseline, covariates, gap], change (P, D), scaled."""
+        """X (P, D + C + 1) = [baseline, covariates, gap], change (P, D), scaled, NaN where the target is unknown."""
 
 
 class PointBaseline(PairBaseline):
@@ -94,31 +86,30 @@ class DrawnBaseline(PairBaseline):
 
 
 class GaussianBaseline(PointBaseline):
-    """A regression of the change, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
+    """A regression of the change, with draws from a Gaussian of its out-of-fold residuals (`GaussianResidual`)."""
 
     @abstractmethod
     def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
-        """Fit X (P, D + C + 1) -> change (P, D), and return the map of X (N, ...) to the predicted change (N, D)."""
+        """Fit X (P, D + C + 1) -> change (P, D) on the known cells; returns X (N, ...) -> predicted change (N, D)."""
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
         self.predictor = self.regression(X, change)
         self.learn_residual(self.out_of_fold(X, change))
 
     def change(self, X: np.ndarray) -> np.ndarray:
-        return self.predictor(X).reshape(len(X), self.width)
+        return self.predictor(X)
 
     def out_of_fold(self, X: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """Residuals (P, D) of regressions fitted on other people."""
+        """Residuals (P, D) of regressions fitted on other people, NaN where the change is unknown."""
         folds = GroupKFold(min(FOLDS, len(set(self.pairs.unit)))).split(X, groups=self.pairs.unit)
         residual = np.empty_like(change)
         for train, test in folds:
-            residual[test] = change[test] - self.regression(X[train], change[train])(X[test]).reshape(-1, self.width)
+            residual[test] = change[test] - self.regression(X[train], change[train])(X[test])
         return residual
 
     def learn_residual(self, residual: np.ndarray) -> None:
-        """residual (P, D), out of fold."""
-        covariance = ledoit_wolf(residual, assume_centered=True)[0]
-        self.factor = np.linalg.cholesky(covariance + 1e-9 * np.eye(self.width)).T
+        """residual (P, D), out of fold, NaN where unknown."""
+        self.gaussian = GaussianResidual.fit(residual)
 
     def components(self, z: np.ndarray) -> np.ndarray:
         """Standard normals (M, N, D) -> components of the residual."""
@@ -129,5 +120,5 @@ class GaussianBaseline(PointBaseline):
     ) -> np.ndarray:
         X = self.context.inputs(people)
         z = normals(people.keys, self.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws, dtype=np.float64)
-        scaled = X[:, : self.width] + self.change(X) + self.components(z) @ self.factor
+        scaled = X[:, : self.width] + self.change(X) + self.components(z) @ self.gaussian.factor
         return self.context.scaling.invert(scaled, people.site)

@@ -21,26 +21,30 @@ class WassersteinGAN(DrawnBaseline):
     """Generator and critic of two hidden layers, both told baseline, covariates and gap (Gulrajani et al. 2017).
 
     The generator makes the scaled follow-up from them and 32 normals. Optimiser, penalty and the five critic steps to
-    one of the generator are those of the source; 1,500 generator steps on batches of 64. There is no validation.
+    one of the generator are those of the source; 1,500 generator steps on batches of 64. There is no validation. A cell
+    that a pair does not know is hidden from the critic in what is made for that pair too.
     """
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
         with one_thread(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
             condition = torch.from_numpy(X).float()
-            real = torch.from_numpy(X[:, : self.width] + change).float()
+            known = np.isfinite(change)
+            # A feature that no pair knows is taught as unchanged.
+            mask = torch.from_numpy(known | ~known.any(axis=0)).float()
+            real = torch.from_numpy(X[:, : self.width] + np.where(known, change, 0.0)).float() * mask
             self.generator = _network(X.shape[1] + LATENT, self.width, nn.ReLU())
             critic = _network(X.shape[1] + self.width, 1, nn.LeakyReLU(0.2))
             optimisers = [torch.optim.Adam(net.parameters(), RATE, betas=BETAS) for net in (self.generator, critic)]
             for _ in range(STEPS):
                 for _ in range(CRITIC_STEPS):
-                    c, y = _batch(condition, real)
+                    c, y, m = _batch(condition, real, mask)
                     with torch.no_grad():
-                        made = self._generate(c)
+                        made = self._generate(c) * m
                     loss = critic(torch.cat([made, c], 1)).mean() - critic(torch.cat([y, c], 1)).mean()
                     _step(optimisers[1], loss + PENALTY * _gradient_penalty(critic, y, made, c))
-                c, _ = _batch(condition, real)
-                _step(optimisers[0], -critic(torch.cat([self._generate(c), c], 1)).mean())
+                c, _, m = _batch(condition, real, mask)
+                _step(optimisers[0], -critic(torch.cat([self._generate(c) * m, c], 1)).mean())
 
     def _generate(self, condition: Tensor) -> Tensor:
         return self.generator(torch.cat([condition, torch.randn(len(condition), LATENT)], 1))
@@ -61,9 +65,10 @@ def _network(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
     )
 
 
-def _batch(condition: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    rows = torch.randint(len(real), (BATCH,))
-    return condition[rows], real[rows]
+def _batch(*tensors: Tensor) -> list[Tensor]:
+    """The same random rows of each."""
+    rows = torch.randint(len(tensors[0]), (BATCH,))
+    return [each[rows] for each in tensors]
 
 
 def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -8,8 +8,8 @@ from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.model_selection import GroupKFold
 
 from ...imputation.quantiles import QuantileMap
-from ...imputation.residual import ResidualComponents
-from .base import FOLDS, GaussianBaseline, PointBaseline, Predictor
+from .base import FOLDS, GaussianBaseline, PointBaseline
+from .known import Predictor, fit_known
 
 # Multiples of the number of pairs, for columns of about unit variance.
 PENALTIES = np.logspace(-3, 2, 11)
@@ -27,14 +27,24 @@ class CarryForward(PointBaseline):
         return np.zeros((len(X), self.width))
 
 
+class CarryForwardGaussian(GaussianBaseline):
+    """The follow-up equals the baseline, with draws from a Gaussian of what that leaves of the training pairs."""
+
+    def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
+        return lambda X: np.zeros((len(X), self.width))
+
+
 class MeanChange(PointBaseline):
     """Baseline plus the change expected from covariates and gap (least squares)."""
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
-        self.model = LinearRegression().fit(X[:, self.width :], change)
+        self.predictor = fit_known(lambda X, change: LinearRegression().fit(X, change).predict, self._told(X), change)
 
     def change(self, X: np.ndarray) -> np.ndarray:
-        return self.model.predict(X[:, self.width :]).reshape(len(X), self.width)
+        return self.predictor(self._told(X))
+
+    def _told(self, X: np.ndarray) -> np.ndarray:
+        return X[:, self.width :]
 
 
 class Ridge(PointBaseline):
@@ -44,34 +54,31 @@ class Ridge(PointBaseline):
     """
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
-        self.model = fit_ridge(X, change)
+        self.predictor = fit_ridge(X, change)
 
     def change(self, X: np.ndarray) -> np.ndarray:
-        return self.model.predict(X).reshape(len(X), self.width)
+        return self.predictor(X)
 
 
-def fit_ridge(X: np.ndarray, change: np.ndarray) -> RidgeCV:
-    return RidgeCV(alphas=PENALTIES * len(X)).fit(X, change)
+def fit_ridge(X: np.ndarray, change: np.ndarray) -> Predictor:
+    """X (P, C) -> change (P, D) with NaN; features that the same pairs know share their penalty."""
+    return fit_known(lambda X, change: RidgeCV(alphas=PENALTIES * len(X)).fit(X, change).predict, X, change)
 
 
 class RidgeGaussian(GaussianBaseline):
-    """Ridge, with draws from a Gaussian of its out-of-fold residuals (Ledoit-Wolf covariance)."""
+    """Ridge, with draws from a Gaussian of its out-of-fold residuals (`GaussianResidual`)."""
 
     def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
-        return fit_ridge(X, change).predict
+        return fit_ridge(X, change)
 
 
 class RidgeEmpirical(RidgeGaussian):
     """Ridge, with draws in which every principal component of its out-of-fold residuals is distributed as it was."""
 
     def learn_residual(self, residual: np.ndarray) -> None:
-        spread = np.sqrt((residual**2).mean(axis=0))
-        # A feature whose follow-up nobody has leaves nothing.
-        spread = np.where(spread > 0, spread, 1.0)
-        weight = np.ones(len(residual))
-        principal = ResidualComponents.fit(residual / spread, weight)
-        self.factor = principal.loading * spread
-        self.distribution = QuantileMap.fit(principal.components(residual / spread), weight)
+        super().learn_residual(residual)
+        values = self.gaussian.components(residual, self.seed)
+        self.distribution = QuantileMap.fit(values, np.ones(len(residual)))
 
     def components(self, z: np.ndarray) -> np.ndarray:
         return self.distribution.forward(z)
@@ -81,10 +88,10 @@ class FeatureRidge(GaussianBaseline):
     """Every feature's change from its own baseline, covariates and gap; its penalty by leave-one-out error."""
 
     def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
-        fitted = [fit_ridge(self._columns(X, feature), change[:, feature]) for feature in range(self.width)]
+        fitted = [fit_ridge(self._columns(X, feature), change[:, [feature]]) for feature in range(self.width)]
 
         def predict(X: np.ndarray) -> np.ndarray:
-            return np.stack([model.predict(self._columns(X, feature)) for feature, model in enumerate(fitted)], axis=1)
+            return np.hstack([each(self._columns(X, feature)) for feature, each in enumerate(fitted)])
 
         return predict
 
@@ -106,13 +113,16 @@ class PartialLeastSquares(GaussianBaseline):
         for count in (0, *(count for count in DIRECTIONS if count <= most)):
             self.directions = count
             errors = [change[test] - self.regression(X[train], change[train])(X[test]) for train, test in folds]
-            loss[count] = sum(float((error**2).sum()) for error in errors)
+            loss[count] = sum(float(np.nansum(error**2)) for error in errors)
         self.directions = min(loss, key=lambda count: loss[count])
         super().learn(X, change)
 
     def regression(self, X: np.ndarray, change: np.ndarray) -> Predictor:
-        if self.directions == 0:
+        return fit_known(self._complete, X, change)
+
+    def _complete(self, X: np.ndarray, change: np.ndarray) -> Predictor:
+        count = min(self.directions, len(X) - 1)
+        if count == 0:
             expected = change.mean(axis=0)
             return lambda X: np.broadcast_to(expected, (len(X), len(expected)))
-        model = PLSRegression(self.directions, scale=False, max_iter=1000).fit(X, change)
-        return lambda X: model.predict(X).reshape(len(X), -1)
+        return PLSRegression(count, scale=False, max_iter=1000).fit(X, change).predict

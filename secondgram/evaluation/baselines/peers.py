@@ -11,7 +11,8 @@ import pandas as pd
 from sklearn.model_selection import KFold
 
 from ...imputation.people import People
-from .base import DrawnBaseline, GaussianBaseline, Predictor
+from .base import DrawnBaseline, GaussianBaseline
+from .known import FEWEST_KNOWN, Predictor
 from .linear import fit_ridge
 
 # Leading components of the baseline that trees may split on.
@@ -77,7 +78,7 @@ class BoostedTrees(Peer, GaussianBaseline):
         ridge = fit_ridge(X, change)
         expected = np.empty_like(change)
         for learn, rest in KFold(5).split(X):
-            expected[rest] = fit_ridge(X[learn], change[learn]).predict(X[rest]).reshape(-1, self.width)
+            expected[rest] = fit_ridge(X[learn], change[learn])(X[rest])
 
         def columns(X: np.ndarray, predicted: np.ndarray, feature: int) -> np.ndarray:
             own = np.stack([X[:, feature], predicted[:, feature]], axis=1)
@@ -90,17 +91,20 @@ class BoostedTrees(Peer, GaussianBaseline):
             "force_col_wise": True,
             "verbose": -1,
         }
-        trees = [
-            lightgbm.LGBMRegressor(**TREES, **exactly).fit(
-                columns(X, expected, feature), change[:, feature] - expected[:, feature]
-            )
-            for feature in range(self.width)
-        ]
+        left = change - expected
+        trees = {}
+        for feature in range(self.width):
+            rows = np.isfinite(left[:, feature])
+            if rows.sum() >= FEWEST_KNOWN:
+                seen = columns(X[rows], expected[rows], feature)
+                trees[feature] = lightgbm.LGBMRegressor(**TREES, **exactly).fit(seen, left[rows, feature])
 
         def predict(X: np.ndarray) -> np.ndarray:
-            linear = ridge.predict(X).reshape(len(X), self.width)
-            left = [model.booster_.predict(columns(X, linear, feature)) for feature, model in enumerate(trees)]
-            return linear + np.stack(left, axis=1)
+            predicted = ridge(X)
+            linear = predicted.copy()
+            for feature, model in trees.items():
+                predicted[:, feature] += model.booster_.predict(columns(X, linear, feature))
+            return predicted
 
         return predict
 
@@ -111,9 +115,6 @@ class Chained(Peer, DrawnBaseline):
     A missing target cell is a missing cell here. A person to impute is a row without changes. People without a pair
     would add nothing: every column is learned from the rows in which it is known.
     """
-
-    def complete(self, change: np.ndarray) -> np.ndarray:
-        return change
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
         self.names = [f"x{k}" for k in range(X.shape[1])] + [f"y{k}" for k in range(self.width)]
