@@ -1,0 +1,185 @@
+"""What benchmarks/cohorts.py makes of scores: relative to a peer, task by task, and over the bed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from secondgram.evaluation.metrics import cell_mean, interval, resamples, standing
+from secondgram.evaluation.metrics.bootstrap import over_features
+
+BOOTSTRAPS = 1000
+STANDINGS = {"better": "first", "tie": "tied", "worse": "behind"}
+# Pairs from which on coverage, and the ladder's judgement of itself, are held to their bounds.
+COVERAGE_PAIRS, JUDGEMENT_PAIRS = 20, 50
+Triple = tuple[float, float, float]
+
+
+@dataclass(eq=False)
+class Scores:
+    """(N, D) of the judged people of all splits, NaN where nothing is known: CRPS, squared error, covered or not."""
+
+    crps: np.ndarray
+    square: np.ndarray
+    covered: np.ndarray
+
+
+def averages(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over people and then over features: values (N, D), weights (B, N) -> (B,)."""
+    return over_features(cell_mean(values, weights))
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray, unit: np.ndarray) -> tuple[Triple, str]:
+    """Our error by theirs with a 95 % interval over units, and our standing by that of the difference.
+
+    ours, theirs : (N, D) errors, NaN where unknown;  unit : (N,) whoever is resampled together.
+    """
+    weights = resamples(unit, BOOTSTRAPS, 0)
+    one, other = averages(ours, weights), averages(theirs, weights)
+    return interval(one / other), STANDINGS[standing(interval(one - other))]
+
+
+def compared(peers: dict[str, Scores], default: Scores, unit: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """One task: every method's CRPS, RMSE and coverage, and `default` against the peer of the lowest CRPS."""
+    once = np.ones((1, len(unit)))
+    methods = {
+        name: {
+            "crps": float(averages(each.crps, once)[0]),
+            "rmse": float(np.sqrt(averages(each.square, once)[0])),
+            "coverage": float(averages(each.covered, once)[0]),
+        }
+        for name, each in (peers | {"default": default}).items()
+    }
+    best = min(peers, key=lambda name: methods[name]["crps"])
+    ratio, place = relative(default.crps, peers[best].crps, unit)
+    weights = resamples(unit, BOOTSTRAPS, 0)
+    squares = averages(default.square, weights) / averages(peers[best].square, weights)
+    by_feature = cell_mean(default.crps, once)[0] / cell_mean(peers[best].crps, once)[0]
+    worst = np.argsort(-np.where(np.isfinite(by_feature), by_feature, -np.inf))[:3]
+    return {
+        "methods": methods,
+        "best": best,
+        "relative_crps": ratio,
+        "relative_rmse": interval(np.sqrt(squares)),
+        "standing": place,
+        "coverage": methods["default"]["coverage"],
+        "features_behind": float(np.nanmean(by_feature > 1)),
+        "worst_features": {names[feature]: float(by_feature[feature]) for feature in worst},
+    }
+
+
+def judgement(expected: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
+    """What was expected of people not seen, beside what came: (S, D) of splits and features, NaN where unknown."""
+    known = np.isfinite(expected) & np.isfinite(held_out)
+    means = {
+        name: float(np.nanmean(over_features(np.where(known, values, np.nan))))
+        for name, values in (("expected", expected), ("held_out", held_out))
+    }
+    return means | {"off": means["expected"] / means["held_out"] - 1.0}
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over tasks, with 95 % intervals from resampled tasks; a task in which `default` failed counts as behind.
+
+    results : one dict a task, as `cohorts.run` returns it.
+    """
+    through = [each for each in results if "failed" not in each]
+    found: dict[str, Any] = {"tasks": len(results), "failed": [e["task"] for e in results if "failed" in e]}
+    if not through:
+        return found
+    weights = resamples(np.array([each["task"] for each in through]), BOOTSTRAPS, 0)
+
+    def mean(values: list[float]) -> Triple:
+        column = np.array(values, dtype=float)[:, None]
+        return interval(cell_mean(column, weights)[:, 0])
+
+    ratio = [each["relative_crps"][0] for each in through]
+    covered = {each["task"]: each["coverage"] for each in through if each["pairs"] >= COVERAGE_PAIRS}
+    off = {each["task"]: each["judgement"]["off"] for each in through}
+    held = {each["task"]: abs(off[each["task"]]) for each in through if each["pairs"] >= JUDGEMENT_PAIRS}
+    found |= {
+        "relative_crps": mean(ratio),
+        "worst": _extreme({each["task"]: value for each, value in zip(through, ratio, strict=True)}, max),
+        "first_or_tied": sum(each["standing"] != "behind" for each in through) / len(results),
+        "first": sum(each["standing"] == "first" for each in through) / len(results),
+        "lowest_coverage": _extreme(covered, min),
+        "highest_coverage": _extreme(covered, max),
+        "judgement_off": mean(list(off.values())),
+        "judgement_of_carry_forward_off": mean([each["judgement_of_carry_forward"]["off"] for each in through]),
+        "judgement_worst": _extreme(held, max),
+    }
+    return found
+
+
+def _extreme(values: dict[str, float], which: Any) -> list[Any] | None:
+    """[task, value], or None without tasks."""
+    task = which(values, key=lambda name: values[name], default=None)
+    return None if task is None else [task, values[task]]
+
+
+HEAD = (
+    "task",
+    "pairs",
+    "D",
+    "best peer",
+    "its CRPS",
+    "default",
+    "relative (95 %)",
+    "RMSE rel.",
+    "cover",
+    "off %",
+    "place",
+)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """One line a task, in columns; off: expected less held-out CRPS, as a share of it."""
+    rows = [HEAD]
+    for each in results:
+        head = (each["task"], str(each["pairs"]), str(each["features"]))
+        if "failed" in each:
+            rows.append((*head, "failed: " + each["failed"], *[""] * 7))
+            continue
+        ratio, crps = each["relative_crps"], each["methods"]
+        rows.append(
+            (
+                *head,
+                each["best"],
+                f"{crps[each['best']]['crps']:.4f}",
+                f"{crps['default']['crps']:.4f}",
+                f"{ratio[0]:.3f} ({ratio[1]:.3f} to {ratio[2]:.3f})",
+                f"{each['relative_rmse'][0]:.3f}",
+                f"{each['coverage']:.3f}",
+                f"{100 * each['judgement']['off']:+.1f}",
+                each["standing"],
+            )
+        )
+    wide = [max(len(row[column]) for row in rows if "failed" not in row[3]) for column in range(len(HEAD))]
+    return "\n".join("  ".join(cell.ljust(size) for cell, size in zip(row, wide, strict=True)).rstrip() for row in rows)
+
+
+def told(found: dict[str, Any]) -> str:
+    """A summary in words and figures."""
+    if "relative_crps" not in found:
+        return f"{found['tasks']} tasks, none came through"
+
+    def triple(values: Triple, form: str = ".3f", times: float = 1.0) -> str:
+        value, low, high = (format(times * number, form) for number in values)
+        return f"{value} ({low} to {high})"
+
+    def extreme(pair: list[Any] | None, times: float = 1.0) -> str:
+        return "none" if pair is None else f"{times * pair[1]:.3f} ({pair[0]})"
+
+    lines = [
+        f"{found['tasks']} tasks; failed: {', '.join(found['failed']) or 'none'}",
+        f"CRPS by that of the best peer: {triple(found['relative_crps'])}, worst {extreme(found['worst'])}",
+        f"first or tied on {100 * found['first_or_tied']:.0f} %, first on {100 * found['first']:.0f} %",
+        f"coverage of 90 % with {COVERAGE_PAIRS} pairs or more: "
+        f"{extreme(found['lowest_coverage'])} to {extreme(found['highest_coverage'])}",
+        f"expected less held-out CRPS, %: {triple(found['judgement_off'], '+.1f', 100)}; of carry-forward "
+        f"{triple(found['judgement_of_carry_forward_off'], '+.1f', 100)}; "
+        f"with {JUDGEMENT_PAIRS} pairs or more at most {extreme(found['judgement_worst'], 100)}",
+    ]
+    return "\n".join(lines)

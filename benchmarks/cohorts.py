@@ -1,0 +1,297 @@
+"""A bed of cohorts, which a change of the preset `default` is judged by:
+
+    python benchmarks/cohorts.py [--data FOLDER] [--quick | --only NAME ...] [--shape off|auto] [--jobs N] [--peers]
+
+Every task holds people and their families out whole. `default` is run anew; simple peers are kept in
+build/cohorts/TASK.PEER.npz for as long as neither their sources nor the task's data change. CRPS with 99 draws, in the
+baseline SD of the whole task; coverage is the share of true values between the 5th and the 95th of them. Beside these
+stands what the ladder expected of itself. Writes benchmarks/results/cohorts.json, in which tasks that are not run
+keep their entries, or with `--shape off` build/cohorts/off.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy is loaded: processes share the processors, one thread each.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import argparse
+import ast
+import functools
+import hashlib
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import ledger
+import numpy as np
+from bed_scores import Scores, averages, compared, judgement, summary, table, told
+from bed_tasks import TASKS, Split, Task
+
+import secondgram as sg
+from secondgram.cohort.scaling import SharedScaling
+from secondgram.evaluation.baselines import PEERS
+from secondgram.evaluation.baselines.apart import PeerFailure, predictions_apart
+from secondgram.evaluation.compare import predictions
+from secondgram.evaluation.evaluate import true_followup
+from secondgram.evaluation.metrics import central_interval
+from secondgram.evaluation.parts import cohort_digest
+from secondgram.files import replacing
+from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.scores import crps
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "cohorts.json"
+KEPT = ROOT / "build" / "cohorts"
+DRAWS = 99
+SIMPLE = ("mixed-model", "feature-ridge", "ridge-gaussian", "ridge-empirical", "carry-forward-gaussian")
+CARRIED = "carry-forward-gaussian"
+# Chained equations with trees take long: for few features and pairs, and so many seconds a split.
+FOREST, FOREST_FEATURES, FOREST_PAIRS, FOREST_SECONDS = "miceforest", 10, 100, 60.0
+
+
+def peers_of(splits: list[Split]) -> list[str]:
+    """The simple peers that a task is small enough for, of those installed."""
+    small = all(len(a.features) <= FOREST_FEATURES and a.paired.sum() <= FOREST_PAIRS for a, _ in splits)
+    return [*SIMPLE, FOREST] if small and PEERS[FOREST].absent() is None else list(SIMPLE)
+
+
+def scored(scaling: SharedScaling, names: tuple[str, ...], judge: sg.Cohort, predicted: Split | Any) -> Scores:
+    """Scores (N, D) of mean and draws in original units; features the split lacks are NaN."""
+    mean, drawn = predicted
+    column = {name: place for place, name in enumerate(names)}
+    columns = [column[name] for name in judge.features]
+    _, unit = scaling.units(len(judge), judge.site)
+    unit = unit[:, columns]
+    truth, drawn = true_followup(judge) / unit, drawn / unit
+    low, high = central_interval(drawn)
+    known = np.isfinite(truth)
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        found = np.full((len(judge), len(names)), np.nan, dtype=np.float32)
+        found[:, columns] = np.where(known, values, np.nan)
+        return found
+
+    return Scores(
+        spread(crps(drawn, truth)), spread((mean / unit - truth) ** 2), spread((truth >= low) & (truth <= high))
+    )
+
+
+def joined(parts: list[Scores]) -> Scores:
+    return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("crps", "square", "covered")))
+
+
+# -- peers, which are kept ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def peers_digest() -> str:
+    """SHA-256 of the peers' sources and of all they import, and of the versions of what they rest on."""
+    package = Path(sg.__file__).parent
+    waiting = [
+        path for path in (package / "evaluation" / "baselines").glob("*.py") if path.stem not in ("gan", "apart")
+    ]
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and path.name != "__init__.py":
+                base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                waiting += [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
+    digest = hashlib.sha256(json.dumps(ledger.versions() | PEERS[FOREST].versions(), sort_keys=True).encode())
+    for path in sorted(found):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def task_digest(cohort: sg.Cohort, splits: list[Split]) -> str:
+    """SHA-256 of the data that decide a peer's scores."""
+    told = [cohort_digest(cohort), *(cohort_digest(part) for split in splits for part in split), DRAWS]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def peer_scores(
+    task: str, peer: str, digest: str, scaling: SharedScaling, cohort: sg.Cohort, splits: list[Split]
+) -> Scores:
+    """The scores of a peer, from an earlier run where nothing has changed. Raises `PeerFailure`."""
+    file, key = KEPT / f"{task}.{peer}.npz", f"{digest} {peers_digest()}"
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["key"]) == key:
+                if str(stored["failed"]):
+                    raise PeerFailure(str(stored["failed"]))
+                return Scores(stored["crps"], stored["square"], stored["covered"])
+    start, failed, parts = time.perf_counter(), "", []
+    try:
+        for learn, judge in splits:
+            if peer in PEERS:
+                predicted = predictions_apart(peer, learn, judge, DRAWS, 0, FOREST_SECONDS)
+            else:
+                predicted = predictions(peer, learn, judge, DRAWS, 0)
+            parts.append(scored(scaling, cohort.features, judge, predicted))
+        found = joined(parts)
+    except PeerFailure as failure:
+        failed, found = str(failure), Scores(*np.empty((3, 0, 0), dtype=np.float32))
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, key=key, failed=failed, seconds=time.perf_counter() - start, **vars(found))
+    if failed:
+        raise PeerFailure(failed)
+    return found
+
+
+# -- the preset --------------------------------------------------------------------------------------------------------
+
+
+def expectation(
+    model: Ladder, scaling: SharedScaling, names: tuple[str, ...], judge: sg.Cohort, column: str
+) -> np.ndarray:
+    """(D,) CRPS by feature that a fitted ladder expects on people it has not seen, in units of the task."""
+    verdict = model.verdict()[column]
+    place = {name: number for number, name in enumerate(names)}
+    columns = [place[name] for name in verdict.index]
+    _, own = model.context.scaling.units(len(judge), judge.site)
+    _, unit = scaling.units(len(judge), judge.site)
+    found = np.full(len(names), np.nan)
+    found[columns] = verdict.to_numpy() * (own / unit[:, columns]).mean(axis=0)
+    return found
+
+
+def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False) -> dict[str, Any] | None:
+    """One task: scores of peers and preset; None where its data are absent."""
+    try:
+        cohort = task.cohort(data)
+    except sg.InputError as error:
+        print(f"{name}: left out. {error}", flush=True)
+        return None
+    splits = list(task.splits(name, cohort))
+    scaling = SharedScaling.fit(cohort.baseline, cohort.site)
+    digest = task_digest(cohort, splits)
+    start = time.perf_counter()
+    peers, gone = {}, {}
+    for peer in peers_of(splits):
+        try:
+            peers[peer] = peer_scores(name, peer, digest, scaling, cohort, splits)
+        except PeerFailure as failure:
+            gone[peer] = str(failure)
+    found: dict[str, Any] = {
+        "task": name,
+        "pairs": int(np.median([learn.paired.sum() for learn, _ in splits])),
+        "learned": int(np.median([len(learn) for learn, _ in splits])),
+        "judged": sum(len(judge) for _, judge in splits),
+        "splits": len(splits),
+        "features": len(cohort.features),
+        "peers_failed": gone,
+        "seconds_of_peers": time.perf_counter() - start,
+    }
+    if only_peers:
+        return found
+    unit = np.concatenate([judge.units().astype(str) for _, judge in splits])
+    start = time.perf_counter()
+    try:
+        parts, expected, carried, rungs = [], [], [], []
+        for learn, judge in splits:
+            imputer = sg.SecondgramImputer(seed=0, shape=shape).fit(learn, show=False)
+            result = imputer.impute(judge, draws=DRAWS, seed=0, who="all")
+            parts.append(scored(scaling, cohort.features, judge, (result.mean, result.draws)))
+            model = imputer.model_
+            assert isinstance(model, Ladder)
+            for into, column in ((expected, "crps"), (carried, "crps_carry_forward")):
+                into.append(expectation(model, scaling, cohort.features, judge, column))
+            rungs.append(model.ladder()["choice"].to_dict())
+    # Whatever a preset stumbles over is a result of this bed.
+    except Exception as error:
+        return found | {"failed": f"{type(error).__name__}: {error}"[:300]}
+    default = joined(parts)
+    once = [
+        np.flatnonzero(np.repeat(np.arange(len(splits)), [len(j) for _, j in splits]) == k) for k in range(len(splits))
+    ]
+    by_split = [np.stack([_mean(each.crps[rows]) for rows in once]) for each in (default, peers[CARRIED])]
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with replacing(KEPT / f"{name}.default.npz") as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, unit=unit, expected=expected, features=np.array(cohort.features), **vars(default))
+    return (
+        found
+        | compared(peers, default, unit, list(cohort.features))
+        | {
+            "judgement": judgement(np.stack(expected), by_split[0]),
+            "judgement_of_carry_forward": judgement(np.stack(carried), by_split[1]),
+            "rungs": rungs,
+            "seconds": time.perf_counter() - start,
+            "shape": shape,
+            "commit": ledger.commit(),
+            "processor": ledger.processor(),
+        }
+    )
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """(D,) over the known cells of (N, D)."""
+    seen = np.isfinite(values)
+    return np.where(seen, values, 0.0).sum(axis=0) / np.where(seen.any(axis=0), seen.sum(axis=0), np.nan)
+
+
+def write(file: Path, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Merge results into a file, in the order of the tasks, with the summary of all in it; returns that."""
+    earlier = json.loads(file.read_text(encoding="utf-8"))["tasks"] if file.exists() else []
+    by_task = {each["task"]: each for each in [*earlier, *results]}
+    ordered = [by_task[name] for name in TASKS if name in by_task]
+    found = {"draws": DRAWS, "summary": summary(ordered), "tasks": ordered}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of real cohorts")
+    parser.add_argument("--only", nargs="*", choices=list(TASKS), help="tasks to run; all if left out")
+    parser.add_argument("--quick", action="store_true", help="a dozen of the smaller tasks")
+    parser.add_argument("--shape", choices=("auto", "off"), default="auto", help="of the preset")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--peers", action="store_true", help="only fill what is kept of the peers")
+    parser.add_argument("--out", type=Path, help="the file of results")
+    given = parser.parse_args()
+    chosen = given.only or [name for name, task in TASKS.items() if task.quick or not given.quick]
+    out = given.out or (RESULTS if given.shape == "auto" else KEPT / "off.json")
+    results = {}
+    with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(_run, name, given.data, given.shape, given.peers): name for name in chosen}
+        for done in as_completed(waiting):
+            found = done.result()
+            if found is not None:
+                results[found["task"]] = found
+                _say(found)
+    ordered = [results[name] for name in TASKS if name in results]
+    if given.peers or not ordered:
+        return
+    write(out, ordered)
+    print(f"\n{table(ordered)}\n\n{told(summary(ordered))}")
+
+
+def _run(name: str, data: Path, shape: str, only_peers: bool) -> dict[str, Any] | None:
+    return run(name, TASKS[name], data, shape, only_peers)
+
+
+def _say(found: dict[str, Any]) -> None:
+    """A line when a task is done."""
+    line = f"{found['task']}: peers {found['seconds_of_peers']:.0f} s"
+    if "failed" in found:
+        line += f", failed: {found['failed']}"
+    elif "best" in found:
+        value, low, high = found["relative_crps"]
+        line += f", default {found['seconds']:.0f} s, {value:.3f} ({low:.3f} to {high:.3f}) of {found['best']}"
+    print(line + "".join(f"; {peer} {why}" for peer, why in found["peers_failed"].items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
