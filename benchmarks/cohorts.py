@@ -11,18 +11,13 @@ keep their entries, or with `--shape off` build/cohorts/off.json.
 
 from __future__ import annotations
 
-import os
-
-# Before numpy is loaded: processes share the processors, one thread each.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
-
 import argparse
 import ast
 import functools
 import hashlib
 import json
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -30,19 +25,20 @@ from typing import Any
 
 import ledger
 import numpy as np
-from bed_scores import Scores, averages, compared, judgement, summary, table, told
+from bed_scores import Scores, compared, judgement, summary, table, told
 from bed_tasks import TASKS, Split, Task
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
 from secondgram.evaluation.baselines import PEERS
-from secondgram.evaluation.baselines.apart import PeerFailure, predictions_apart
+from secondgram.evaluation.baselines.apart import ONE_THREAD, PeerFailure, predictions_apart
 from secondgram.evaluation.compare import predictions
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import central_interval
 from secondgram.evaluation.parts import cohort_digest
 from secondgram.files import replacing
 from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.provenance import versions
 from secondgram.imputation.scores import crps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +57,9 @@ def peers_of(splits: list[Split]) -> list[str]:
     return [*SIMPLE, FOREST] if small and PEERS[FOREST].absent() is None else list(SIMPLE)
 
 
-def scored(scaling: SharedScaling, names: tuple[str, ...], judge: sg.Cohort, predicted: Split | Any) -> Scores:
+def scored(
+    scaling: SharedScaling, names: tuple[str, ...], judge: sg.Cohort, predicted: tuple[np.ndarray, np.ndarray]
+) -> Scores:
     """Scores (N, D) of mean and draws in original units; features the split lacks are NaN."""
     mean, drawn = predicted
     column = {name: place for place, name in enumerate(names)}
@@ -106,7 +104,7 @@ def peers_digest() -> str:
             if isinstance(node, ast.ImportFrom) and node.level and path.name != "__init__.py":
                 base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
                 waiting += [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
-    digest = hashlib.sha256(json.dumps(ledger.versions() | PEERS[FOREST].versions(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(versions() | PEERS[FOREST].versions(), sort_keys=True).encode())
     for path in sorted(found):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
@@ -114,8 +112,8 @@ def peers_digest() -> str:
 
 def task_digest(cohort: sg.Cohort, splits: list[Split]) -> str:
     """SHA-256 of the data that decide a peer's scores."""
-    told = [cohort_digest(cohort), *(cohort_digest(part) for split in splits for part in split), DRAWS]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    digests = [cohort_digest(cohort), *(cohort_digest(part) for split in splits for part in split)]
+    return hashlib.sha256(json.dumps([*digests, DRAWS]).encode()).hexdigest()
 
 
 def peer_scores(
@@ -129,7 +127,8 @@ def peer_scores(
                 if str(stored["failed"]):
                     raise PeerFailure(str(stored["failed"]))
                 return Scores(stored["crps"], stored["square"], stored["covered"])
-    start, failed, parts = time.perf_counter(), "", []
+    start, failed = time.perf_counter(), ""
+    parts: list[Scores] = []
     try:
         for learn, judge in splits:
             if peer in PEERS:
@@ -176,7 +175,8 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
     scaling = SharedScaling.fit(cohort.baseline, cohort.site)
     digest = task_digest(cohort, splits)
     start = time.perf_counter()
-    peers, gone = {}, {}
+    peers: dict[str, Scores] = {}
+    gone: dict[str, str] = {}
     for peer in peers_of(splits):
         try:
             peers[peer] = peer_scores(name, peer, digest, scaling, cohort, splits)
@@ -197,7 +197,10 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
     unit = np.concatenate([judge.units().astype(str) for _, judge in splits])
     start = time.perf_counter()
     try:
-        parts, expected, carried, rungs = [], [], [], []
+        parts: list[Scores] = []
+        expected: list[np.ndarray] = []
+        carried: list[np.ndarray] = []
+        rungs: list[dict[str, str]] = []
         for learn, judge in splits:
             imputer = sg.SecondgramImputer(seed=0, shape=shape).fit(learn, show=False)
             result = imputer.impute(judge, draws=DRAWS, seed=0, who="all")
@@ -211,10 +214,10 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
     except Exception as error:
         return found | {"failed": f"{type(error).__name__}: {error}"[:300]}
     default = joined(parts)
-    once = [
-        np.flatnonzero(np.repeat(np.arange(len(splits)), [len(j) for _, j in splits]) == k) for k in range(len(splits))
-    ]
-    by_split = [np.stack([_mean(each.crps[rows]) for rows in once]) for each in (default, peers[CARRIED])]
+    ends = np.cumsum([len(judge) for _, judge in splits])[:-1]
+    held_out, held_out_carried = (
+        np.stack([_mean(rows) for rows in np.split(each.crps, ends)]) for each in (default, peers[CARRIED])
+    )
     KEPT.mkdir(parents=True, exist_ok=True)
     with replacing(KEPT / f"{name}.default.npz") as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, unit=unit, expected=expected, features=np.array(cohort.features), **vars(default))
@@ -222,8 +225,8 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
         found
         | compared(peers, default, unit, list(cohort.features))
         | {
-            "judgement": judgement(np.stack(expected), by_split[0]),
-            "judgement_of_carry_forward": judgement(np.stack(carried), by_split[1]),
+            "judgement": judgement(np.stack(expected), held_out),
+            "judgement_of_carry_forward": judgement(np.stack(carried), held_out_carried),
             "rungs": rungs,
             "seconds": time.perf_counter() - start,
             "shape": shape,
@@ -264,6 +267,8 @@ def main() -> None:
     chosen = given.only or [name for name, task in TASKS.items() if task.quick or not given.quick]
     out = given.out or (RESULTS if given.shape == "auto" else KEPT / "off.json")
     results = {}
+    # Read by numpy when a process loads it.
+    os.environ |= ONE_THREAD
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = {pool.submit(_run, name, given.data, given.shape, given.peers): name for name in chosen}
         for done in as_completed(waiting):
