@@ -134,30 +134,32 @@ HEAD = (
 )
 
 
+def row(found: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it."""
+    head = (found["task"], str(found["pairs"]), str(found["features"]))
+    if "failed" in found:
+        return (*head, "failed: " + found["failed"], *[""] * 7)
+    value, low, high = found["relative_crps"]
+    return (
+        *head,
+        found["best"],
+        f"{found['methods'][found['best']]['crps']:.4f}",
+        f"{found['methods']['default']['crps']:.4f}",
+        f"{value:.3f} ({low:.3f} to {high:.3f})",
+        f"{found['relative_rmse'][0]:.3f}",
+        f"{found['coverage']:.3f}",
+        f"{100 * found['judgement']['off']:+.1f}",
+        found["standing"],
+    )
+
+
 def table(results: list[dict[str, Any]]) -> str:
-    """One line a task, in columns; off: expected less held-out CRPS, as a share of it."""
-    rows = [HEAD]
-    for each in results:
-        head = (each["task"], str(each["pairs"]), str(each["features"]))
-        if "failed" in each:
-            rows.append((*head, "failed: " + each["failed"], *[""] * 7))
-            continue
-        ratio, crps = each["relative_crps"], each["methods"]
-        rows.append(
-            (
-                *head,
-                each["best"],
-                f"{crps[each['best']]['crps']:.4f}",
-                f"{crps['default']['crps']:.4f}",
-                f"{ratio[0]:.3f} ({ratio[1]:.3f} to {ratio[2]:.3f})",
-                f"{each['relative_rmse'][0]:.3f}",
-                f"{each['coverage']:.3f}",
-                f"{100 * each['judgement']['off']:+.1f}",
-                each["standing"],
-            )
-        )
-    wide = [max(len(row[column]) for row in rows if "failed" not in row[3]) for column in range(len(HEAD))]
-    return "\n".join("  ".join(cell.ljust(size) for cell, size in zip(row, wide, strict=True)).rstrip() for row in rows)
+    """One line a task, in columns."""
+    rows = [HEAD, *map(row, results)]
+    wide = [max(len(cells[column]) for cells in rows if "failed" not in cells[3]) for column in range(len(HEAD))]
+    return "\n".join(
+        "  ".join(cell.ljust(size) for cell, size in zip(cells, wide, strict=True)).rstrip() for cells in rows
+    )
 
 
 def told(found: dict[str, Any]) -> str:

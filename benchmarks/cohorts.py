@@ -1,12 +1,13 @@
 """A bed of cohorts, which a change of the preset `default` is judged by:
 
-    python benchmarks/cohorts.py [--data FOLDER] [--quick | --only NAME ...] [--shape off|auto] [--jobs N] [--peers]
+    python benchmarks/cohorts.py [--data FOLDER] [--quick | --only NAME ...] [--shape off|auto] [--jobs N]
 
 Every task holds people and their families out whole. `default` is run anew; simple peers are kept in
-build/cohorts/TASK.PEER.npz for as long as neither their sources nor the task's data change. CRPS with 99 draws, in the
-baseline SD of the whole task; coverage is the share of true values between the 5th and the 95th of them. Beside these
-stands what the ladder expected of itself. Writes benchmarks/results/cohorts.json, in which tasks that are not run
-keep their entries, or with `--shape off` build/cohorts/off.json.
+build/cohorts/TASK.PEER.npz for as long as neither their sources nor the data of a task change (`--peers` makes these
+alone, and with `--kept` their sources may have changed). CRPS with 99 draws, in the baseline SD of the whole task;
+coverage is the share of true values between the 5th and the 95th of them. Beside these stands what the ladder expected
+of itself. Writes benchmarks/results/cohorts.json, in which tasks that are not run keep their entries, or with
+`--shape off` build/cohorts/off.json.
 """
 
 from __future__ import annotations
@@ -117,13 +118,17 @@ def task_digest(cohort: sg.Cohort, splits: list[Split]) -> str:
 
 
 def peer_scores(
-    task: str, peer: str, digest: str, scaling: SharedScaling, cohort: sg.Cohort, splits: list[Split]
+    task: str, peer: str, digest: str, scaling: SharedScaling, cohort: sg.Cohort, splits: list[Split], as_kept: bool
 ) -> Scores:
-    """The scores of a peer, from an earlier run where nothing has changed. Raises `PeerFailure`."""
+    """The scores of a peer, from an earlier run where nothing has changed. Raises `PeerFailure`.
+
+    as_kept : whatever has become of the peers' sources since.
+    """
     file, key = KEPT / f"{task}.{peer}.npz", f"{digest} {peers_digest()}"
     if file.is_file():
         with np.load(file, allow_pickle=False) as stored:
-            if str(stored["key"]) == key:
+            kept = str(stored["key"])
+            if kept == key or (as_kept and kept.startswith(digest)):
                 if str(stored["failed"]):
                     raise PeerFailure(str(stored["failed"]))
                 return Scores(stored["crps"], stored["square"], stored["covered"])
@@ -137,8 +142,9 @@ def peer_scores(
                 predicted = predictions(peer, learn, judge, DRAWS, 0)
             parts.append(scored(scaling, cohort.features, judge, predicted))
         found = joined(parts)
-    except PeerFailure as failure:
-        failed, found = str(failure), Scores(*np.empty((3, 0, 0), dtype=np.float32))
+    # One that cannot learn from a task is told of, and the others stand.
+    except (PeerFailure, sg.InputError, ValueError, np.linalg.LinAlgError) as failure:
+        failed, found = str(failure)[:300], Scores(*np.empty((3, 0, 0), dtype=np.float32))
     KEPT.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, key=key, failed=failed, seconds=time.perf_counter() - start, **vars(found))
@@ -164,7 +170,9 @@ def expectation(
     return found
 
 
-def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False) -> dict[str, Any] | None:
+def run(
+    name: str, task: Task, data: Path, shape: str, only_peers: bool = False, as_kept: bool = False
+) -> dict[str, Any] | None:
     """One task: scores of peers and preset; None where its data are absent."""
     try:
         cohort = task.cohort(data)
@@ -179,7 +187,7 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
     gone: dict[str, str] = {}
     for peer in peers_of(splits):
         try:
-            peers[peer] = peer_scores(name, peer, digest, scaling, cohort, splits)
+            peers[peer] = peer_scores(name, peer, digest, scaling, cohort, splits, as_kept)
         except PeerFailure as failure:
             gone[peer] = str(failure)
     found: dict[str, Any] = {
@@ -194,6 +202,7 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
     }
     if only_peers:
         return found
+    about = {"shape": shape, "commit": ledger.commit(), "processor": ledger.processor()}
     unit = np.concatenate([judge.units().astype(str) for _, judge in splits])
     start = time.perf_counter()
     try:
@@ -212,7 +221,7 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
             rungs.append(model.ladder()["choice"].to_dict())
     # Whatever a preset stumbles over is a result of this bed.
     except Exception as error:
-        return found | {"failed": f"{type(error).__name__}: {error}"[:300]}
+        return found | about | {"failed": f"{type(error).__name__}: {error}"[:300]}
     default = joined(parts)
     ends = np.cumsum([len(judge) for _, judge in splits])[:-1]
     held_out, held_out_carried = (
@@ -229,10 +238,8 @@ def run(name: str, task: Task, data: Path, shape: str, only_peers: bool = False)
             "judgement_of_carry_forward": judgement(np.stack(carried), held_out_carried),
             "rungs": rungs,
             "seconds": time.perf_counter() - start,
-            "shape": shape,
-            "commit": ledger.commit(),
-            "processor": ledger.processor(),
         }
+        | about
     )
 
 
@@ -262,6 +269,9 @@ def main() -> None:
     parser.add_argument("--shape", choices=("auto", "off"), default="auto", help="of the preset")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--peers", action="store_true", help="only fill what is kept of the peers")
+    parser.add_argument(
+        "--kept", action="store_true", help="take what is kept of the peers, their sources changed or not"
+    )
     parser.add_argument("--out", type=Path, help="the file of results")
     given = parser.parse_args()
     chosen = given.only or [name for name, task in TASKS.items() if task.quick or not given.quick]
@@ -270,7 +280,7 @@ def main() -> None:
     # Read by numpy when a process loads it.
     os.environ |= ONE_THREAD
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(_run, name, given.data, given.shape, given.peers): name for name in chosen}
+        waiting = {pool.submit(_run, name, given.data, given.shape, given.peers, given.kept): name for name in chosen}
         for done in as_completed(waiting):
             found = done.result()
             if found is not None:
@@ -283,8 +293,8 @@ def main() -> None:
     print(f"\n{table(ordered)}\n\n{told(summary(ordered))}")
 
 
-def _run(name: str, data: Path, shape: str, only_peers: bool) -> dict[str, Any] | None:
-    return run(name, TASKS[name], data, shape, only_peers)
+def _run(name: str, data: Path, shape: str, only_peers: bool, as_kept: bool) -> dict[str, Any] | None:
+    return run(name, TASKS[name], data, shape, only_peers, as_kept)
 
 
 def _say(found: dict[str, Any]) -> None:

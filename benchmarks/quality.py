@@ -199,7 +199,7 @@ def write_page() -> None:
         for what, why in {**about.get("failed", {}), **about.get("skipped", {})}.items():
             lines += [f"Not compared: `{what}`, {why}.", ""]
     every = [(part.title.partition(": ")[2], RUNS / name) for name, part in PARTS.items() if ALL in part.methods]
-    lines += [*standing.section(every), *page.rungs(), *page.ablations(), *page.gradients()]
+    lines += [*standing.section(every), *page.bed(), *page.rungs(), *page.ablations(), *page.gradients()]
     with replacing(PAGE) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
