@@ -161,7 +161,7 @@ REAL: dict[str, Task] = {
     "kirby": _real(_kirby()),
     "kirby_296": _real(_kirby(296), repeats=2),
     "kirby_50": _real(_kirby(50), repeats=3, quick=True),
-    "kirby_5": _real(_kirby(5), repeats=3),
+    "kirby_5": _real(_kirby(5)),
     "kirby_10_50": _real(_kirby(50), 10, repeats=5),
     "qtab": _real(_qtab()),
     "qtab_10_5": _real(_qtab(5), 10, repeats=5),

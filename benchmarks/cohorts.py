@@ -19,6 +19,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -279,13 +281,20 @@ def main() -> None:
     results = {}
     # Read by numpy when a process loads it.
     os.environ |= ONE_THREAD
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(_run, name, given.data, given.shape, given.peers, given.kept): name for name in chosen}
-        for done in as_completed(waiting):
-            found = done.result()
-            if found is not None:
-                results[found["task"]] = found
-                _say(found)
+        waiting = [pool.submit(_run, name, given.data, given.shape, given.peers, given.kept) for name in chosen]
+        try:
+            for done in as_completed(waiting):
+                found = done.result()
+                if found is not None:
+                    results[found["task"]] = found
+                    _say(found)
+        except BaseException:
+            # Nobody waits for what the processes have begun.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     ordered = [results[name] for name in TASKS if name in results]
     if given.peers or not ordered:
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -389,8 +391,33 @@ def test_the_command_leaves_out_what_is_not_there(benchmark_module, monkeypatch,
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
     command = ["cohorts.py", "--data", str(tmp_path), "--only", "kirby", "qtab", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(bed.signal, "signal", lambda *what: None)
     bed.main()
     said = capfd.readouterr().out
     assert said.count("left out.") == 2
     assert "kirby21_mricloud" in said
     assert not out.exists()
+
+
+def test_an_interrupted_run_ends_its_processes(benchmark_module, monkeypatch, tmp_path):
+    bed = benchmark_module("cohorts")
+    begun: list[Any] = []
+
+    def interrupted(waiting: Any) -> Any:
+        begun.extend(multiprocessing.active_children())
+        raise KeyboardInterrupt
+
+    for name in bed.ONE_THREAD:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
+    monkeypatch.setattr(bed, "as_completed", interrupted)
+    monkeypatch.setattr(sys, "argv", ["cohorts.py", "--data", str(tmp_path), "--only", "qtab"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bed.main()
+        # A command to end is an interruption too.
+        assert signal.getsignal(signal.SIGTERM) != before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [process.exitcode for process in begun] == [-signal.SIGTERM]
