@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +97,10 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         return interval(cell_mean(column, weights)[:, 0])
 
     ratio = [each["relative_crps"][0] for each in through]
+    beyond = {each["task"]: beyond_carry_forward(each) for each in through}
     covered = {each["task"]: each["coverage"] for each in through if each["pairs"] >= COVERAGE_PAIRS}
     off = {each["task"]: each["judgement"]["off"] for each in through}
-    held = {each["task"]: abs(off[each["task"]]) for each in through if each["pairs"] >= JUDGEMENT_PAIRS}
+    enough = [each["task"] for each in through if each["pairs"] >= JUDGEMENT_PAIRS]
     found |= {
         "relative_crps": mean(ratio),
         "worst": _extreme({each["task"]: value for each, value in zip(through, ratio, strict=True)}, max),
@@ -108,14 +110,24 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         "highest_coverage": _extreme(covered, max),
         "judgement_off": mean(list(off.values())),
         "judgement_of_carry_forward_off": mean([each["judgement_of_carry_forward"]["off"] for each in through]),
-        "judgement_worst": _extreme(held, max),
+        "judgement_off_beyond_carry_forward": mean(list(beyond.values())),
+        "judgement_worst": _extreme({task: off[task] for task in enough}, max, key=abs),
+        "judgement_worst_beyond_carry_forward": _extreme({task: beyond[task] for task in enough}, max, key=abs),
     }
     return found
 
 
-def _extreme(values: dict[str, float], which: Any) -> list[Any] | None:
+def beyond_carry_forward(found: dict[str, Any]) -> float:
+    """How far a task's judgement is off beyond that of carry-forward, which learns next to nothing.
+
+    Few people who learn differ from those who are judged by chance; that moves both judgements alike.
+    """
+    return (1.0 + found["judgement"]["off"]) / (1.0 + found["judgement_of_carry_forward"]["off"]) - 1.0
+
+
+def _extreme(values: dict[str, float], which: Any, key: Callable[[float], float] = float) -> list[Any] | None:
     """[task, value], or None without tasks."""
-    task = which(values, key=lambda name: values[name], default=None)
+    task = which(values, key=lambda name: key(values[name]), default=None)
     return None if task is None else [task, values[task]]
 
 
@@ -130,15 +142,16 @@ HEAD = (
     "RMSE rel.",
     "cover",
     "off %",
+    "beyond %",
     "place",
 )
 
 
 def row(found: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it."""
+    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it; beyond carry-forward's."""
     head = (found["task"], str(found["pairs"]), str(found["features"]))
     if "failed" in found:
-        return (*head, "failed: " + found["failed"], *[""] * 7)
+        return (*head, "failed: " + found["failed"], *[""] * (len(HEAD) - 4))
     value, low, high = found["relative_crps"]
     return (
         *head,
@@ -149,6 +162,7 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['relative_rmse'][0]:.3f}",
         f"{found['coverage']:.3f}",
         f"{100 * found['judgement']['off']:+.1f}",
+        f"{100 * beyond_carry_forward(found):+.1f}",
         found["standing"],
     )
 
@@ -171,8 +185,8 @@ def told(found: dict[str, Any]) -> str:
         value, low, high = (format(times * number, form) for number in values)
         return f"{value} ({low} to {high})"
 
-    def extreme(pair: list[Any] | None, times: float = 1.0) -> str:
-        return "none" if pair is None else f"{times * pair[1]:.3f} ({pair[0]})"
+    def extreme(pair: list[Any] | None, times: float = 1.0, form: str = ".3f") -> str:
+        return "none" if pair is None else f"{times * pair[1]:{form}} ({pair[0]})"
 
     lines = [
         f"{found['tasks']} tasks; failed: {', '.join(found['failed']) or 'none'}",
@@ -180,8 +194,10 @@ def told(found: dict[str, Any]) -> str:
         f"first or tied on {100 * found['first_or_tied']:.0f} %, first on {100 * found['first']:.0f} %",
         f"coverage of 90 % with {COVERAGE_PAIRS} pairs or more: "
         f"{extreme(found['lowest_coverage'])} to {extreme(found['highest_coverage'])}",
-        f"expected less held-out CRPS, %: {triple(found['judgement_off'], '+.1f', 100)}; of carry-forward "
-        f"{triple(found['judgement_of_carry_forward_off'], '+.1f', 100)}; "
-        f"with {JUDGEMENT_PAIRS} pairs or more at most {extreme(found['judgement_worst'], 100)}",
+        f"expected less held-out CRPS, %: {triple(found['judgement_off'], '+.1f', 100)}, of carry-forward "
+        f"{triple(found['judgement_of_carry_forward_off'], '+.1f', 100)}, beyond that "
+        f"{triple(found['judgement_off_beyond_carry_forward'], '+.1f', 100)}",
+        f"with {JUDGEMENT_PAIRS} pairs or more at most {extreme(found['judgement_worst'], 100, '+.1f')}, "
+        f"beyond carry-forward {extreme(found['judgement_worst_beyond_carry_forward'], 100, '+.1f')}",
     ]
     return "\n".join(lines)

@@ -59,8 +59,7 @@ def simulated(people: int, features: int, hard: Hard, seed: int) -> sg.Simulated
     slope += np.where(rng.random((people, 1)) < hard.clusters, 0.5 * rng.normal(size=features), 0.0)
     error = correlated(people, hard.visits)
     if hard.errors == "t3":
-        # One divisor a person and visit: factors and features have heavy tails together.
-        error /= np.sqrt(rng.chisquare(3, (people, hard.visits, 1)))
+        error /= np.sqrt(rng.chisquare(3, error.shape))
     elif hard.errors == "skewed":
         error = rng.gamma(1.0, 1.0, error.shape) - 1.0
     values = start[:, None] + slope[:, None] * years[:, :, None] + ERROR * error

@@ -287,5 +287,7 @@ features; `unpaired` tasks learn from further people's first visits too. CRPS in
 the default preset's by that of the best simple peer on these very people, with a 95 % interval over people (not over
 who is learned from); simple peers are a mixed model for each feature, a ridge for each feature, ridge-gaussian,
 ridge-empirical, carry-forward-gaussian, and miceforest where features and pairs are few. Place: tied where the interval
-of the difference holds zero. Off: what the preset expected of itself less what came, as a share of that.
+of the difference holds zero. Off: what the preset expected of itself less what came, as a share of that; beyond: by
+how much more than carry-forward's, since few people who learn differ by chance from those who are judged, and that
+moves either judgement alike.
 """

@@ -210,7 +210,7 @@ def result(task: str, pairs: int, ratio: float, place: str, coverage: float, off
         "standing": place,
         "coverage": coverage,
         "judgement": {"expected": 1.0 + off, "held_out": 1.0, "off": off},
-        "judgement_of_carry_forward": {"expected": 1.0, "held_out": 1.0, "off": 0.0},
+        "judgement_of_carry_forward": {"expected": 0.8, "held_out": 1.0, "off": -0.2},
     }
 
 
@@ -232,14 +232,17 @@ def test_the_summary_of_a_bed(scores):
     assert found["first"] == 0.25
     assert (found["lowest_coverage"], found["highest_coverage"]) == (["some", 0.88], ["many", 0.92])
     assert found["judgement_off"][0] == pytest.approx(0.02)
-    assert found["judgement_worst"] == ["many", 0.04]
+    assert found["judgement_worst"] == ["many", -0.04]
+    assert found["judgement_worst_beyond_carry_forward"] == ["many", pytest.approx(0.2)]
+    assert found["judgement_off_beyond_carry_forward"][0] == pytest.approx((1.3 + 0.8 + 0.96) / 3 / 0.8 - 1)
     text = scores.told(found)
     assert "worst 1.050 (some)" in text
     assert "failed: broken" in text
     lines = scores.table(results).splitlines()
     assert len(lines) == 5
     assert "0.950 (0.940 to 0.960)" in lines[1]
-    assert "+30.0" in lines[1]
+    assert "+30.0  +62.5" in lines[1]
+    assert "at most -4.0 (many), beyond carry-forward +20.0 (many)" in text
     assert "failed: ValueError: no" in lines[4]
     assert scores.summary(results[3:]) == {"tasks": 1, "failed": ["broken"]}
     assert "none came through" in scores.told(scores.summary(results[3:]))
@@ -260,10 +263,8 @@ def test_the_page_tells_the_bed(benchmark_module, monkeypatch, tmp_path):
     (tmp_path / "cohorts.json").write_text(json.dumps(content))
     text = "\n".join(page.bed())
     assert text.startswith("## A bed of cohorts")
-    assert (
-        "| few | 10 | 5 | ridge-gaussian | 0.5000 | 0.4750 | 0.950 (0.940 to 0.960) | 1.000 | 0.600 | +30.0 | first |"
-        in text
-    )
+    assert "| few | 10 | 5 | ridge-gaussian | 0.5000 | 0.4750 | 0.950 (0.940 to 0.960) | 1.000 | 0.600 | " in text
+    assert "0.600 | +30.0 | +62.5 | first |" in text
     assert "failed: ValueError: no" in text
     assert "worst 1.020 (many)" in text
     assert "commits abc, def" in text
