@@ -4,7 +4,7 @@ chain: 41,706 people through 99 steps of the published network, one draw, in the
 impute: a default model fitted on simulated converters, then 41,706 x 769 from a Parquet file, 20 draws each, to a
 Parquet file, with the time of its parts; writing runs beside the others.
 missing: the same without a share of the baselines' cells (--missing, 1 %), which nearly everybody then lacks some of.
-Writes results/cpu_cohort.json. --people N and --threads N are for a look: what they give is printed and not kept.
+Writes results/cpu_cohort.json, by processor. --people N and --threads N are for a look: what they give is printed and not kept.
 """
 
 from __future__ import annotations
@@ -140,8 +140,10 @@ def main() -> None:
         return
     own = [f"--people={chosen.people}", f"--missing={chosen.missing}"]
     own += [] if chosen.threads is None else [f"--threads={chosen.threads}"]
-    found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    found |= {"processor": processor(), "threads": native.default_threads()}
+    kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    # Processors differ several-fold: a part that was not run here is never shown beside one that was.
+    found = kept.setdefault(processor(), {})
+    found["threads"] = native.default_threads()
     with tempfile.TemporaryDirectory() as folder:
         for part in STEPS[chosen.only]:
             # A process of its own, because the peak of memory is counted per process.
@@ -152,7 +154,7 @@ def main() -> None:
     if chosen.people != PEOPLE or chosen.threads is not None:
         return
     with replacing(RESULT) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
