@@ -4,7 +4,7 @@ chain: 41,706 people through 99 steps of the published network, one draw, in the
 impute: a default model fitted on simulated converters, then 41,706 x 769 from a Parquet file, 20 draws each, to a
 Parquet file, with the time of its parts; writing runs beside the others.
 missing: the same without a share of the baselines' cells (--missing, 1 %), which nearly everybody then lacks some of.
-Writes results/cpu_cohort.json, by processor. --people N and --threads N are for a look: what they give is printed and not kept.
+Writes results/cpu_cohort.json, by processor. --people N and --threads N are for a look: what they give is not kept.
 """
 
 from __future__ import annotations

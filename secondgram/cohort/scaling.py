@@ -28,13 +28,20 @@ class SharedScaling:
     sites: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, baseline: np.ndarray, site: np.ndarray | None = None) -> SharedScaling:
-        """From the baselines of training people: baseline (N, D), site (N,) text or None."""
+    def fit(cls, baseline: np.ndarray, site: np.ndarray | None = None, *, robust: bool = False) -> SharedScaling:
+        """From the baselines of training people: baseline (N, D), site (N,) text or None.
+
+        robust : cells far off count as if they were less far, so that one of them decides no scale.
+        """
+        if robust:
+            baseline = _near(baseline)
         mean, spread = _moments(baseline)
         if site is None:
             return cls(mean[None], spread[None])
         names = sorted({str(name) for name in site})
         parts = [baseline[site == name] for name in names]
+        if robust:
+            parts = [_near(part) for part in parts]
         count = np.stack([np.isfinite(rows).sum(axis=0) for rows in parts])  # [sites, features]
         moments = [_moments(rows, flat_spread=np.nan) for rows in parts]
         own_mean, own_spread = (np.stack(values) for values in zip(*moments, strict=True))
@@ -96,6 +103,35 @@ def _shrunk(own: np.ndarray, error: np.ndarray, known: np.ndarray, centre: np.nd
     between = np.maximum(scatter - np.where(known, error, 0.0).sum(axis=0) / number, 0.0)
     weight = np.where(known, between / (between + error), 0.0)
     return np.where(known, weight * own + (1.0 - weight) * centre, centre)
+
+
+# Standard deviations from the middle, by the median of distances, at which cells are cut; and the fewest that tell.
+FAR, FEWEST = 5.0, 10
+
+
+def _near(values: np.ndarray) -> np.ndarray:
+    """values (N, D), each column cut to its middle +- `FAR` robust standard deviations."""
+    if len(values) < FEWEST:
+        return values
+    (middle,) = _quantiles(values, 0.5)
+    # More than half of the cells may be one value, zero say: then the far ones among the distances tell.
+    half, most = _quantiles(np.abs(values - middle), 0.5, 0.9)
+    spread = np.where(half > 0, 1.4826 * half, most / 1.645)
+    limit = np.where(np.isfinite(spread) & (spread > 0), FAR * spread, np.inf)
+    return np.clip(values, middle - limit, middle + limit)
+
+
+def _quantiles(values: np.ndarray, *shares: float) -> list[np.ndarray]:
+    """Quantiles (D,) of the columns of values (N, D), NaN left out; NaN for a column without values."""
+    ordered = np.sort(values, axis=0)  # NaN comes last.
+    last = np.maximum(np.isfinite(ordered).sum(axis=0) - 1, 0)
+    found = []
+    for share in shares:
+        place = share * last
+        low = place.astype(int)
+        below, above = (np.take_along_axis(ordered, np.minimum(each, last)[None], axis=0)[0] for each in (low, low + 1))
+        found.append(below + (place - low) * (above - below))
+    return found
 
 
 def _moments(values: np.ndarray, flat_spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,29 +1,34 @@
 """Rung 1, the mean of the follow-up: linear predictors of the change, blended by cross-validation.
 
-Every candidate is a linear map from X = [baseline, covariates, gap] to the change, and so is their blend: what is kept,
-feature by feature, is a single map. From simple to rich:
+Every candidate is a linear map from X = [baseline, covariates, gap] to the change, and so is their blend: what is kept
+is a single map. From simple to rich:
 
     carry_forward            no change
-    mean_change              ridge on covariates and gap
-    own                      mean_change, and each feature's regression on its own baseline
-    self_conditioned         own, and each feature's regression on its surprise given everybody's baselines
+    mean_change              each feature's regression on covariates and gap
+    own                      the same, and on its own baseline
+    self_conditioned         the same, and on its surprise given everybody's baselines
     ridge                    own, and a ridge on all baseline features, covariates and gap for what it leaves
     self_conditioned_ridge   self_conditioned, and that ridge for what it leaves
     gap_ridge                the same, in which every coefficient may change with the gap
     blend                    least squares over all of these with weights of zero or more, the rest being carry_forward
+
+A candidate is judged on people of whom nothing that it rests on has seen a cell: not the scales, nor the population.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
-from .folds import gains, simplest, standard_errors, unit_averages, unit_sums
-from .population import Population
-from .regression import LinearMap, RidgePath, ridge_map, with_gap
+from .design import Design, Fold
+from .folds import gains, unit_averages
+from .hierarchy import DEVIATION, fit_hierarchy
+from .population import Population, Surprise
+from .regression import LinearMap, RidgePaths, with_gap
 
 CANDIDATES = (
     "carry_forward",
@@ -35,17 +40,21 @@ CANDIDATES = (
     "gap_ridge",
     "blend",
 )
-# Those that a cohort may settle for; the others are parts of the blend.
-CHOICES = ("carry_forward", "mean_change", "own", "blend")
 # Penalties as multiples of the number of pairs, for columns of unit variance.
 PENALTIES = np.logspace(-2.5, 2.5, 11)
-CONTEXT_PENALTY = 1e-2
 SHRINKAGES = (0.1, 0.3, 0.6)
-# Pairs' worth of "no dependence" that keep a feature's own coefficients finite.
-PRIOR_PAIRS = 5.0
-# Against the overall winner, a feature goes its own way only for a gain this many standard errors above zero.
-DEVIATION = 2.0
 RICH = {"ridge": "own", "self_conditioned_ridge": "self_conditioned", "gap_ridge": "self_conditioned"}
+# Of a column of X: cells further from the middle, in spreads, count as that far for other features.
+FAR = 4.0
+# How far the slope of what is beyond differs from that within, a priori.
+BEYOND_DEVIATION = 0.3
+# Robust standard deviations of the error beyond which one counts less.
+FAR_ERROR = 3.0
+# How far beyond what was seen of a feature a prediction may go, as a share of the range.
+WIDENED = 0.25
+# People's worth of `own` alone that the weights of the blend are drawn by.
+PRIOR_PEOPLE = 3.0
+START = "own"
 
 Errors = dict[str, np.ndarray]
 
@@ -54,13 +63,18 @@ Errors = dict[str, np.ndarray]
 class MeanPredictor:
     """The predicted change in scaled units.
 
-    map : from X = [baseline, covariates, gap] to the change.
+    map : from X = [baseline, covariates, gap], cut to `reach` (2, D + C + 1), to the change.
+    beyond : (D,), how a feature's change follows what its own baseline has beyond its reach.
+    bounds : (2, D), least and largest level that is predicted, unless the baseline itself is beyond.
     chosen : the candidate of each feature;  winner : the candidate of most.
     weights : share of each candidate in the blend;  shrinkage : of the population's covariance.
     gain : per candidate, how much its squared error is below carry-forward's, and the standard error, both over people.
     """
 
     map: LinearMap
+    beyond: np.ndarray
+    reach: np.ndarray
+    bounds: np.ndarray
     chosen: list[str]
     winner: str
     weights: dict[str, float]
@@ -69,7 +83,10 @@ class MeanPredictor:
 
     def change(self, X: np.ndarray) -> np.ndarray:
         """X (N, D + C + 1) -> (N, D), each row independent of the others."""
-        return self.map(X)
+        width = len(self.beyond)
+        baseline = X[:, :width]
+        low, high = np.minimum(self.bounds[0], baseline), np.maximum(self.bounds[1], baseline)
+        return np.clip(baseline + _through(self.map, self.beyond, self.reach, X), low, high) - baseline
 
     def state(self) -> dict[str, Any]:
         return dict(self.__dict__) | {"map": dict(self.map.__dict__)}
@@ -79,172 +96,275 @@ class MeanPredictor:
         return cls(**(state | {"map": LinearMap(**state["map"])}))
 
 
-def fit_mean(
-    X: np.ndarray,
-    change: np.ndarray,
-    weight: np.ndarray,
-    unit: np.ndarray,
-    fold: np.ndarray,
-    everyone: np.ndarray | None,
-) -> tuple[MeanPredictor, np.ndarray]:
-    """Choose and fit the mean; also the out-of-fold residuals (P, D) of what was chosen, NaN where unknown.
+def _through(linear: LinearMap, beyond: np.ndarray, reach: np.ndarray, X: np.ndarray) -> np.ndarray:
+    inside = np.clip(X, *reach)
+    width = len(beyond)
+    return linear(inside) + beyond * (X[:, :width] - inside[:, :width])
 
-    X : (P, D + C + 1) without NaN;  change : (P, D), NaN where the later visit was not measured.
-    weight, unit, fold : (P,), the fold being that of `unit_folds`.
-    everyone : (N, D + C + 1), baselines of all training people, of which self-conditioning learns; None does without.
-    Unknown changes count as the feature's mean change when fitting, and not at all when scoring.
+
+def fit_means(
+    whole: Design, folds: list[Fold], choices: Sequence[str], self_conditioning: bool
+) -> dict[str, tuple[MeanPredictor, np.ndarray]]:
+    """For each of some candidates its predictor, and its residuals (P, D) out of fold, NaN where unknown.
+
+    folds : every pair of `whole` is judged in one of them.
     """
-    pairs = _Pairs(X, change, weight, fold)
-    error: Errors = {"carry_forward": pairs.known}
-    shrinkage, surprise = 0.0, None
-    if everyone is not None:
-        shrinkage, surprise, error["self_conditioned"] = _best_surprise(pairs, everyone)
-    maps = {"carry_forward": LinearMap.zero(X.shape[1], change.shape[1])}
-    for name in CANDIDATES[1:-1]:
-        if (name == "gap_ridge" and np.ptp(X[:, -1]) < 1e-9) or (surprise is None and "self_conditioned" in name):
+    judged = _Judged(whole, folds, self_conditioning)
+    error: Errors = {}
+    penalties: dict[str, float | None] = {}
+    for name in CANDIDATES[:-1]:
+        if (name == "gap_ridge" and np.ptp(whole.X[:, -1]) < 1e-9) or (
+            not self_conditioning and "self_conditioned" in RICH.get(name, name)
+        ):
             continue
-        penalty = None
-        if name not in error:
-            error[name], penalty = pairs.out_of_fold(name, surprise)
-        maps[name] = pairs.all_rows().map(name, surprise, penalty)
-    weights = _blend(error, pairs)
-    error["blend"], maps["blend"] = _cross_blended(error, pairs), _weighted(maps, weights)
-
-    winner, gain = _overall(error, pairs, unit)
-    chosen = _per_feature(error, pairs, unit, winner)
-    here = {name: np.array([name == other for other in chosen], dtype=float) for name in set(chosen)}
-    total = _weighted(maps, here)
-    residual = np.sum([error[name] * share for name, share in here.items()], axis=0)
-    predictor = MeanPredictor(total, chosen, winner, weights, shrinkage, gain)
-    return predictor, np.where(pairs.seen, residual, np.nan)
-
-
-def _best_surprise(pairs: _Pairs, everyone: np.ndarray) -> tuple[float, LinearMap, np.ndarray]:
-    """The shrinkage at which self-conditioning predicts best, the surprise it makes, and its out-of-fold errors."""
-    population = Population.fit(everyone, pairs.width)
-    surprises = {share: population.surprise(share) for share in SHRINKAGES}
-    errors = {share: pairs.out_of_fold("self_conditioned", u)[0] for share, u in surprises.items()}
-    best = min(errors, key=lambda share: pairs.loss(errors[share]))
-    return best, surprises[best], errors[best]
+        error[name], penalties[name] = judged.out_of_fold(name)
+    yardstick = _Yardstick.of(whole, error)
+    weights = _blend(error, yardstick)
+    error["blend"] = _cross_blended(error, yardstick, folds)
+    unit = whole.pairs.unit
+    gain = gains({name: unit_averages(yardstick.loss(each), whole.weight, unit) for name, each in error.items()})
+    fitted, bounds = judged.everybody(), _bounds(whole)
+    found = {}
+    for choice in choices:
+        total, beyond = LinearMap.zero(whole.X.shape[1], whole.width), np.zeros(whole.width)
+        for name, weight in weights.items() if choice == "blend" else [(choice, 1.0)]:
+            if weight > 0 and name != "carry_forward":
+                part, own = fitted.map(name, penalties[name])
+                total, beyond = total + part.scaled(weight), beyond + weight * own
+        chosen = [choice] * whole.width
+        predictor = MeanPredictor(total, beyond, fitted.reach, bounds, chosen, choice, weights, judged.shrinkage, gain)
+        found[choice] = predictor, error[choice]
+    return found
 
 
-class _Pairs:
-    """Pairs to learn from, with the folds that judge."""
+def by_feature(
+    means: dict[str, tuple[MeanPredictor, np.ndarray]], winner: str, chosen: list[str]
+) -> tuple[MeanPredictor, np.ndarray]:
+    """The winner, and for some features another of the candidates, with its residuals."""
+    predictor, left = means[winner]
+    total, beyond, left = predictor.map, predictor.beyond.copy(), left.copy()
+    for name in set(chosen) - {winner}:
+        other, theirs = means[name]
+        here = np.array([each == name for each in chosen])
+        total = total.scaled(~here) + other.map.scaled(here)
+        beyond[here], left[:, here] = other.beyond[here], theirs[:, here]
+    return replace(predictor, map=total, beyond=beyond, chosen=chosen), left
 
-    def __init__(self, X: np.ndarray, change: np.ndarray, weight: np.ndarray, fold: np.ndarray) -> None:
-        self.X, self.change, self.weight, self.fold = X, change, weight, fold
-        self.width = change.shape[1]
-        self.seen = np.isfinite(change)
-        self.known = _filled(change, weight)
 
-    def all_rows(self) -> _Rows:
-        return _Rows(self.X, self.known, self.weight)
+def _bounds(design: Design) -> np.ndarray:
+    """(2, D) of the level: what was seen of a feature, widened."""
+    baseline = design.everyone[:, : design.width]
+    later = design.X[:, : design.width] + design.change
+    low = np.fmin(baseline.min(axis=0), np.nanmin(later, axis=0, initial=np.inf))
+    high = np.fmax(baseline.max(axis=0), np.nanmax(later, axis=0, initial=-np.inf))
+    wider = WIDENED * (high - low)
+    return np.stack([low - wider, high + wider])
 
-    def loss(self, error: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
-        """Weighted sum over the known cells of some rows of their squared errors (rows, D)."""
-        return float((self.weight[rows, None] * self.seen[rows] * error**2).sum())
 
-    def out_of_fold(self, name: str, surprise: LinearMap | None) -> tuple[np.ndarray, float | None]:
-        """Errors (P, D) of a candidate on people it was not fitted on, and the penalty that made them least."""
-        error = np.empty_like(self.known)
-        paths = []
-        for k in range(self.fold.max() + 1):
-            rows = self.fold != k
-            # Filled again: the mean over everybody would tell a fold about the people it leaves out.
-            fitted = _Rows(self.X[rows], _filled(self.change[rows], self.weight[rows]), self.weight[rows])
-            simple = fitted.simple(RICH.get(name, name), surprise)
-            error[~rows] = self.known[~rows] - simple(self.X[~rows])
-            if name in RICH:
-                paths.append((~rows, fitted.path(name, simple)))
-        if name not in RICH:
+class _Judged:
+    """Candidates out of fold."""
+
+    def __init__(self, whole: Design, folds: list[Fold], self_conditioning: bool) -> None:
+        self.whole, self.folds = whole, folds
+        self.shrinkage = 0.0
+        self.fitted = [_Fitted(fold.design, None) for fold in folds]
+        if self_conditioning:
+            populations = [
+                Population.fit(each.everyone(), fold.design.width)
+                for each, fold in zip(self.fitted, folds, strict=True)
+            ]
+            tried = {}
+            for share in SHRINKAGES:
+                surprises = [population.surprise(share) for population in populations]
+                tried[share] = [_Fitted(fold.design, each) for fold, each in zip(folds, surprises, strict=True)]
+            losses = {share: self._loss(fitted) for share, fitted in tried.items()}
+            self.shrinkage = min(losses, key=lambda share: losses[share])
+            self.fitted = tried[self.shrinkage]
+
+    def _loss(self, fitted: list[_Fitted]) -> float:
+        self.fitted = fitted
+        error, _ = self.out_of_fold("self_conditioned")
+        # Medians over people: one far off decides nothing.
+        return float(np.nanmean(np.sqrt(np.nanmedian(error**2, axis=0))))
+
+    def everybody(self) -> _Fitted:
+        fitted = _Fitted(self.whole, None)
+        if self.shrinkage:
+            surprise = Population.fit(fitted.everyone(), self.whole.width).surprise(self.shrinkage)
+            fitted = _Fitted(self.whole, surprise)
+        return fitted
+
+    def out_of_fold(self, name: str) -> tuple[np.ndarray, float | None]:
+        """Errors (P, D) of a candidate, in units of the whole, NaN where unknown, and the penalty of the least."""
+        error = np.full(self.whole.change.shape, np.nan)
+        if name == "carry_forward":
+            for fold in self.folds:
+                error[fold.rows] = fold.change * fold.unit
             return error, None
-        loss = np.zeros(len(PENALTIES))
-        for held, path in paths:
-            for place, predicted in enumerate(path.predictions(self._columns(name, held), PENALTIES)):
-                loss[place] += self.loss(error[held] - predicted, held)
+        if name not in RICH:
+            for fold, fitted in zip(self.folds, self.fitted, strict=True):
+                error[fold.rows] = (fold.change - fitted.predicted(name, fold.X)) * fold.unit
+            return error, None
+        left, loss = [], np.zeros(len(PENALTIES))
+        for fold, fitted in zip(self.folds, self.fitted, strict=True):
+            simple = fold.change - fitted.predicted(RICH[name], fold.X)
+            far = FAR_ERROR * np.sqrt(fitted.errors(RICH[name]))
+            paths, X = fitted.paths(name), fitted.columns(name, fold.X)
+            for place, predicted in enumerate(paths.predictions(X, PENALTIES)):
+                loss[place] += np.nansum(_huber((simple - predicted) / far) * far)
+            left.append(simple)
         best = int(loss.argmin())
-        for held, path in paths:
-            error[held] -= next(path.predictions(self._columns(name, held), PENALTIES[best:]))
+        for fold, fitted, simple in zip(self.folds, self.fitted, left, strict=True):
+            predicted = next(fitted.paths(name).predictions(fitted.columns(name, fold.X), PENALTIES[best:]))
+            error[fold.rows] = (simple - predicted) * fold.unit
         return error, float(PENALTIES[best])
 
-    def _columns(self, name: str, rows: np.ndarray) -> np.ndarray:
-        return with_gap(self.X[rows]) if name == "gap_ridge" else self.X[rows]
+
+def _huber(far: np.ndarray) -> np.ndarray:
+    size = np.abs(far)
+    return np.where(size <= 1.0, 0.5 * size**2, size - 0.5)
 
 
-class _Rows:
-    """Candidates fitted on some pairs."""
+class _Fitted:
+    """Candidates fitted to a design; surprise: of its population, None without."""
 
-    def __init__(self, X: np.ndarray, change: np.ndarray, weight: np.ndarray) -> None:
-        self.X, self.change, self.weight = X, change, weight
+    def __init__(self, design: Design, surprise: Surprise | None) -> None:
+        self.design, self.surprise = design, surprise
+        width = design.width
+        extreme = np.concatenate([design.everyone, design.X])
+        low, high = extreme.min(axis=0), extreme.max(axis=0)
+        low[:width], high[:width] = np.maximum(low[:width], -FAR), np.minimum(high[:width], FAR)
+        low[-1], high[-1] = -np.inf, np.inf
+        self.reach = np.stack([low, high])
+        self.X = np.clip(design.X, *self.reach)
+        self._parts: dict[str, tuple[LinearMap, np.ndarray, np.ndarray]] = {}
+        self._paths: dict[str, RidgePaths] = {}
 
-    def map(self, name: str, surprise: LinearMap | None, penalty: float | None) -> LinearMap:
-        simple = self.simple(RICH.get(name, name), surprise)
-        if penalty is None:
-            return simple
-        return simple + ridge_map(self.path(name, simple), penalty, self.X.shape[1])
+    def everyone(self) -> np.ndarray:
+        return np.clip(self.design.everyone, *self.reach)
 
-    def path(self, name: str, simple: LinearMap) -> RidgePath:
+    def map(self, name: str, penalty: float | None) -> tuple[LinearMap, np.ndarray]:
+        """The whole candidate, and what it adds beyond the reach of a feature's own baseline."""
+        linear, beyond, _ = self._part(RICH.get(name, name))
+        if penalty is not None:
+            linear = linear + self.paths(name).map(penalty, self.X.shape[1])
+        return linear, beyond
+
+    def predicted(self, name: str, X: np.ndarray) -> np.ndarray:
+        linear, beyond, _ = self._part(name)
+        return _through(linear, beyond, self.reach, X)
+
+    def errors(self, name: str) -> np.ndarray:
+        """(D,) error variances in sample."""
+        return self._part(name)[2]
+
+    def columns(self, name: str, X: np.ndarray) -> np.ndarray:
+        X = np.clip(X, *self.reach)
+        return with_gap(X) if name == "gap_ridge" else X
+
+    def paths(self, name: str) -> RidgePaths:
         """The ridge over everything, on what the simple part of a candidate leaves."""
-        return RidgePath(with_gap(self.X) if name == "gap_ridge" else self.X, self.change - simple(self.X), self.weight)
+        if name not in self._paths:
+            _, _, error = self._part(RICH[name])
+            far = FAR_ERROR * np.sqrt(error)
+            left = np.clip(self.design.change - self._in_sample(RICH[name]), -far, far)
+            X = with_gap(self.X) if name == "gap_ridge" else self.X
+            self._paths[name] = RidgePaths(X, left, self.design.weight)
+        return self._paths[name]
 
-    def simple(self, name: str, surprise: LinearMap | None) -> LinearMap:
-        """`mean_change`, or that and the regression of each feature on one or two columns of its own."""
-        inputs, width = self.X.shape[1], self.change.shape[1]
-        own = LinearMap(np.eye(inputs, width), np.zeros(width))
-        columns = [] if name == "mean_change" else [own]
-        if name == "self_conditioned" and surprise is not None:
-            columns.append(surprise)
-        values = [column(self.X) for column in columns]
-        # Covariates and gap are few: a light penalty keeps them stable and leaves them free.
-        path = RidgePath(self.X[:, width:], np.concatenate([self.change, *values], axis=1), self.weight)
-        W, intercept = path.coefficients(CONTEXT_PENALTY)
-        expected = [
-            LinearMap(np.concatenate([np.zeros((width, width)), W[:, part]]), intercept[part])
-            for part in (slice(width * k, width * (k + 1)) for k in range(len(columns) + 1))
-        ]
-        total = expected[0]
-        if not columns:
-            return total
-        left = self.change - total(self.X)
-        rest = np.stack([value - mean(self.X) for value, mean in zip(values, expected[1:], strict=True)])
-        for coefficient, column, mean in zip(self._coefficients(rest, left), columns, expected[1:], strict=True):
-            total = total + (column + mean.scaled(-1.0)).scaled(coefficient)
-        return total
+    def _in_sample(self, name: str) -> np.ndarray:
+        linear, beyond, _ = self._part(name)
+        value = _through(linear, beyond, self.reach, self.design.X)
+        if name == "self_conditioned" and self.surprise is not None:
+            value += (self._apart() - self.surprise.map(self.X)) * self._coefficients
+        return value
 
-    def _coefficients(self, rest: np.ndarray, left: np.ndarray) -> np.ndarray:
-        """(q, D): regression of left (P, D) on columns rest (q, P, D), feature by feature."""
-        share = self.weight / self.weight.sum()
-        effective = 1.0 / (share**2).sum()
-        gram = np.einsum("p,apd,bpd->dab", share, rest, rest)
-        moment = np.einsum("p,apd,pd->da", share, rest, left)
-        usual = np.diagonal(gram, axis1=1, axis2=2).mean(axis=0)
-        gram += np.diag(PRIOR_PAIRS / effective * usual + 1e-12)
-        return np.linalg.solve(gram, moment[..., None])[..., 0].T
+    def _apart(self) -> np.ndarray:
+        assert self.surprise is not None
+        first = np.where(self.design.first[:, None] >= 0, self.everyone()[self.design.first], self.X)
+        return self.surprise.apart(self.X, first)
+
+    def _part(self, name: str) -> tuple[LinearMap, np.ndarray, np.ndarray]:
+        if name not in self._parts:
+            self._parts[name] = self._fit(name)
+        return self._parts[name]
+
+    def _fit(self, name: str) -> tuple[LinearMap, np.ndarray, np.ndarray]:
+        design, width, inputs = self.design, self.design.width, self.X.shape[1]
+        share = design.weight / design.weight.sum()
+        centre = share @ self.X
+        shared = np.concatenate([np.ones((len(self.X), 1)), (self.X - centre)[:, width:]], axis=1)
+        usual = np.full(1 + inputs - width, DEVIATION)
+        own: list[np.ndarray] = []
+        if name != "mean_change":
+            baseline = design.X[:, :width]
+            own = [baseline - centre[:width], baseline - self.X[:, :width]]
+            usual = np.append(usual, [DEVIATION, BEYOND_DEVIATION])
+        plain = LinearMap(np.eye(inputs, width), -centre[:width])
+        maps = [plain, LinearMap.zero(inputs, width)]
+        if name == "self_conditioned":
+            assert self.surprise is not None
+            apart = self._apart()
+            middle = share @ apart
+            own.append(apart - middle)
+            usual = np.append(usual, DEVIATION)
+            surprise = self.surprise.map
+            maps.append(LinearMap(surprise.W, surprise.intercept - middle))
+        fitted = fit_hierarchy(shared, own, design.change, design.weight, usual)
+        beta = fitted.coefficients
+        W = np.zeros((inputs, width))
+        W[width:] = beta[1 : 1 + inputs - width]
+        total = LinearMap(W, beta[0] - centre[width:] @ W[width:])
+        for column, coefficient in zip(maps, beta[1 + inputs - width :], strict=False):
+            total = total + column.scaled(coefficient)
+        # A column that is cut has two slopes, within its reach and beyond.
+        beyond = beta[1 + inputs - width : 3 + inputs - width].sum(axis=0)
+        if name == "self_conditioned":
+            self._coefficients = beta[-1]
+        return total, beyond, fitted.error
 
 
-def _weighted(maps: dict[str, LinearMap], weights: dict[str, Any]) -> LinearMap:
-    total = maps["carry_forward"]
-    for name, weight in weights.items():
-        total = total + maps[name].scaled(weight)
-    return total
+@dataclass(frozen=True, eq=False)
+class _Yardstick:
+    """What errors are measured by: cells far off count less, and features as CRPS counts them.
+
+    share : (P, D), zero where unknown;  scale : (D,).
+    """
+
+    share: np.ndarray
+    scale: np.ndarray
+    carried: np.ndarray
+
+    @classmethod
+    def of(cls, whole: Design, error: Errors) -> _Yardstick:
+        carried = error["carry_forward"]
+        seen = np.isfinite(carried)
+        size = np.abs(np.where(seen, error[START], np.nan))
+        with np.errstate(all="ignore"):
+            middle = 1.4826 * np.nanmedian(size, axis=0)
+        usual = np.sqrt(np.nanmean(size**2, axis=0))
+        scale = np.where(middle > 0.1 * usual, middle, usual)
+        scale = np.maximum(np.where(np.isfinite(scale), scale, 1.0), 1e-9)
+        far = np.where(seen, size / scale, 0.0) / FAR_ERROR
+        return cls(np.where(seen, whole.weight[:, None] / np.maximum(far, 1.0) / scale, 0.0), scale, carried)
+
+    def loss(self, error: np.ndarray) -> np.ndarray:
+        """(P,) average over features."""
+        return (np.where(self.share > 0, self.share * np.where(self.share > 0, error, 0.0) ** 2, 0.0)).mean(axis=1)
 
 
-def _filled(change: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    # Unknown changes (P, D) as the mean change of their feature.
-    seen = np.isfinite(change)
-    share = np.where(seen, weight[:, None], 0.0)
-    average = (share * np.where(seen, change, 0.0)).sum(axis=0) / np.maximum(share.sum(axis=0), 1e-12)
-    return np.where(seen, change, average)
-
-
-def _blend(error: Errors, pairs: _Pairs, rows: np.ndarray | slice = slice(None)) -> dict[str, float]:
+def _blend(error: Errors, yardstick: _Yardstick, rows: np.ndarray | slice = slice(None)) -> dict[str, float]:
     """Weights of the candidates from their out-of-fold errors on some rows (stacking, Breiman 1996)."""
     names = [name for name in CANDIDATES[1:-1] if name in error]
-    known = pairs.known[rows]
-    share = pairs.weight[rows, None] * pairs.seen[rows]
-    predicted = [known - error[name][rows] for name in names]
+    share = yardstick.share[rows]
+    known = np.where(share > 0, yardstick.carried[rows], 0.0)
+    predicted = [np.where(share > 0, known - error[name][rows], 0.0) for name in names]
     gram = np.array([[(share * one * other).sum() for other in predicted] for one in predicted])
     moment = np.array([(share * one * known).sum() for one in predicted])
+    # Towards `own` alone, as if a few more people had said so.
+    prior = PRIOR_PEOPLE / max(len(known), 1) * np.diag(gram)
+    gram[np.diag_indices_from(gram)] += prior
+    moment[names.index(START)] += prior[names.index(START)]
     # Two candidates may coincide; a little on the diagonal then shares between them.
     gram[np.diag_indices_from(gram)] *= 1.0 + 1e-6
     gram[np.diag_indices_from(gram)] += 1e-12 + 1e-12 * np.trace(gram)
@@ -252,35 +372,13 @@ def _blend(error: Errors, pairs: _Pairs, rows: np.ndarray | slice = slice(None))
     return dict(zip(names, map(float, nnls(root.T, np.linalg.solve(root, moment))[0]), strict=True))
 
 
-def _cross_blended(error: Errors, pairs: _Pairs) -> np.ndarray:
+def _cross_blended(error: Errors, yardstick: _Yardstick, folds: list[Fold]) -> np.ndarray:
     """Errors (P, D) of a blend whose weights come from the other folds."""
-    blended = np.empty_like(pairs.known)
-    for k in range(pairs.fold.max() + 1):
-        held = pairs.fold == k
-        weights = _blend(error, pairs, ~held)
-        known = pairs.known[held]
-        blended[held] = known - sum(weight * (known - error[name][held]) for name, weight in weights.items())
+    blended = np.full_like(yardstick.carried, np.nan)
+    for fold in folds:
+        rows = np.ones(len(blended), dtype=bool)
+        rows[fold.rows] = False
+        weights = _blend(error, yardstick, rows)
+        known = yardstick.carried[fold.rows]
+        blended[fold.rows] = known - sum(weight * (known - error[name][fold.rows]) for name, weight in weights.items())
     return blended
-
-
-def _overall(error: Errors, pairs: _Pairs, unit: np.ndarray) -> tuple[str, dict[str, list[float]]]:
-    """The simplest choice that no richer one beats by more than one standard error, and every candidate's gain."""
-    per_unit = {
-        name: unit_averages((pairs.seen * values**2).mean(axis=1), pairs.weight, unit) for name, values in error.items()
-    }
-    return simplest({name: per_unit[name] for name in CHOICES}), gains(per_unit)
-
-
-def _per_feature(error: Errors, pairs: _Pairs, unit: np.ndarray, winner: str) -> list[str]:
-    """The overall winner, except for features where another candidate is clearly better."""
-    seen = pairs.seen * pairs.weight[:, None]
-    loss = {name: unit_sums(seen * values**2, unit) for name, values in error.items()}
-    best = np.full(pairs.width, DEVIATION)
-    chosen = np.full(pairs.width, winner, dtype=object)
-    for name, values in loss.items():
-        gain = loss[winner] - values
-        deviation = standard_errors(gain)
-        strength = np.divide(gain.mean(axis=0), deviation, out=np.zeros(len(best)), where=deviation > 0)
-        chosen = np.where(strength > best, name, chosen)
-        best = np.maximum(strength, best)
-    return [str(name) for name in chosen]

@@ -24,16 +24,21 @@ class Context:
     gap_spread: float
 
     @classmethod
-    def fit(cls, cohort: Cohort, pairs: TrainingPairs) -> Context:
-        """From the baselines and covariates of all training people, and the gaps of the pairs."""
+    def fit(cls, cohort: Cohort, pairs: TrainingPairs, holes: bool = True) -> Context:
+        """From the baselines and covariates of all training people, and the gaps of the pairs.
+
+        holes : whether a missing cell is ever to be filled; what fills them is not learned without.
+        """
         first = cohort.take(cohort.scanned)
-        scaling = SharedScaling.fit(first.baseline, first.site)
+        scaling = SharedScaling.fit(first.baseline, first.site, robust=True)
         gap = pairs.people.gap[np.isfinite(pairs.people.gap)]
         spread = float(gap.std()) if len(gap) else 0.0
         return cls(
             CovariateEncoder.fit(first.covariate_table),
             scaling,
-            MissingCells.fit(scaling.apply(first.baseline, first.site)),
+            MissingCells.fit(
+                scaling.apply(first.baseline, first.site) if holes else np.empty((0, len(cohort.features)))
+            ),
             float(gap.mean()) if len(gap) else 0.0,
             spread if spread > 1e-9 else 1.0,
         )

@@ -16,7 +16,7 @@ from ..diffusion.noise import Purpose
 from ..ops.noise import normals
 from ..ops.tiles import matmul
 from ..training.trainer import Run
-from .margins import Margins, fit_component_margins, fit_margins
+from .margins import Margins, fit_component_margins
 from .quantiles import QuantileMap
 from .residual import ResidualComponents, condition_on_known
 from .shape import Shape, ShapeOptions, fit_shape
@@ -144,19 +144,25 @@ class Residuals:
 
 
 def fit_joint(
-    residuals: Residuals, lead: int, options: ShapeOptions | None, *, seed: int, run: Run
-) -> tuple[Joint, Margins, Margins, dict[str, Any]]:
-    """Fit rungs 3 and 4 (none without options); also how margins and component margins were chosen, and the shape."""
+    residuals: Residuals,
+    margins: QuantileMap | None,
+    lead: int,
+    options: ShapeOptions | None,
+    *,
+    seed: int,
+    run: Run,
+) -> tuple[Joint, Margins, dict[str, Any]]:
+    """Fit correlation and shape (none without options) of residuals of these margins; also how they were chosen."""
     standard, weight, unit, fold = residuals.standard, residuals.weight, residuals.unit, residuals.fold
-    margins = fit_margins(standard, residuals.scale, weight, unit, fold)
-    z = standard if margins.map is None else margins.map.inverse(standard)
+    z = standard if margins is None else margins.inverse(standard)
     components = ResidualComponents.fit(z, weight)
+    z = components.filled(z, seed)
     c = components.components(z)
-    of_components = fit_component_margins(c, weight, unit, fold)
+    of_components = fit_component_margins(z, weight, unit, fold)
     width = components.width
     joint = Joint(
         components,
-        margins.map,
+        margins,
         of_components.map,
         None,
         min(lead, width),
@@ -177,7 +183,7 @@ def fit_joint(
             run=run,
         )
     _calibrate(joint, residuals.X, options, seed)
-    return joint, margins, of_components, record
+    return joint, of_components, record
 
 
 def _calibrate(joint: Joint, X: np.ndarray, options: ShapeOptions | None, seed: int) -> None:

@@ -24,17 +24,18 @@ from ..diffusion.solvers import solver_table
 from ..errors import InputError
 from ..ops.native import Moved
 from ..training.trainer import Run, TrainingOptions
-from .base import MeanPredictor, fit_mean
+from .base import MeanPredictor, by_feature, fit_means
 from .context import Context
+from .design import Design, fit_folds
 from .finishing import Finisher, moves
-from .folds import unit_folds
 from .joint import Joint, Residuals, fit_joint
-from .people import People, TrainingPairs
+from .judgement import CHOICES, follow, judge
+from .people import People
 from .provenance import tree_digest
 from .sampler import common_precision
 from .shape import ShapeOptions
-from .spread import Spread, constant_score, fit_spread
-from .verdict import Judged, ladder_table, verdict_table
+from .spread import Spread
+from .verdict import feature_columns, ladder_rows, ladder_table, verdict_table
 
 SHAPES = ("auto", "off")
 PAIRS = ("all", "first")
@@ -127,39 +128,26 @@ class Ladder:
         run: Run,
     ) -> Ladder:
         """Fit every part on training people; see the parts for how each is chosen."""
-        pairs = TrainingPairs.of(cohort, every=options.pairs == "all")
-        context = Context.fit(cohort, pairs)
-        X = context.inputs(pairs.people)
-        everyone = None
-        if options.self_conditioning:
-            everyone = context.inputs(People.of(cohort.take(cohort.scanned), keep_known=False))
-        change = context.scaling.apply(pairs.later, pairs.people.site) - X[:, : len(cohort.features)]
-        weight, unit = pairs.weight, pairs.unit
-        fold = unit_folds(unit, seed)
-        mean_change, left = fit_mean(X, change, weight, unit, fold, everyone)
-        del everyone
-        spread, of_mean, of_spread = fit_spread(X, left, weight, unit, fold)
-        scale = spread.scale(X)
-        residuals = Residuals(left / scale, scale, X, weight, unit, fold)
+        every = options.pairs == "all"
+        whole = Design.of(cohort, every)
+        judgement = judge(cohort, whole, every, options.self_conditioning, seed)
+        folds, fold = fit_folds(cohort, whole, every, seed)
+        winner, chosen = judgement.winner(), judgement.chosen()
+        means = fit_means(whole, folds, CHOICES, options.self_conditioning)
+        del folds
+        mean_change, left = by_feature(means, winner, chosen)
+        stage = follow(whole, mean_change, left, fold)
+        residuals = Residuals(stage.left / stage.scale, stage.scale, whole.X, whole.weight, whole.pairs.unit, fold)
         shaping = options.shaping() if options.shape == "auto" else None
-        joint, margins, component_margins, shape = fit_joint(residuals, options.components, shaping, seed=seed, run=run)
-        judged = Judged(
-            cohort.features,
-            unit,
-            weight,
-            change,
-            left,
-            constant_score(change, weight, fold),
-            of_mean,
-            of_spread,
-            margins,
+        joint, component_margins, shape = fit_joint(
+            residuals, stage.margins.map, options.components, shaping, seed=seed, run=run
         )
         record = {
-            "ladder": judged.ladder(mean_change, spread, component_margins, shape),
-            "features": judged.features(mean_change),
+            "ladder": ladder_rows(judgement, mean_change, stage.spread, stage.margins, component_margins, shape),
+            "features": feature_columns(judgement, cohort.features, mean_change),
             "shape": shape,
         }
-        return cls(options, context, mean_change, spread, joint, record)
+        return cls(options, whole.context, mean_change, stage.spread, joint, record)
 
     @property
     def encoder(self) -> CovariateEncoder:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import ndtri
 
 from .folds import gains, simplest, standard_error, standard_errors, unit_averages
 from .quantiles import SHARES, QuantileMap, quantile_crps
+from .residual import ResidualComponents
 
 # Rows' worth of the distribution of all columns together; None is the normal distribution.
 MARGINS: dict[str, float | None] = {"normal": None, "one shape": np.inf, "own shapes": 100.0}
 COMPONENT_PRIOR = 20.0
-# Standard errors by which a component must gain to have a distribution of its own.
-DEVIATION = 2.0
+# The chance that any component has a shape of its own where none does, and how many people it takes to look at one.
+FALSE_SHAPE, PEOPLE_A_SHAPE = 0.05, 10
 
 
 @dataclass(eq=False)
@@ -47,36 +49,61 @@ def fit_margins(
         for k in range(fold.max() + 1):
             held = fold == k
             fitted = None if prior is None else QuantileMap.fit(values[~held], weight[~held], prior)
-            score[name][held] = quantile_crps(_at_shares(fitted, values.shape[1]), values[held])
+            score[name][held] = quantile_crps(at_shares(fitted, values.shape[1]), values[held])
         score[name] *= scale
-    per_unit = {name: unit_averages(np.nanmean(each, axis=1), weight, unit) for name, each in score.items()}
+    known = np.isfinite(values).any(axis=1)
+    per_unit = {
+        name: unit_averages(np.nanmean(each[known], axis=1), weight[known], unit[known]) for name, each in score.items()
+    }
     chosen = simplest(per_unit)
     prior = candidates[chosen]
     fitted = None if prior is None else QuantileMap.fit(values, weight, prior)
     return Margins(fitted, chosen, gains(per_unit), score[chosen])
 
 
-def fit_component_margins(c: np.ndarray, weight: np.ndarray, unit: np.ndarray, fold: np.ndarray) -> Margins:
-    """The same for components c (P, D), each for itself: normal, or its own distribution where clearly better."""
-    plain, own = np.empty(c.shape), np.empty(c.shape)
-    normal = np.repeat(SHARES[:, None], c.shape[1], axis=1)
+def fit_component_margins(z: np.ndarray, weight: np.ndarray, unit: np.ndarray, fold: np.ndarray) -> Margins:
+    """For the components of z (P, D), each for itself: normal, or its own shape where clearly better.
+
+    z : standardised residuals without NaN. Directions and shapes are learned apart from the people who judge them, and
+    a shape has unit variance: in directions that its own people made a component varies less than in any other's, so
+    that what it would add is narrowness. Only as many leading components are tried as a tenth of the people.
+    """
+    width = z.shape[1]
+    tried = min(width, len(np.unique(unit)) // PEOPLE_A_SHAPE)
+    score = np.zeros(z.shape)
+    none = Margins(None, "normal", {"normal": [0.0, 0.0], "own": [0.0, 0.0]}, score)
+    if not tried:
+        return none
+    gain = np.zeros((len(z), tried))
+    normal = np.repeat(SHARES[:, None], tried, axis=1)
     for k in range(fold.max() + 1):
         held = fold == k
-        plain[held] = quantile_crps(normal, c[held])
-        fitted = QuantileMap.fit(c[~held], weight[~held], COMPONENT_PRIOR)
-        own[held] = quantile_crps(fitted.forward(normal), c[held])
-    gain = unit_averages(plain - own, weight, unit)
-    better = gain.mean(axis=0) > DEVIATION * standard_errors(gain)
-    total = np.where(better, gain, 0.0).mean(axis=1)
-    score = np.where(better, own, plain)
+        components = ResidualComponents.fit(z[~held], weight[~held])
+        c = components.components(z)[:, :tried]
+        fitted = QuantileMap.fit(_unit_variance(c[~held], weight[~held]), weight[~held], COMPONENT_PRIOR)
+        gain[held] = quantile_crps(normal, c[held]) - quantile_crps(fitted.forward(normal), c[held])
+    per_unit = unit_averages(gain, weight, unit)
+    # Any of so many may look better by chance (Bonferroni).
+    better = per_unit.mean(axis=0) > ndtri(1.0 - FALSE_SHAPE / tried) * standard_errors(per_unit)
+    total = np.where(better, per_unit, 0.0).sum(axis=1) / width
     found = {"normal": [0.0, 0.0], "own": [float(total.mean()), standard_error(total)]}
     if not better.any():
-        return Margins(None, "normal", found, score)
-    fitted = QuantileMap.fit(c, weight, COMPONENT_PRIOR)
-    fitted.end[:, ~better] = fitted.start[:, ~better]
-    return Margins(fitted, f"{int(better.sum())} of {len(better)} of their own distribution", found, score)
+        return replace(none, gain=found)
+    c = ResidualComponents.fit(z, weight).components(z)
+    fitted = QuantileMap.fit(_unit_variance(c, weight), weight, COMPONENT_PRIOR)
+    kept = np.zeros(width, dtype=bool)
+    kept[:tried] = better
+    fitted.end[:, ~kept] = fitted.start[:, ~kept]
+    return Margins(fitted, f"{int(better.sum())} of {width} of their own distribution", found, score)
 
 
-def _at_shares(fitted: QuantileMap | None, width: int) -> np.ndarray:
+def _unit_variance(c: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    share = (weight / weight.sum())[:, None]
+    middle = (share * c).sum(axis=0)
+    return (c - middle) / np.sqrt(np.maximum((share * (c - middle) ** 2).sum(axis=0), 1e-12))
+
+
+def at_shares(fitted: QuantileMap | None, width: int) -> np.ndarray:
+    """(99, D) quantiles of standardised errors, None being normal."""
     z = np.repeat(SHARES[:, None], width, axis=1)
     return z if fitted is None else fitted.forward(z)

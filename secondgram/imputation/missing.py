@@ -28,12 +28,14 @@ class MissingCells:
 
     @classmethod
     def fit(cls, values: np.ndarray) -> MissingCells:
-        """values (N, D) scaled, NaN where missing.
+        """values (N, D) scaled, NaN where missing; of nobody, the cells are independent.
 
         Missing cells start at the mean and are replaced by their conditional expectation a few times; the shrinkage is
         that of Ledoit and Wolf 2004.
         """
         cells = cls(np.eye(values.shape[1]))
+        if not len(values):
+            return cells
         for _ in range(ROUNDS if np.isnan(values).any() else 1):
             cells = cls(np.linalg.inv(ledoit_wolf(cells.fill(values), assume_centered=True)[0]))
         return cells

@@ -83,26 +83,36 @@ class TrainingPairs:
 
     weight : (P,) so that every person counts once, however many pairs they have.
     unit : (P,) text; pairs of one unit stay on one side of every internal split.
+    wanted : (P,) bool, of the first visit and the target.
     """
 
     people: People
     later: np.ndarray
     weight: np.ndarray
     unit: np.ndarray
+    wanted: np.ndarray
 
     @classmethod
     def of(cls, cohort: Cohort, every: bool) -> TrainingPairs:
         """Every earlier-later pair of each person, or only the first visit with the target."""
         pairs = cohort.pairs()
-        rows = np.arange(len(pairs)) if every else np.flatnonzero((pairs.earlier == 0) & (pairs.later == cohort.target))
+        wanted = (pairs.earlier == 0) & (pairs.later == cohort.target)
+        rows = np.arange(len(pairs)) if every else np.flatnonzero(wanted)
         person = pairs.person[rows]
         first = People.of(cohort, keep_known=False).take(person)
         people = replace(first, baseline=cohort.visits[person, pairs.earlier[rows]], gap=pairs.gap[rows])
         count = np.bincount(person, minlength=len(cohort))[person]
-        return cls(people, cohort.visits[person, pairs.later[rows]], 1.0 / count, cohort.units()[person].astype(str))
+        later, unit = cohort.visits[person, pairs.later[rows]], cohort.units()[person].astype(str)
+        return cls(people, later, 1.0 / count, unit, wanted[rows])
 
     def __len__(self) -> int:
         return len(self.later)
+
+    def take(self, rows: np.ndarray) -> TrainingPairs:
+        """The pairs at these positions."""
+        return TrainingPairs(
+            self.people.take(rows), self.later[rows], self.weight[rows], self.unit[rows], self.wanted[rows]
+        )
 
 
 FEWEST_PAIRS = 10

@@ -78,12 +78,91 @@ class RidgePath:
             yield turned @ (self.target / (self.values + penalty)[:, None]) + self.y_mean
 
 
+class RidgePaths:
+    """Ridges of what simple predictors leave, each feature on the rows where it is known.
+
+    X (P, p), left (P, D) of about mean zero, NaN where unknown, weight (P,). Features that are known for about the same
+    rows share a decomposition.
+    """
+
+    def __init__(self, X: np.ndarray, left: np.ndarray, weight: np.ndarray) -> None:
+        self.width = left.shape[1]
+        share = weight / weight.sum()
+        self.mean = share @ X
+        spread = np.sqrt(share @ (X - self.mean) ** 2)
+        # What is left of a constant column is rounding; a scale of infinity switches it off.
+        self.spread = np.where(spread > 1e-9 * np.maximum(np.abs(self.mean), 1.0), spread, np.inf)
+        scaled = (X - self.mean) / self.spread
+        self.parts = [
+            (features, _Decomposed(scaled[rows], left[np.ix_(rows, features)], weight[rows]))
+            for features, rows in patterns(np.isfinite(left))
+        ]
+
+    def predictions(self, X: np.ndarray, penalties: np.ndarray) -> Iterator[np.ndarray]:
+        """Predictions (n, D) for rows X (n, p), one penalty after the other."""
+        scaled = (X - self.mean) / self.spread
+        turned = [(features, part, scaled @ part.basis) for features, part in self.parts]
+        for penalty in penalties:
+            value = np.zeros((len(X), self.width))
+            for features, part, rows in turned:
+                value[:, features] = rows @ part.shrunk(penalty)
+            yield value
+
+    def map(self, penalty: float, inputs: int) -> LinearMap:
+        """For a penalty, of X (N, inputs) or of `with_gap(X)`."""
+        W = np.zeros((len(self.mean), self.width))
+        for features, part in self.parts:
+            W[:, features] = (part.basis @ part.shrunk(penalty)) / self.spread[:, None]
+        return LinearMap(W[:inputs], -self.mean @ W, W[inputs:] if len(W) > inputs else None)
+
+
+class _Decomposed:
+    def __init__(self, X: np.ndarray, left: np.ndarray, weight: np.ndarray) -> None:
+        root = np.sqrt(weight / weight.sum())[:, None]
+        seen = np.isfinite(left)
+        # What few rows lack is nothing in the products, which are as much larger for it.
+        known = np.maximum((root**2 * seen).sum(axis=0), 1e-12)
+        X, left = root * X, root * np.where(seen, left, 0.0) / known
+        if X.shape[0] < X.shape[1]:
+            values, vectors = np.linalg.eigh(X @ X.T)
+            self.basis, self.target = X.T @ vectors, vectors.T @ left
+        else:
+            values, self.basis = np.linalg.eigh(X.T @ X)
+            self.target = self.basis.T @ (X.T @ left)
+        self.values = np.maximum(values, 0.0)
+
+    def shrunk(self, penalty: float) -> np.ndarray:
+        return self.target / (self.values + penalty)[:, None]
+
+
+# Patterns of known rows that are fitted exactly, and the share of rows by which others may differ from the first of
+# their group.
+PATTERNS, DIFFERENT = 6, 0.1
+
+
+def patterns(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Groups of features, and the rows that at least half of a group is known for, both positions; seen (P, D) bool."""
+    found, member = np.unique(seen, axis=1, return_inverse=True)
+    member = member.reshape(-1)
+    group = np.arange(found.shape[1])
+    if found.shape[1] > PATTERNS:
+        size = np.bincount(member)
+        leaders: list[int] = []
+        for each in np.argsort(-size, kind="stable"):
+            apart = [float((found[:, each] != found[:, leader]).mean()) for leader in leaders]
+            if not leaders or (min(apart) > DIFFERENT and len(leaders) < PATTERNS):
+                leaders.append(int(each))
+                apart.append(0.0)
+            group[each] = int(np.argmin(apart))
+    groups = []
+    for each in np.unique(group):
+        features = np.flatnonzero(group[member] == each)
+        rows = np.flatnonzero(2 * seen[:, features].sum(axis=1) >= max(len(features), 1))
+        if len(rows):
+            groups.append((features, rows))
+    return groups
+
+
 def with_gap(X: np.ndarray) -> np.ndarray:
     """[X, gap X'] (N, 2 p - 1): the columns of X, and all but the gap once more, times the gap."""
     return np.concatenate([X, X[:, :-1] * X[:, -1:]], axis=1)
-
-
-def ridge_map(path: RidgePath, penalty: float, inputs: int) -> LinearMap:
-    """The ridge regression of a path over X, or over `with_gap(X)`, as a map of X (N, inputs)."""
-    W, intercept = path.coefficients(penalty)
-    return LinearMap(W[:inputs], intercept, W[inputs:] if len(W) > inputs else None)

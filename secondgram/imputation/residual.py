@@ -63,8 +63,25 @@ class ResidualComponents:
         return self.loading.T @ self.loading
 
     def components(self, standard: np.ndarray) -> np.ndarray:
-        """standard (P, D) -> components (P, D); an unknown cell counts as no residual."""
-        return np.where(np.isfinite(standard), standard, 0.0) @ self.vectors / np.sqrt(self.variances)
+        """standard (P, D) without NaN -> components (P, D)."""
+        return standard @ self.vectors / np.sqrt(self.variances)
+
+    def filled(self, standard: np.ndarray, seed: int) -> np.ndarray:
+        """standard (P, D) with every NaN replaced by a draw given the rest of its row.
+
+        A draw and not its expectation, whose components would vary too little where much is unknown.
+        """
+        rows = np.flatnonzero(np.isnan(standard).any(axis=1))
+        if not len(rows):
+            return standard
+        filled, correlation = standard.copy(), self.correlation()
+        c = np.random.default_rng(seed).standard_normal((len(rows), self.width))
+        for row, drawn in zip(rows, c @ self.loading, strict=True):
+            if np.isfinite(standard[row]).any():
+                filled[row] = condition_on_known(drawn[None], standard[row], correlation)[0]
+            else:
+                filled[row] = drawn
+        return filled
 
     def state(self) -> dict[str, Any]:
         return {"vectors": self.vectors, "variances": self.variances}

@@ -65,11 +65,8 @@ class Spread:
         return cls(**state)
 
 
-def fit_spread(
-    X: np.ndarray, residual: np.ndarray, weight: np.ndarray, unit: np.ndarray, fold: np.ndarray
-) -> tuple[Spread, np.ndarray, np.ndarray]:
-    """Choose and fit the spread; also the CRPS (P, D), on people it was not fitted on, of a Gaussian of a constant
-    spread and of a Gaussian of the one chosen.
+def fit_spread(X: np.ndarray, residual: np.ndarray, weight: np.ndarray, unit: np.ndarray, fold: np.ndarray) -> Spread:
+    """Choose and fit the spread.
 
     X (P, D + C + 1), residual (P, D) out of fold, NaN where unknown, weight (P,), unit (P,), fold (P,).
     """
@@ -80,22 +77,19 @@ def fit_spread(
         for name in usable:
             spread = _fit(name, X[~held], residual[~held], weight[~held])
             score[name][held] = normal_crps(residual[held], spread.scale(X[held]))
-    per_unit = {name: unit_averages(np.nanmean(values, axis=1), weight, unit) for name, values in score.items()}
-    chosen = simplest(per_unit)
-    spread = _fit(chosen, X, residual, weight)
+    known = np.isfinite(residual).any(axis=1)
+    per_unit = {
+        name: unit_averages(np.nanmean(values[known], axis=1), weight[known], unit[known])
+        for name, values in score.items()
+    }
+    spread = _fit(simplest(per_unit), X, residual, weight)
     spread.gain = gains(per_unit)
-    return spread, score[usable[0]], score[chosen]
+    return spread
 
 
-def constant_score(residual: np.ndarray, weight: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """CRPS (P, D) of a Gaussian about zero with one spread a feature, on people it was not fitted on."""
-    nothing = np.zeros((len(residual), residual.shape[1] + 1))
-    score = np.empty(residual.shape)
-    for k in range(fold.max() + 1):
-        held = fold == k
-        spread = _fit("constant", nothing[~held], residual[~held], weight[~held])
-        score[held] = normal_crps(residual[held], spread.scale(nothing[held]))
-    return score
+def constant_spread(X: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> Spread:
+    """One spread a feature, of errors (P, D), NaN where unknown."""
+    return _fit("constant", X, residual, weight)
 
 
 def _own(baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .base import CANDIDATES, MeanPredictor
-from .folds import standard_error, standard_errors, unit_averages, unit_sums
+from .folds import standard_error, standard_errors, unit_sums
+from .judgement import RUNGS, Judgement
 from .margins import Margins
 from .spread import Spread
 
@@ -19,77 +19,77 @@ from .spread import Spread
 WIDTH = 1.96
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """CRPS (P, D) of the rungs on people they were not fitted on, from the out-of-fold errors of training pairs.
+def ladder_rows(
+    judgement: Judgement,
+    mean: MeanPredictor,
+    spread: Spread,
+    margins: Margins,
+    components: Margins,
+    shape: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """One dict a rung: rung, choice, crps, difference to the rung before and its standard error, reason."""
+    counts = Counter(mean.chosen)
+    features = ", ".join(f"{name} for {counts[name]}" for name in CANDIDATES if counts[name])
+    blend = ", ".join(f"{w:.2f} {name}" for name, w in mean.weights.items() if w > 0.005)
+    spreads = f"slopes: {spread.candidate}" if spread.candidate != "constant" else "one a feature"
+    told = {
+        "carry-forward": ("no change", "A Gaussian of its own errors"),
+        "mean": (mean.winner, f"Features: {features}. Blend: {blend or 'nothing'}"),
+        "spread": (spreads, "Errors' size by covariates, gap and baseline"),
+        "margins": (margins.choice, "Distribution of the standardised errors"),
+    }
+    found: list[dict[str, Any]] = []
+    before = None
+    for rung, score in _by_feature(judgement, mean.chosen).items():
+        now = judgement.average(score)
+        gain = np.zeros(len(now)) if before is None else now - before
+        choice, reason = told[rung]
+        found.append(_row(rung, choice, float(now.mean()), float(gain.mean()), standard_error(gain), reason))
+        before = now
+    gain, error = components.gain["own"]
+    choice = f"components: {components.choice}"
+    found.append(_row("correlation", choice, None, -gain, error, "CRPS of the components"))
+    if shape["kept"]:
+        found.append(_row("shape", "denoiser", None, -shape["gain"], shape["error"], shape["reason"]))
+    else:
+        found.append(_row("shape", "not used", None, None, None, shape["reason"]))
+    return found
 
-    change : true change, left : what the mean leaves;  both (P, D), scaled, NaN where unknown.
-    carried : of carry-forward with a Gaussian of its own errors;  mean : of the mean, likewise;  spread : with the
-    spread chosen;  margins : with the margins chosen.
-    """
 
-    names: Sequence[str]
-    unit: np.ndarray
-    weight: np.ndarray
-    change: np.ndarray
-    left: np.ndarray
-    carried: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-    margins: Margins
+def feature_columns(judgement: Judgement, names: Sequence[str], mean: MeanPredictor) -> dict[str, list[Any]]:
+    """Columns of `verdict_table`, one entry a feature; NaN for one that nobody was judged by."""
+    scores = _by_feature(judgement, mean.chosen)
+    carried, ours = scores["carry-forward"], scores["margins"]
+    error = np.stack([judgement.errors[name][:, place] for place, name in enumerate(mean.chosen)], axis=1)
+    known = np.isfinite(ours)
+    weight = judgement.weight[:, None] * known
+    count = np.where(weight.sum(axis=0) > 0, weight.sum(axis=0), np.nan)
 
-    def _per_unit(self, score: np.ndarray) -> np.ndarray:
-        return unit_averages(np.nanmean(score, axis=1), self.weight, self.unit)
+    def average(score: np.ndarray) -> np.ndarray:
+        return (weight * np.where(known, score, 0.0)).sum(axis=0) / count
 
-    def ladder(
-        self, mean: MeanPredictor, spread: Spread, components: Margins, shape: dict[str, Any]
-    ) -> list[dict[str, Any]]:
-        """One dict a rung: rung, choice, crps, difference to the rung before and its standard error, reason."""
-        counts = Counter(mean.chosen)
-        features = ", ".join(f"{name} for {counts[name]}" for name in CANDIDATES if counts[name])
-        blend = ", ".join(f"{w:.2f} {name}" for name, w in mean.weights.items() if w > 0.005)
-        spreads = f"slopes: {spread.candidate}" if spread.candidate != "constant" else "one a feature"
-        rungs = [
-            ("carry-forward", "no change", self.carried, "A Gaussian of its own errors"),
-            ("mean", mean.winner, self.mean, f"Features: {features}. Blend: {blend or 'nothing'}"),
-            ("spread", spreads, self.spread, "Errors' size by covariates, gap and baseline"),
-            ("margins", self.margins.choice, self.margins.score, "Distribution of the standardised errors"),
-        ]
-        found, before = [], None
-        for rung, choice, score, reason in rungs:
-            now = self._per_unit(score)
-            gain = np.zeros(len(now)) if before is None else now - before
-            found.append(_row(rung, choice, float(now.mean()), float(gain.mean()), standard_error(gain), reason))
-            before = now
-        gain, error = components.gain["own"]
-        choice = f"components: {components.choice}"
-        found.append(_row("correlation", choice, None, -gain, error, "CRPS of the components"))
-        if shape["kept"]:
-            found.append(_row("shape", "denoiser", None, -shape["gain"], shape["error"], shape["reason"]))
-        else:
-            found.append(_row("shape", "not used", None, None, None, shape["reason"]))
-        return found
+    rows = known.any(axis=1)
+    unit = judgement.unit[rows]
+    fall = np.where(known, ours - carried, 0.0) * weight
+    per_unit = unit_sums(fall[rows], unit) / (count / len(np.unique(unit)))
+    return {
+        "feature": list(names),
+        "mean": list(mean.chosen),
+        "rmse_carry_forward": np.sqrt(average(judgement.change**2)).tolist(),
+        "rmse": np.sqrt(average(error**2)).tolist(),
+        "crps_carry_forward": average(carried).tolist(),
+        "crps": average(ours).tolist(),
+        "difference": per_unit.mean(axis=0).tolist(),
+        "error": standard_errors(per_unit).tolist(),
+    }
 
-    def features(self, mean: MeanPredictor) -> dict[str, list[Any]]:
-        """Columns of `verdict_table`, one entry a feature."""
-        weight = self.weight[:, None] * np.isfinite(self.change)
-        count = np.maximum(weight.sum(axis=0), 1e-12)
 
-        def average(score: np.ndarray) -> np.ndarray:
-            return (weight * np.where(weight > 0, score, 0.0)).sum(axis=0) / count
-
-        fall = np.where(weight > 0, self.margins.score - self.carried, 0.0) * weight
-        per_unit = unit_sums(fall, self.unit) / (count / len(np.unique(self.unit)))
-        return {
-            "feature": list(self.names),
-            "mean": list(mean.chosen),
-            "rmse_carry_forward": np.sqrt(average(self.change**2)).tolist(),
-            "rmse": np.sqrt(average(self.left**2)).tolist(),
-            "crps_carry_forward": average(self.carried).tolist(),
-            "crps": average(self.margins.score).tolist(),
-            "difference": per_unit.mean(axis=0).tolist(),
-            "error": standard_errors(per_unit).tolist(),
-        }
+def _by_feature(judgement: Judgement, chosen: Sequence[str]) -> dict[str, np.ndarray]:
+    """Scores (P, D) by rung of what is used for each feature."""
+    return {
+        rung: np.stack([judgement.scores[name][rung][:, place] for place, name in enumerate(chosen)], axis=1)
+        for rung in RUNGS
+    }
 
 
 def _row(

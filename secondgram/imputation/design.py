@@ -1,0 +1,121 @@
+"""What a mean is fitted to: training people on the scales that they alone decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cohort.table import Cohort
+from .context import Context
+from .folds import unit_folds
+from .people import People, TrainingPairs
+
+# Of a feature's pairs with a measured baseline, enough to learn a spread from.
+FEWEST_MEASURED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Pairs in the scales of a context that was fitted to the same people.
+
+    X : (P, D + C + 1) = [baseline, covariates, gap];  change : (P, D), NaN where the later visit was not measured.
+    measured : (P, D) bool, the earlier visit's own cell was, and is not filled.
+    weight, unit : (P,);  everyone : (N, D + C + 1), the first visit of all people who have one.
+    first : (P,), the row of everyone that a pair's person is, -1 for none;  filled : how many cells were not measured.
+    """
+
+    context: Context
+    pairs: TrainingPairs
+    X: np.ndarray
+    change: np.ndarray
+    measured: np.ndarray
+    everyone: np.ndarray
+    first: np.ndarray
+    filled: int
+
+    @classmethod
+    def of(cls, cohort: Cohort, every: bool, holes: bool = True) -> Design:
+        """every : all earlier-later pairs of a person, or only the first visit with the target;  holes : whether any
+        baseline, judged ones included, has a missing cell.
+        """
+        pairs = TrainingPairs.of(cohort, every)
+        context = Context.fit(cohort, pairs, holes)
+        scanned = People.of(cohort.take(cohort.scanned), keep_known=False)
+        place = {name: row for row, name in enumerate(scanned.ids)}
+        return cls(
+            context,
+            pairs,
+            *_scaled(context, pairs),
+            context.inputs(scanned),
+            np.array([place.get(name, -1) for name in pairs.people.ids], dtype=int),
+            int(np.isnan(scanned.baseline).sum() + np.isnan(pairs.people.baseline).sum()),
+        )
+
+    @property
+    def complete(self) -> bool:
+        """No earlier visit of anybody lacks a cell."""
+        return self.filled == 0
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.change.shape[1]
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(P,) so that every person counts once."""
+        return self.pairs.weight
+
+    def own_baseline(self, error: np.ndarray) -> np.ndarray:
+        """error (P, D), NaN also where a feature's own baseline was not measured.
+
+        What a filled cell leaves is in doubt twice, once for the fill. Where few cells are left that way, all are kept.
+        """
+        kept = (np.isfinite(error) & self.measured).sum(axis=0) >= FEWEST_MEASURED
+        return np.where(self.measured | ~kept, error, np.nan)
+
+    def judged(self, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray]:
+        """X (Q, D + C + 1) and change (Q, D) of other people's pairs, in these scales."""
+        X, change, _ = _scaled(self.context, pairs)
+        return X, change
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """A design without some people, and what they are judged by.
+
+    cohort : the others;  rows : (Q,) positions of their pairs among all;  X, change : in the design's scales;
+    unit : (Q, D), how many units of the design of everybody one of this design is.
+    """
+
+    cohort: Cohort
+    design: Design
+    rows: np.ndarray
+    X: np.ndarray
+    change: np.ndarray
+    unit: np.ndarray
+
+
+def held_out(cohort: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fold:
+    """A design that has seen no cell of the people of these pairs, nor of their units."""
+    judged = whole.pairs.take(rows)
+    others = cohort.take(~np.isin(cohort.units().astype(str), judged.unit))
+    design = Design.of(others, every, holes=not whole.complete)
+    unit = [each.context.scaling.units(len(rows), judged.people.site)[1] for each in (design, whole)]
+    return Fold(others, design, rows, *design.judged(judged), unit[0] / unit[1])
+
+
+def fit_folds(cohort: Cohort, whole: Design, every: bool, seed: int) -> tuple[list[Fold], np.ndarray]:
+    """Folds by which every pair is judged once, and the fold (P,) of a pair.
+
+    Whoever is in no pair is judged in none and takes part in each, unless somebody of their unit is.
+    """
+    fold = unit_folds(whole.pairs.unit, seed)
+    return [held_out(cohort, whole, np.flatnonzero(fold == k), every) for k in range(fold.max() + 1)], fold
+
+
+def _scaled(context: Context, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    X = context.inputs(pairs.people)
+    later = context.scaling.apply(pairs.later, pairs.people.site)
+    return X, later - X[:, : later.shape[1]], np.isfinite(pairs.people.baseline)

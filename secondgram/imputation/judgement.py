@@ -1,0 +1,141 @@
+"""How the ladder does on people that nothing of it has seen: the choice of its mean, and the figures it tells.
+
+The whole ladder but its denoiser is fitted again without a fifth of the people (and their groups, their baselines
+too), and scored on them, one fifth after the other. Inside, the ladder cross-validates as it always does, so that what
+is told here is out of reach of its own choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cohort.scaling import SharedScaling
+from ..cohort.table import Cohort
+from .base import MeanPredictor, fit_means
+from .design import Design, Fold, fit_folds, held_out
+from .folds import standard_errors, unit_averages, unit_folds, unit_sums
+from .margins import Margins, at_shares, fit_margins
+from .quantiles import quantile_crps
+from .scores import normal_crps
+from .spread import Spread, constant_spread, fit_spread
+
+RUNGS = ("carry-forward", "mean", "spread", "margins")
+# Of these, from simple to rich, one is used.
+CHOICES = ("carry_forward", "own", "blend")
+# A feature leaves the choice of all features for a gain of this many standard errors.
+DEVIATION = 3.0
+# Judging costs a fit a fold: where that is long, one fold of people says enough.
+LONG = 3e9
+FEWEST_UNITS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A mean and what follows from it; left : (P, D) its errors on people it was not fitted on, `scale` theirs."""
+
+    mean: MeanPredictor
+    spread: Spread
+    margins: Margins
+    left: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """CRPS (P, D) by choice and rung in baseline SD, NaN where nobody was judged, and squared errors of the mean.
+
+    change : (P, D), true, in baseline SD, NaN likewise.
+    """
+
+    scores: dict[str, dict[str, np.ndarray]]
+    errors: dict[str, np.ndarray]
+    change: np.ndarray
+    weight: np.ndarray
+    unit: np.ndarray
+
+    def average(self, score: np.ndarray) -> np.ndarray:
+        """(units,) over features, of the people judged."""
+        rows = np.isfinite(score).any(axis=1)
+        return unit_averages(np.nanmean(score[rows], axis=1), self.weight[rows], self.unit[rows])
+
+    def winner(self) -> str:
+        """The choice of least CRPS on average."""
+        loss = {name: float(self.average(each["margins"]).mean()) for name, each in self.scores.items()}
+        return min(loss, key=lambda name: loss[name])
+
+    def chosen(self) -> list[str]:
+        """Of each feature: the winner, or a simpler choice that is clearly better there."""
+        winner = self.winner()
+        width = self.change.shape[1]
+        chosen, best = np.full(width, winner, dtype=object), np.full(width, DEVIATION)
+        for name, each in self.scores.items():
+            fall = (self.scores[winner]["margins"] - each["margins"]) * self.weight[:, None]
+            rows = np.isfinite(fall).any(axis=1)
+            if name == winner or not rows.any():
+                continue
+            per_unit = unit_sums(np.where(np.isfinite(fall[rows]), fall[rows], 0.0), self.unit[rows])
+            deviation = standard_errors(per_unit) if len(per_unit) > 1 else np.full(width, np.inf)
+            strength = np.divide(per_unit.mean(axis=0), deviation, out=np.zeros(width), where=deviation > 0)
+            chosen, best = np.where(strength > best, name, chosen), np.maximum(strength, best)
+        return [str(name) for name in chosen]
+
+
+def fit_stages(whole: Design, folds: list[Fold], fold: np.ndarray, self_conditioning: bool) -> dict[str, Stage]:
+    """The rungs of one margin on each mean that may be chosen."""
+    means = fit_means(whole, folds, CHOICES, self_conditioning)
+    return {name: follow(whole, mean, left, fold) for name, (mean, left) in means.items()}
+
+
+def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarray) -> Stage:
+    """Spread and margins of what a mean leaves."""
+    weight, unit = whole.weight, whole.pairs.unit
+    left = whole.own_baseline(left)
+    spread = fit_spread(whole.X, left, weight, unit, fold)
+    scale = spread.scale(whole.X)
+    return Stage(mean, spread, fit_margins(left / scale, scale, weight, unit, fold), left, scale)
+
+
+def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, seed: int) -> Judgement:
+    """Score every choice on people held out whole."""
+    pairs = whole.pairs
+    asked = _asked(whole)
+    part = unit_folds(pairs.unit, seed + 1)
+    yardstick = SharedScaling.fit(cohort.baseline, cohort.site)
+    usual = whole.context.scaling.units(len(pairs), pairs.people.site)[1]
+    usual = usual / yardstick.units(len(pairs), pairs.people.site)[1]
+    shape = whole.change.shape
+    scores = {name: {rung: np.full(shape, np.nan) for rung in RUNGS} for name in CHOICES}
+    errors = {name: np.full(shape, np.nan) for name in CHOICES}
+    change = np.full(shape, np.nan)
+    work = len(cohort) * float(shape[1]) ** 2
+    for k in range(part.max() + 1 if work < LONG else 1):
+        held = held_out(cohort, whole, np.flatnonzero(part == k), every)
+        folds, fold = fit_folds(held.cohort, held.design, every, seed)
+        judged = asked[held.rows]
+        X, true, rows = held.X[judged], held.change[judged], held.rows[judged]
+        unit = held.unit[judged] * usual[rows]
+        change[rows] = true * unit
+        known = held.design.own_baseline(held.design.change)
+        carried = constant_spread(held.design.X, known, held.design.weight).scale(X)
+        for name, stage in fit_stages(held.design, folds, fold, self_conditioning).items():
+            error = true - stage.mean.change(X)
+            constant = constant_spread(held.design.X, stage.left, held.design.weight).scale(X)
+            scale = stage.spread.scale(X)
+            ends = at_shares(stage.margins.map, shape[1])
+            errors[name][rows] = error * unit
+            for rung, score in (
+                ("carry-forward", normal_crps(true, carried)),
+                ("mean", normal_crps(error, constant)),
+                ("spread", normal_crps(error, scale)),
+                ("margins", quantile_crps(ends, error / scale) * scale),
+            ):
+                scores[name][rung][rows] = score * unit
+    return Judgement(scores, errors, change, pairs.weight, pairs.unit)
+
+
+def _asked(whole: Design) -> np.ndarray:
+    """(P,) bool: pairs like those that are imputed, the first visit and the target, or all where these are few."""
+    wanted = whole.pairs.wanted
+    return wanted if len(np.unique(whole.pairs.unit[wanted])) >= FEWEST_UNITS else np.ones_like(wanted)
