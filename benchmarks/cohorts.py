@@ -159,16 +159,17 @@ def peer_scores(
 
 
 def expectation(
-    model: Ladder, scaling: SharedScaling, names: tuple[str, ...], judge: sg.Cohort, column: str
+    model: Ladder, scaling: SharedScaling, learn: sg.Cohort, names: tuple[str, ...], judge: sg.Cohort, column: str
 ) -> np.ndarray:
     """(D,) CRPS by feature that a fitted ladder expects on people it has not seen, in units of the task."""
     verdict = model.verdict()[column]
     place = {name: number for number, name in enumerate(names)}
     columns = [place[name] for name in verdict.index]
-    _, own = model.context.scaling.units(len(judge), judge.site)
+    _, own = SharedScaling.fit(learn.baseline, learn.site).units(len(judge), judge.site)
     _, unit = scaling.units(len(judge), judge.site)
     found = np.full(len(names), np.nan)
-    found[columns] = verdict.to_numpy() * (own / unit[:, columns]).mean(axis=0)
+    told = [learn.features.index(name) for name in verdict.index]
+    found[columns] = verdict.to_numpy() * (own[:, told] / unit[:, columns]).mean(axis=0)
     return found
 
 
@@ -219,7 +220,7 @@ def run(
             model = imputer.model_
             assert isinstance(model, Ladder)
             for into, column in ((expected, "crps"), (carried, "crps_carry_forward")):
-                into.append(expectation(model, scaling, cohort.features, judge, column))
+                into.append(expectation(model, scaling, learn, cohort.features, judge, column))
             rungs.append(model.ladder()["choice"].to_dict())
     # Whatever a preset stumbles over is a result of this bed.
     except Exception as error:

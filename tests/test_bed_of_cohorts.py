@@ -362,7 +362,7 @@ def test_what_a_ladder_expects_is_told_in_units_of_the_task(bed):
     own = SharedScaling.fit(cohort.baseline)
     spread = np.concatenate([[1.0], 2 * own.spread[0]])
     twice = SharedScaling(np.zeros((1, 4)), spread[None])
-    found = bed.expectation(model, twice, names, cohort, "crps")
+    found = bed.expectation(model, twice, cohort, names, cohort, "crps")
     assert np.isnan(found[0])
     np.testing.assert_allclose(found[1:], 0.5 * model.verdict()["crps"], rtol=1e-6)
 

@@ -251,6 +251,10 @@ class CovariateEncoder:
                     mend="Add the column, or train a model without it",
                 )
             column = table[name]
+            if levels is not None and _of_levels(column, levels):
+                code = column.cat.codes.to_numpy()[:, None]
+                encoded += list(np.where(code < 0, np.nan, code == np.arange(len(levels))).T)
+                continue
             if levels is None:
                 encoded.append(_numbers(column, name, source))
                 continue
@@ -288,6 +292,10 @@ class CovariateEncoder:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> CovariateEncoder:
         return cls(dict(state["columns"]), state["shift"], state["scale"])
+
+
+def _of_levels(column: pd.Series, levels: list[str]) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype) and [str(each) for each in column.cat.categories] == levels
 
 
 def _numbers(column: pd.Series, name: str, source: str | None) -> np.ndarray:

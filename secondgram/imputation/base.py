@@ -169,23 +169,27 @@ class _Judged:
         self.shrinkage = 0.0
         self.fitted = [_Fitted(fold.design, None) for fold in folds]
         if self_conditioning:
-            populations = [
-                Population.fit(each.everyone(), fold.design.width)
-                for each, fold in zip(self.fitted, folds, strict=True)
-            ]
-            tried = {}
+            populations = [Population.fit(each.everyone(), each.design.width) for each in self.fitted]
+            own = self.out_of_fold("own")[0]
+            told = {}
             for share in SHRINKAGES:
                 surprises = [population.surprise(share) for population in populations]
-                tried[share] = [_Fitted(fold.design, each) for fold, each in zip(folds, surprises, strict=True)]
-            losses = {share: self._loss(fitted) for share, fitted in tried.items()}
-            self.shrinkage = min(losses, key=lambda share: losses[share])
-            self.fitted = tried[self.shrinkage]
+                told[share] = self._told(own, surprises), surprises
+            self.shrinkage = max(told, key=lambda share: told[share][0])
+            surprises = told[self.shrinkage][1]
+            self.fitted = [_Fitted(fold.design, each) for fold, each in zip(folds, surprises, strict=True)]
 
-    def _loss(self, fitted: list[_Fitted]) -> float:
-        self.fitted = fitted
-        error, _ = self.out_of_fold("self_conditioned")
-        # Medians over people: one far off decides nothing.
-        return float(np.nanmean(np.sqrt(np.nanmedian(error**2, axis=0))))
+    def _told(self, own: np.ndarray, surprises: list[Surprise]) -> float:
+        """How much of the squared errors of `own` (P, D) the surprise of a baseline accounts for, a share a feature."""
+        u = np.zeros(own.shape)
+        for fold, fitted, surprise in zip(self.folds, self.fitted, surprises, strict=True):
+            u[fold.rows] = surprise.map(np.clip(fold.X, *fitted.reach))
+        weight = np.where(np.isfinite(own), self.whole.weight[:, None], 0.0)
+        # Far ones decide nothing.
+        size = np.sqrt((weight * np.nan_to_num(own) ** 2).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12))
+        error = np.clip(np.nan_to_num(own), -FAR_ERROR * size, FAR_ERROR * size)
+        together, alone = (weight * error * u).sum(axis=0), (weight * u**2).sum(axis=0)
+        return float((together**2 / np.maximum(alone * (weight * error**2).sum(axis=0), 1e-12)).mean())
 
     def everybody(self) -> _Fitted:
         fitted = _Fitted(self.whole, None)

@@ -22,7 +22,7 @@ CANDIDATES = ("constant", "gap", "common", "own")
 # Pairs' worth of the common slopes that a feature's own are drawn by, and of "no slope" that the common ones are.
 PRIOR_PAIRS = 150.0
 COMMON_PRIOR = 2.0
-ROUNDS = 40
+ROUNDS, CLOSE = 40, 1e-5
 # E|e| of a standard normal: what is fitted is a mean size, what is wanted a standard deviation.
 MEAN_SIZE = np.sqrt(2.0 / np.pi)
 OWN_COLUMNS = 2
@@ -174,7 +174,7 @@ class _Gamma:
             step = np.linalg.solve(gram, self._score().sum(axis=1) - prior * slope)
             slope = slope + np.clip(step, -0.5, 0.5)
             self.slopes = np.repeat(slope[:, None], self.seen.shape[1], axis=1)
-            if np.abs(step).max() < 1e-7:
+            if np.abs(step).max() < CLOSE:
                 break
         self._score()
 
@@ -186,6 +186,6 @@ class _Gamma:
             pull = self._score() - PRIOR_PAIRS * (self.slopes - common)
             step = np.linalg.solve(gram, pull.T[..., None])[..., 0].T
             self.slopes = self.slopes + np.clip(step, -0.5, 0.5)
-            if np.abs(step).max() < 1e-7:
+            if np.abs(step).max() < CLOSE:
                 break
         self._score()
