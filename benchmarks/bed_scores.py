@@ -97,7 +97,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         return interval(cell_mean(column, weights)[:, 0])
 
     ratio = [each["relative_crps"][0] for each in through]
-    beyond = {each["task"]: beyond_carry_forward(each) for each in through}
+    beyond = {each["task"]: beyond_chance(each) for each in through}
     covered = {each["task"]: each["coverage"] for each in through if each["pairs"] >= COVERAGE_PAIRS}
     off = {each["task"]: each["judgement"]["off"] for each in through}
     enough = [each["task"] for each in through if each["pairs"] >= JUDGEMENT_PAIRS]
@@ -110,19 +110,20 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         "highest_coverage": _extreme(covered, max),
         "judgement_off": mean(list(off.values())),
         "judgement_of_carry_forward_off": mean([each["judgement_of_carry_forward"]["off"] for each in through]),
-        "judgement_off_beyond_carry_forward": mean(list(beyond.values())),
+        "judgement_off_beyond_chance": mean(list(beyond.values())),
         "judgement_worst": _extreme({task: off[task] for task in enough}, max, key=abs),
-        "judgement_worst_beyond_carry_forward": _extreme({task: beyond[task] for task in enough}, max, key=abs),
+        "judgement_worst_beyond_chance": _extreme({task: beyond[task] for task in enough}, max, key=abs),
     }
     return found
 
 
-def beyond_carry_forward(found: dict[str, Any]) -> float:
-    """How far a task's judgement is off beyond that of carry-forward, which learns next to nothing.
+def beyond_chance(found: dict[str, Any]) -> float:
+    """How far a task's judgement is off beyond what chance explains.
 
-    Few people who learn differ from those who are judged by chance; that moves both judgements alike.
+    Few people who learn differ by chance from those who are judged: by so much, the mean absolute change of the first
+    is off that of the second.
     """
-    return (1.0 + found["judgement"]["off"]) / (1.0 + found["judgement_of_carry_forward"]["off"]) - 1.0
+    return (1.0 + found["judgement"]["off"]) / (1.0 + found["chance"]["off"]) - 1.0
 
 
 def _extreme(values: dict[str, float], which: Any, key: Callable[[float], float] = float) -> list[Any] | None:
@@ -148,7 +149,7 @@ HEAD = (
 
 
 def row(found: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it; beyond carry-forward's."""
+    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it; beyond chance."""
     head = (found["task"], str(found["pairs"]), str(found["features"]))
     if "failed" in found:
         return (*head, "failed: " + found["failed"], *[""] * (len(HEAD) - 4))
@@ -162,7 +163,7 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['relative_rmse'][0]:.3f}",
         f"{found['coverage']:.3f}",
         f"{100 * found['judgement']['off']:+.1f}",
-        f"{100 * beyond_carry_forward(found):+.1f}",
+        f"{100 * beyond_chance(found):+.1f}",
         found["standing"],
     )
 
@@ -195,9 +196,9 @@ def told(found: dict[str, Any]) -> str:
         f"coverage of 90 % with {COVERAGE_PAIRS} pairs or more: "
         f"{extreme(found['lowest_coverage'])} to {extreme(found['highest_coverage'])}",
         f"expected less held-out CRPS, %: {triple(found['judgement_off'], '+.1f', 100)}, of carry-forward "
-        f"{triple(found['judgement_of_carry_forward_off'], '+.1f', 100)}, beyond that "
-        f"{triple(found['judgement_off_beyond_carry_forward'], '+.1f', 100)}",
+        f"{triple(found['judgement_of_carry_forward_off'], '+.1f', 100)}, beyond chance "
+        f"{triple(found['judgement_off_beyond_chance'], '+.1f', 100)}",
         f"with {JUDGEMENT_PAIRS} pairs or more at most {extreme(found['judgement_worst'], 100, '+.1f')}, "
-        f"beyond carry-forward {extreme(found['judgement_worst_beyond_carry_forward'], 100, '+.1f')}",
+        f"beyond chance {extreme(found['judgement_worst_beyond_chance'], 100, '+.1f')}",
     ]
     return "\n".join(lines)

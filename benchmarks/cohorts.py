@@ -159,17 +159,29 @@ def peer_scores(
 
 
 def expectation(
-    model: Ladder, scaling: SharedScaling, learn: sg.Cohort, names: tuple[str, ...], judge: sg.Cohort, column: str
+    model: Ladder, scaling: SharedScaling, learn: sg.Cohort, names: tuple[str, ...], column: str
 ) -> np.ndarray:
-    """(D,) CRPS by feature that a fitted ladder expects on people it has not seen, in units of the task."""
+    """(D,) CRPS by feature that a ladder expects of others than it learned from, in units of the task."""
     verdict = model.verdict()[column]
     place = {name: number for number, name in enumerate(names)}
     columns = [place[name] for name in verdict.index]
-    _, own = SharedScaling.fit(learn.baseline, learn.site).units(len(judge), judge.site)
-    _, unit = scaling.units(len(judge), judge.site)
+    pairs = learn.take(learn.paired)
+    _, own = SharedScaling.fit(learn.baseline, learn.site).units(len(pairs), pairs.site)
+    _, unit = scaling.units(len(pairs), pairs.site)
     found = np.full(len(names), np.nan)
     told = [learn.features.index(name) for name in verdict.index]
     found[columns] = verdict.to_numpy() * (own[:, told] / unit[:, columns]).mean(axis=0)
+    return found
+
+
+def change(scaling: SharedScaling, names: tuple[str, ...], people: sg.Cohort) -> np.ndarray:
+    """(D,) mean absolute change of those whose follow-up is known, in units of the task."""
+    pairs = people.take(people.paired)
+    place = {name: number for number, name in enumerate(names)}
+    columns = [place[name] for name in pairs.features]
+    _, unit = scaling.units(len(pairs), pairs.site)
+    found = np.full(len(names), np.nan)
+    found[columns] = _mean(np.abs(true_followup(pairs) - pairs.baseline) / unit[:, columns])
     return found
 
 
@@ -220,7 +232,7 @@ def run(
             model = imputer.model_
             assert isinstance(model, Ladder)
             for into, column in ((expected, "crps"), (carried, "crps_carry_forward")):
-                into.append(expectation(model, scaling, learn, cohort.features, judge, column))
+                into.append(expectation(model, scaling, learn, cohort.features, column))
             rungs.append(model.ladder()["choice"].to_dict())
     # Whatever a preset stumbles over is a result of this bed.
     except Exception as error:
@@ -230,6 +242,7 @@ def run(
     held_out, held_out_carried = (
         np.stack([_mean(rows) for rows in np.split(each.crps, ends)]) for each in (default, peers[CARRIED])
     )
+    moved = [[change(scaling, cohort.features, part) for part in split] for split in splits]
     KEPT.mkdir(parents=True, exist_ok=True)
     with replacing(KEPT / f"{name}.default.npz") as temporary, open(temporary, "wb") as handle:
         np.savez_compressed(handle, unit=unit, expected=expected, features=np.array(cohort.features), **vars(default))
@@ -237,6 +250,7 @@ def run(
         found
         | compared(peers, default, unit, list(cohort.features))
         | {
+            "chance": judgement(*map(np.stack, zip(*moved, strict=True))),
             "judgement": judgement(np.stack(expected), held_out),
             "judgement_of_carry_forward": judgement(np.stack(carried), held_out_carried),
             "rungs": rungs,

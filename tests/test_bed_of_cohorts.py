@@ -210,7 +210,8 @@ def result(task: str, pairs: int, ratio: float, place: str, coverage: float, off
         "standing": place,
         "coverage": coverage,
         "judgement": {"expected": 1.0 + off, "held_out": 1.0, "off": off},
-        "judgement_of_carry_forward": {"expected": 0.8, "held_out": 1.0, "off": -0.2},
+        "judgement_of_carry_forward": {"expected": 1.0, "held_out": 1.0, "off": 0.0},
+        "chance": {"expected": 0.8, "held_out": 1.0, "off": -0.2},
     }
 
 
@@ -233,8 +234,8 @@ def test_the_summary_of_a_bed(scores):
     assert (found["lowest_coverage"], found["highest_coverage"]) == (["some", 0.88], ["many", 0.92])
     assert found["judgement_off"][0] == pytest.approx(0.02)
     assert found["judgement_worst"] == ["many", -0.04]
-    assert found["judgement_worst_beyond_carry_forward"] == ["many", pytest.approx(0.2)]
-    assert found["judgement_off_beyond_carry_forward"][0] == pytest.approx((1.3 + 0.8 + 0.96) / 3 / 0.8 - 1)
+    assert found["judgement_worst_beyond_chance"] == ["many", pytest.approx(0.2)]
+    assert found["judgement_off_beyond_chance"][0] == pytest.approx((1.3 + 0.8 + 0.96) / 3 / 0.8 - 1)
     text = scores.told(found)
     assert "worst 1.050 (some)" in text
     assert "failed: broken" in text
@@ -242,7 +243,7 @@ def test_the_summary_of_a_bed(scores):
     assert len(lines) == 5
     assert "0.950 (0.940 to 0.960)" in lines[1]
     assert "+30.0  +62.5" in lines[1]
-    assert "at most -4.0 (many), beyond carry-forward +20.0 (many)" in text
+    assert "at most -4.0 (many), beyond chance +20.0 (many)" in text
     assert "failed: ValueError: no" in lines[4]
     assert scores.summary(results[3:]) == {"tasks": 1, "failed": ["broken"]}
     assert "none came through" in scores.told(scores.summary(results[3:]))
@@ -282,6 +283,7 @@ def test_a_tiny_task_from_end_to_end_and_again_with_the_peers_that_were_kept(bed
     assert 0.5 < found["relative_crps"][0] < 2
     assert 0.7 < found["coverage"] <= 1
     assert abs(found["judgement"]["off"]) < 0.5
+    assert abs(found["chance"]["off"]) < 0.5
     assert {path.name for path in bed.KEPT.iterdir()} == {f"tiny.{name}.npz" for name in (*bed.SIMPLE, "default")}
     # The scores are those of `compare`, in units of the whole task.
     cohort = task.cohort(Path())
@@ -362,9 +364,12 @@ def test_what_a_ladder_expects_is_told_in_units_of_the_task(bed):
     own = SharedScaling.fit(cohort.baseline)
     spread = np.concatenate([[1.0], 2 * own.spread[0]])
     twice = SharedScaling(np.zeros((1, 4)), spread[None])
-    found = bed.expectation(model, twice, cohort, names, cohort, "crps")
+    found = bed.expectation(model, twice, cohort, names, "crps")
     assert np.isnan(found[0])
     np.testing.assert_allclose(found[1:], 0.5 * model.verdict()["crps"], rtol=1e-6)
+    moved = bed.change(twice, names, cohort)
+    assert np.isnan(moved[0])
+    np.testing.assert_allclose(moved[1:], np.abs(cohort.truth - cohort.baseline).mean(axis=0) / spread[1:], rtol=1e-6)
 
 
 def test_peers_are_known_by_all_they_import(bed, monkeypatch):

@@ -113,24 +113,30 @@ def _near(values: np.ndarray) -> np.ndarray:
     """values (N, D), each column cut to its middle +- `FAR` robust standard deviations."""
     if len(values) < FEWEST:
         return values
-    (middle,) = _quantiles(values, 0.5)
+    (middle,) = quantiles(values, 0.5)
     # More than half of the cells may be one value, zero say: then the far ones among the distances tell.
-    half, most = _quantiles(np.abs(values - middle), 0.5, 0.9)
+    half, most = quantiles(np.abs(values - middle), 0.5, 0.9)
     spread = np.where(half > 0, 1.4826 * half, most / 1.645)
     limit = np.where(np.isfinite(spread) & (spread > 0), FAR * spread, np.inf)
     return np.clip(values, middle - limit, middle + limit)
 
 
-def _quantiles(values: np.ndarray, *shares: float) -> list[np.ndarray]:
+def quantiles(values: np.ndarray, *shares: float) -> list[np.ndarray]:
     """Quantiles (D,) of the columns of values (N, D), NaN left out; NaN for a column without values."""
-    ordered = np.sort(values, axis=0)  # NaN comes last.
-    last = np.maximum(np.isfinite(ordered).sum(axis=0) - 1, 0)
-    found = []
-    for share in shares:
-        place = share * last
-        low = place.astype(int)
-        below, above = (np.take_along_axis(ordered, np.minimum(each, last)[None], axis=0)[0] for each in (low, low + 1))
-        found.append(below + (place - low) * (above - below))
+    columns = np.ascontiguousarray(values.T)
+    seen = np.isfinite(columns)
+    count = seen.sum(axis=1)
+    found = [np.full(len(columns), np.nan) for _ in shares]
+    for number in np.unique(count[count > 0]):
+        rows = np.flatnonzero(count == number)
+        some = columns[rows] if number == values.shape[0] else columns[rows][seen[rows]].reshape(len(rows), number)
+        places = [share * (number - 1) for share in shares]
+        ends = sorted({min(int(place) + more, number - 1) for place in places for more in (0, 1)})
+        parted = np.partition(some, ends, axis=1)
+        for place, into in zip(places, found, strict=True):
+            low = int(place)
+            below, above = parted[:, low], parted[:, min(low + 1, number - 1)]
+            into[rows] = below + (place - low) * (above - below)
     return found
 
 

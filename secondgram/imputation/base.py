@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from ..cohort.scaling import quantiles
 from .design import Design, Fold
 from .folds import gains, unit_averages
 from .hierarchy import DEVIATION, fit_hierarchy
@@ -131,10 +132,26 @@ def fit_means(
             if weight > 0 and name != "carry_forward":
                 part, own = fitted.map(name, penalties[name])
                 total, beyond = total + part.scaled(weight), beyond + weight * own
+        total = _without(total, whole.absent)
         chosen = [choice] * whole.width
         predictor = MeanPredictor(total, beyond, fitted.reach, bounds, chosen, choice, weights, judged.shrinkage, gain)
         found[choice] = predictor, error[choice]
     return found
+
+
+def _without(linear: LinearMap, absent: np.ndarray) -> LinearMap:
+    """The map with no part in the level for baselines (D,) that are absent throughout: what fills them is no doubt."""
+    if not absent.any():
+        return linear
+    W = linear.W.copy()
+    rows = np.flatnonzero(absent)
+    W[rows] = 0.0
+    W[rows, rows] = -1.0
+    by_gap = linear.by_gap
+    if by_gap is not None:
+        by_gap = by_gap.copy()
+        by_gap[rows] = 0.0
+    return LinearMap(W, linear.intercept, by_gap)
 
 
 def by_feature(
@@ -285,7 +302,7 @@ class _Fitted:
 
     def _apart(self) -> np.ndarray:
         assert self.surprise is not None
-        first = np.where(self.design.first[:, None] >= 0, self.everyone()[self.design.first], self.X)
+        first = np.where(self.design.first[:, None] >= 0, self.everyone()[self.design.first], np.nan)
         return self.surprise.apart(self.X, first)
 
     def _part(self, name: str) -> tuple[LinearMap, np.ndarray, np.ndarray]:
@@ -328,6 +345,13 @@ class _Fitted:
         return total, beyond, fitted.error
 
 
+def _usual(error: np.ndarray) -> np.ndarray:
+    """(D,) robust standard deviations about zero of errors (P, D), NaN where unknown."""
+    half, most = quantiles(np.abs(error), 0.5, 0.9)
+    scale = np.where(half > 0, 1.4826 * half, most / 1.645)
+    return np.maximum(np.where(np.isfinite(scale) & (scale > 0), scale, 1.0), 1e-9)
+
+
 @dataclass(frozen=True, eq=False)
 class _Yardstick:
     """What errors are measured by: cells far off count less, and features as CRPS counts them.
@@ -343,14 +367,12 @@ class _Yardstick:
     def of(cls, whole: Design, error: Errors) -> _Yardstick:
         carried = error["carry_forward"]
         seen = np.isfinite(carried)
-        size = np.abs(np.where(seen, error[START], np.nan))
-        with np.errstate(all="ignore"):
-            middle = 1.4826 * np.nanmedian(size, axis=0)
-        usual = np.sqrt(np.nanmean(size**2, axis=0))
-        scale = np.where(middle > 0.1 * usual, middle, usual)
-        scale = np.maximum(np.where(np.isfinite(scale), scale, 1.0), 1e-9)
+        size = np.abs(np.where(seen, error[START], 0.0))
+        scale = _usual(error[START])
         far = np.where(seen, size / scale, 0.0) / FAR_ERROR
-        return cls(np.where(seen, whole.weight[:, None] / np.maximum(far, 1.0) / scale, 0.0), scale, carried)
+        # What is to be predicted is a lever, too.
+        far = np.maximum(far, 1.0) * np.maximum(np.where(seen, np.abs(carried), 0.0) / _usual(carried) / FAR_ERROR, 1.0)
+        return cls(np.where(seen, whole.weight[:, None] / far / scale, 0.0), scale, carried)
 
     def loss(self, error: np.ndarray) -> np.ndarray:
         """(P,) average over features."""

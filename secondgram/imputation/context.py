@@ -7,10 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from ..cohort.scaling import CovariateEncoder, SharedScaling
+from ..cohort.scaling import FAR, CovariateEncoder, SharedScaling
 from ..cohort.table import Cohort
+from ..diffusion.noise import person_keys
 from .missing import MissingCells
 from .people import People, TrainingPairs
+
+
+def levels(cohort: Cohort) -> np.ndarray:
+    """(N, D) baselines; of a feature that nobody's baseline has, each person's first measured value."""
+    absent = ~np.isfinite(cohort.baseline).any(axis=0)
+    if not absent.any():
+        return cohort.baseline
+    later = cohort.visits[:, :, absent]
+    place = np.isfinite(later).argmax(axis=1)
+    values = cohort.baseline.copy()
+    values[:, absent] = np.take_along_axis(later, place[:, None], axis=1)[:, 0]
+    return values
 
 
 @dataclass(eq=False)
@@ -30,15 +43,18 @@ class Context:
         holes : whether a missing cell is ever to be filled; what fills them is not learned without.
         """
         first = cohort.take(cohort.scanned)
-        scaling = SharedScaling.fit(first.baseline, first.site, robust=True)
+        scaling = SharedScaling.fit(levels(first), first.site, robust=True)
+        if holes:
+            keys = person_keys(first.ids, first.visit_labels[0])
+            cells = MissingCells.fit(np.clip(scaling.apply(first.baseline, first.site), -FAR, FAR), keys)
+        else:
+            cells = MissingCells.fit(np.empty((0, len(cohort.features))))
         gap = pairs.people.gap[np.isfinite(pairs.people.gap)]
         spread = float(gap.std()) if len(gap) else 0.0
         return cls(
             CovariateEncoder.fit(first.covariate_table),
             scaling,
-            MissingCells.fit(
-                scaling.apply(first.baseline, first.site) if holes else np.empty((0, len(cohort.features)))
-            ),
+            cells,
             float(gap.mean()) if len(gap) else 0.0,
             spread if spread > 1e-9 else 1.0,
         )

@@ -11,6 +11,8 @@ from .context import Context
 from .folds import unit_folds
 from .people import People, TrainingPairs
 
+# Robust spreads from the middle at which cells that teach are cut: a wrong decimal point is as far as another scanner.
+FARTHEST = 25.0
 # Of a feature's pairs with a measured baseline, enough to learn a spread from.
 FEWEST_MEASURED = 10
 
@@ -20,6 +22,7 @@ class Design:
     """Pairs in the scales of a context that was fitted to the same people.
 
     X : (P, D + C + 1) = [baseline, covariates, gap];  change : (P, D), NaN where the later visit was not measured.
+    Cells beyond `FARTHEST` count as that far.
     measured : (P, D) bool, the earlier visit's own cell was, and is not filled.
     weight, unit : (P,);  everyone : (N, D + C + 1), the first visit of all people who have one.
     first : (P,), the row of everyone that a pair's person is, -1 for none;  filled : how many cells were not measured.
@@ -47,7 +50,7 @@ class Design:
             context,
             pairs,
             *_scaled(context, pairs),
-            context.inputs(scanned),
+            _cut(context.inputs(scanned), len(cohort.features)),
             np.array([place.get(name, -1) for name in pairs.people.ids], dtype=int),
             int(np.isnan(scanned.baseline).sum() + np.isnan(pairs.people.baseline).sum()),
         )
@@ -66,6 +69,11 @@ class Design:
     def weight(self) -> np.ndarray:
         """(P,) so that every person counts once."""
         return self.pairs.weight
+
+    @property
+    def absent(self) -> np.ndarray:
+        """(D,) bool: features that nobody's earlier visit has, whose level is imputed and not their change."""
+        return ~self.measured.any(axis=0)
 
     def own_baseline(self, error: np.ndarray) -> np.ndarray:
         """error (P, D), NaN also where a feature's own baseline was not measured.
@@ -98,9 +106,11 @@ class Fold:
 
 
 def held_out(cohort: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fold:
-    """A design that has seen no cell of the people of these pairs, nor of their units."""
+    """A design that has seen no cell of the people of these pairs, nor of their units where there are several."""
     judged = whole.pairs.take(rows)
-    others = cohort.take(~np.isin(cohort.units().astype(str), judged.unit))
+    several = len(np.unique(whole.pairs.unit)) > 1
+    of_cohort, of_pairs = (cohort.units(), judged.unit) if several else (cohort.ids, judged.people.ids)
+    others = cohort.take(~np.isin(of_cohort.astype(str), of_pairs.astype(str)))
     design = Design.of(others, every, holes=not whole.complete)
     unit = [each.context.scaling.units(len(rows), judged.people.site)[1] for each in (design, whole)]
     return Fold(others, design, rows, *design.judged(judged), unit[0] / unit[1])
@@ -111,11 +121,20 @@ def fit_folds(cohort: Cohort, whole: Design, every: bool, seed: int) -> tuple[li
 
     Whoever is in no pair is judged in none and takes part in each, unless somebody of their unit is.
     """
-    fold = unit_folds(whole.pairs.unit, seed)
+    unit = whole.pairs.unit
+    if len(np.unique(unit)) < 2:
+        # One group alone can only be cut by people.
+        unit = whole.pairs.people.ids.astype(str)
+    fold = unit_folds(unit, seed)
     return [held_out(cohort, whole, np.flatnonzero(fold == k), every) for k in range(fold.max() + 1)], fold
 
 
 def _scaled(context: Context, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    X = context.inputs(pairs.people)
-    later = context.scaling.apply(pairs.later, pairs.people.site)
+    X = _cut(context.inputs(pairs.people), pairs.later.shape[1])
+    later = np.clip(context.scaling.apply(pairs.later, pairs.people.site), -FARTHEST, FARTHEST)
     return X, later - X[:, : later.shape[1]], np.isfinite(pairs.people.baseline)
+
+
+def _cut(X: np.ndarray, width: int) -> np.ndarray:
+    X[:, :width] = np.clip(X[:, :width], -FARTHEST, FARTHEST)
+    return X

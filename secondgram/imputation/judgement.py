@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cohort.scaling import SharedScaling
+from ..cohort.scaling import SharedScaling, quantiles
 from ..cohort.table import Cohort
 from .base import MeanPredictor, fit_means
+from .context import levels
 from .design import Design, Fold, fit_folds, held_out
 from .folds import standard_errors, unit_averages, unit_folds, unit_sums
 from .margins import Margins, at_shares, fit_margins
 from .quantiles import quantile_crps
 from .scores import normal_crps
-from .spread import Spread, constant_spread, fit_spread
+from .spread import FARTHEST, Spread, constant_spread, fit_spread
 
 RUNGS = ("carry-forward", "mean", "spread", "margins")
 # Of these, from simple to rich, one is used.
@@ -29,16 +30,21 @@ DEVIATION = 3.0
 # Judging costs a fit a fold: where that is long, one fold of people says enough.
 LONG = 3e9
 FEWEST_UNITS = 20
+# To learn from, where others are judged: with large groups a part may leave next to nobody.
+FEWEST_PEOPLE = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A mean and what follows from it; left : (P, D) its errors on people it was not fitted on, `scale` theirs."""
+    """A mean and what follows from it.
+
+    standard : (P, D) errors on people it was not fitted on, as shares of their spread `scale` (P, D), far ones cut.
+    """
 
     mean: MeanPredictor
     spread: Spread
     margins: Margins
-    left: np.ndarray
+    standard: np.ndarray
     scale: np.ndarray
 
 
@@ -58,11 +64,21 @@ class Judgement:
     def average(self, score: np.ndarray) -> np.ndarray:
         """(units,) over features, of the people judged."""
         rows = np.isfinite(score).any(axis=1)
+        if not rows.any():
+            return np.full(1, np.nan)
         return unit_averages(np.nanmean(score[rows], axis=1), self.weight[rows], self.unit[rows])
 
     def winner(self) -> str:
-        """The choice of least CRPS on average."""
-        loss = {name: float(self.average(each["margins"]).mean()) for name, each in self.scores.items()}
+        """The choice of least CRPS on average; the simplest where nobody could be judged."""
+        if not np.isfinite(self.change).any():
+            return CHOICES[0]
+        carried = self.scores[CHOICES[0]]["margins"]
+        # One far cell would decide for all.
+        (usual,) = quantiles(carried, 0.5)
+        cap = FARTHEST * np.where(usual > 0, usual, np.inf)
+        loss = {
+            name: float(self.average(np.minimum(each["margins"], cap)).mean()) for name, each in self.scores.items()
+        }
         return min(loss, key=lambda name: loss[name])
 
     def chosen(self) -> list[str]:
@@ -94,7 +110,8 @@ def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarra
     left = whole.own_baseline(left)
     spread = fit_spread(whole.X, left, weight, unit, fold)
     scale = spread.scale(whole.X)
-    return Stage(mean, spread, fit_margins(left / scale, scale, weight, unit, fold), left, scale)
+    standard = np.clip(left / scale, -FARTHEST, FARTHEST)
+    return Stage(mean, spread, fit_margins(standard, scale, weight, unit, fold), standard, scale)
 
 
 def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, seed: int) -> Judgement:
@@ -102,7 +119,7 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
     pairs = whole.pairs
     asked = _asked(whole)
     part = unit_folds(pairs.unit, seed + 1)
-    yardstick = SharedScaling.fit(cohort.baseline, cohort.site)
+    yardstick = SharedScaling.fit(levels(cohort), cohort.site)
     usual = whole.context.scaling.units(len(pairs), pairs.people.site)[1]
     usual = usual / yardstick.units(len(pairs), pairs.people.site)[1]
     shape = whole.change.shape
@@ -111,6 +128,8 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
     change = np.full(shape, np.nan)
     work = len(cohort) * float(shape[1]) ** 2
     for k in range(part.max() + 1 if work < LONG else 1):
+        if len(np.unique(pairs.people.ids[part != k])) < FEWEST_PEOPLE:
+            continue
         held = held_out(cohort, whole, np.flatnonzero(part == k), every)
         folds, fold = fit_folds(held.cohort, held.design, every, seed)
         judged = asked[held.rows]
@@ -121,7 +140,7 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
         carried = constant_spread(held.design.X, known, held.design.weight).scale(X)
         for name, stage in fit_stages(held.design, folds, fold, self_conditioning).items():
             error = true - stage.mean.change(X)
-            constant = constant_spread(held.design.X, stage.left, held.design.weight).scale(X)
+            constant = constant_spread(held.design.X, stage.standard * stage.scale, held.design.weight).scale(X)
             scale = stage.spread.scale(X)
             ends = at_shares(stage.margins.map, shape[1])
             errors[name][rows] = error * unit

@@ -137,14 +137,14 @@ class Ladder:
         del folds
         mean_change, left = by_feature(means, winner, chosen)
         stage = follow(whole, mean_change, left, fold)
-        residuals = Residuals(stage.left / stage.scale, stage.scale, whole.X, whole.weight, whole.pairs.unit, fold)
+        residuals = Residuals(stage.standard, stage.scale, whole.X, whole.weight, whole.pairs.unit, fold)
         shaping = options.shaping() if options.shape == "auto" else None
         joint, component_margins, shape = fit_joint(
             residuals, stage.margins.map, options.components, shaping, seed=seed, run=run
         )
         record = {
             "ladder": ladder_rows(judgement, mean_change, stage.spread, stage.margins, component_margins, shape),
-            "features": feature_columns(judgement, cohort.features, mean_change),
+            "features": feature_columns(judgement, cohort.features, mean_change, whole.absent),
             "shape": shape,
         }
         return cls(options, whole.context, mean_change, stage.spread, joint, record)

@@ -89,12 +89,14 @@ class Surprise:
     def apart(self, X: np.ndarray, first: np.ndarray) -> np.ndarray:
         """u (P, D) for rows X of people of the population, as if it had been fitted without them.
 
-        first : (P, D + C + 1), the row by which each took part. A rank-one change of Sigma (Sherman and Morrison 1950),
-        exact for its off-diagonal part; without it people are less surprising to those who learned from them than new
-        people will be, and all the less the fewer they are.
+        first : (P, D + C + 1), the row by which each took part, NaN for one who did not. A rank-one change of Sigma
+        (Sherman and Morrison 1950), exact for its off-diagonal part; without it people are less surprising to those who
+        learned from them than new people will be, and all the less the fewer they are.
         """
         width = len(self.precision)
-        left, taken = X[:, :width] - self.mean(X), first[:, :width] - self.mean(first)
+        part = np.isfinite(first).all(axis=1)[:, None]
+        first = np.where(part, first, 0.0)
+        left, taken = X[:, :width] - self.mean(X), np.where(part, first[:, :width] - self.mean(first), 0.0)
         plain, pulled = matmul(left, self.precision), matmul(taken, self.precision)
         own = (taken * pulled).sum(axis=1)
         factor = self.share * (left * pulled).sum(axis=1) / np.maximum(1.0 - self.share * own, 1e-6)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cohort.scaling import quantiles
 from ..ops.tiles import matmul
 from .folds import gains, simplest, unit_averages
 from .scores import normal_crps
@@ -26,6 +27,8 @@ ROUNDS, CLOSE = 40, 1e-5
 # E|e| of a standard normal: what is fitted is a mean size, what is wanted a standard deviation.
 MEAN_SIZE = np.sqrt(2.0 / np.pi)
 OWN_COLUMNS = 2
+# Robust standard deviations that an error counts as at most.
+FARTHEST = 8.0
 
 
 @dataclass(eq=False)
@@ -103,6 +106,9 @@ def _fit(name: str, X: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> 
     # Weights that add up to the number of independent pairs, so that the priors count as pairs.
     seen = np.isfinite(residual) * (share / (share**2).sum())[:, None]
     size = np.abs(np.where(seen > 0, residual, 0.0))
+    half, most = quantiles(np.where(seen > 0, np.abs(residual), np.nan), 0.5, 0.9)
+    farthest = FARTHEST * np.fmax(1.4826 * half, most / 1.645)
+    size = np.minimum(size, np.where(np.isfinite(farthest), farthest, np.inf))
     shared = X[:, width:]
     centre = share @ shared
     own = _own(X[:, :width])

@@ -56,8 +56,13 @@ def ladder_rows(
     return found
 
 
-def feature_columns(judgement: Judgement, names: Sequence[str], mean: MeanPredictor) -> dict[str, list[Any]]:
-    """Columns of `verdict_table`, one entry a feature; NaN for one that nobody was judged by."""
+def feature_columns(
+    judgement: Judgement, names: Sequence[str], mean: MeanPredictor, absent: np.ndarray
+) -> dict[str, list[Any]]:
+    """Columns of `verdict_table`, one entry a feature; NaN for one that nobody was judged by.
+
+    absent : (D,) bool, features that nobody's baseline has.
+    """
     scores = _by_feature(judgement, mean.chosen)
     carried, ours = scores["carry-forward"], scores["margins"]
     error = np.stack([judgement.errors[name][:, place] for place, name in enumerate(mean.chosen)], axis=1)
@@ -75,6 +80,7 @@ def feature_columns(judgement: Judgement, names: Sequence[str], mean: MeanPredic
     return {
         "feature": list(names),
         "mean": list(mean.chosen),
+        "absent": absent.tolist(),
         "rmse_carry_forward": np.sqrt(average(judgement.change**2)).tolist(),
         "rmse": np.sqrt(average(error**2)).tolist(),
         "crps_carry_forward": average(carried).tolist(),
@@ -121,20 +127,31 @@ def verdict_table(features: dict[str, list[Any]]) -> pd.DataFrame:
     people; verdict, in words.
     """
     table = pd.DataFrame(features).set_index("feature")
-    error = table["error"]
+    error, absent = table["error"], table["absent"].to_numpy(dtype=bool)
     # In this order, whatever order they were kept in.
     table = table[["mean", "rmse_carry_forward", "rmse", "crps_carry_forward", "crps", "difference"]].copy()
     table["low"] = table["difference"] - WIDTH * error
     table["high"] = table["difference"] + WIDTH * error
     share = 100 * table["difference"] / table["crps_carry_forward"]
-    words = np.where(
-        table["mean"] == "carry_forward",
-        "carried forward: no predictor was better",
-        np.where(
+    other = np.where(absent, "the usual level's", "carry-forward's")
+    table["verdict"] = np.select(
+        [
+            table["crps"].isna(),
+            absent & (table["high"] < 0),
+            absent,
+            table["mean"] == "carry_forward",
             table["high"] < 0,
-            [f"imputed: CRPS {-value:.0f} % below carry-forward's" for value in share],
-            "imputed, but not clearly better than carry-forward",
-        ),
+        ],
+        [
+            "imputed, and judged by nobody: too few people were measured",
+            [
+                f"no baseline: its level is imputed, CRPS {-value:.0f} % below {name}"
+                for value, name in zip(share, other, strict=True)
+            ],
+            "no baseline: its level is imputed, not clearly better than the usual one",
+            "carried forward: no predictor was better",
+            [f"imputed: CRPS {-value:.0f} % below {name}" for value, name in zip(share, other, strict=True)],
+        ],
+        "imputed, but not clearly better than carry-forward",
     )
-    table["verdict"] = words
     return table
