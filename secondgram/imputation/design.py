@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cohort.table import Cohort
+from ..diffusion.noise import person_keys
 from .context import Context
-from .folds import unit_folds
+from .folds import FOLDS, unit_folds
 from .people import People, TrainingPairs
 
 # Robust spreads from the middle at which cells that teach are cut: a wrong decimal point is as far as another scanner.
 FARTHEST = 25.0
+# People without a pair, for each feature, that tell a fold enough of the population.
+POPULATION = 20
 # Of a feature's pairs with a measured baseline, enough to learn a spread from.
 FEWEST_MEASURED = 10
 
@@ -105,18 +108,33 @@ class Fold:
     unit: np.ndarray
 
 
+def enough(cohort: Cohort, whole: Design) -> np.ndarray:
+    """(N,) bool: people of pairs, and of the others as many as a fold learns its population from.
+
+    Which ones is decided by their ids, whatever their order.
+    """
+    kept = np.isin(cohort.ids, whole.pairs.people.ids)
+    others = np.flatnonzero(~kept & cohort.scanned)
+    keys = person_keys(cohort.ids[others], "fold")
+    kept[others[np.argsort(keys, kind="stable")[: POPULATION * whole.width]]] = True
+    return kept
+
+
 def held_out(cohort: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fold:
     """A design that has seen no cell of the people of these pairs, nor of their units where there are several."""
     judged = whole.pairs.take(rows)
     several = len(np.unique(whole.pairs.unit)) > 1
     of_cohort, of_pairs = (cohort.units(), judged.unit) if several else (cohort.ids, judged.people.ids)
-    others = cohort.take(~np.isin(of_cohort.astype(str), of_pairs.astype(str)))
+    learned = ~np.isin(of_cohort.astype(str), of_pairs.astype(str)) & enough(cohort, whole)
+    others = cohort.take(learned)
     design = Design.of(others, every, holes=not whole.complete)
     unit = [each.context.scaling.units(len(rows), judged.people.site)[1] for each in (design, whole)]
     return Fold(others, design, rows, *design.judged(judged), unit[0] / unit[1])
 
 
-def fit_folds(cohort: Cohort, whole: Design, every: bool, seed: int) -> tuple[list[Fold], np.ndarray]:
+def fit_folds(
+    cohort: Cohort, whole: Design, every: bool, seed: int, folds: int = FOLDS
+) -> tuple[list[Fold], np.ndarray]:
     """Folds by which every pair is judged once, and the fold (P,) of a pair.
 
     Whoever is in no pair is judged in none and takes part in each, unless somebody of their unit is.
@@ -125,7 +143,7 @@ def fit_folds(cohort: Cohort, whole: Design, every: bool, seed: int) -> tuple[li
     if len(np.unique(unit)) < 2:
         # One group alone can only be cut by people.
         unit = whole.pairs.people.ids.astype(str)
-    fold = unit_folds(unit, seed)
+    fold = unit_folds(unit, seed, folds)
     return [held_out(cohort, whole, np.flatnonzero(fold == k), every) for k in range(fold.max() + 1)], fold
 
 

@@ -16,7 +16,7 @@ from ..cohort.table import Cohort
 from .base import MeanPredictor, fit_means
 from .context import levels
 from .design import Design, Fold, fit_folds, held_out
-from .folds import standard_errors, unit_averages, unit_folds, unit_sums
+from .folds import FOLDS, standard_errors, unit_averages, unit_folds, unit_sums
 from .margins import Margins, at_shares, fit_margins
 from .quantiles import quantile_crps
 from .scores import normal_crps
@@ -27,8 +27,8 @@ RUNGS = ("carry-forward", "mean", "spread", "margins")
 CHOICES = ("carry_forward", "own", "blend")
 # A feature leaves the choice of all features for a gain of this many standard errors.
 DEVIATION = 3.0
-# Judging costs a fit a fold: where that is long, one fold of people says enough.
-LONG = 3e9
+# Judging costs a fit a fold. Where that is long (people x features^2), one fold of people says enough, and few inside.
+LONG, FEW_FOLDS = 3e9, 2
 FEWEST_UNITS = 20
 # To learn from, where others are judged: with large groups a part may leave next to nobody.
 FEWEST_PEOPLE = 5
@@ -126,12 +126,12 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
     scores = {name: {rung: np.full(shape, np.nan) for rung in RUNGS} for name in CHOICES}
     errors = {name: np.full(shape, np.nan) for name in CHOICES}
     change = np.full(shape, np.nan)
-    work = len(cohort) * float(shape[1]) ** 2
-    for k in range(part.max() + 1 if work < LONG else 1):
+    long = len(cohort) * float(shape[1]) ** 2 > LONG
+    for k in range(1 if long else part.max() + 1):
         if len(np.unique(pairs.people.ids[part != k])) < FEWEST_PEOPLE:
             continue
         held = held_out(cohort, whole, np.flatnonzero(part == k), every)
-        folds, fold = fit_folds(held.cohort, held.design, every, seed)
+        folds, fold = fit_folds(held.cohort, held.design, every, seed, FEW_FOLDS if long else FOLDS)
         judged = asked[held.rows]
         X, true, rows = held.X[judged], held.change[judged], held.rows[judged]
         unit = held.unit[judged] * usual[rows]
