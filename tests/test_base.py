@@ -446,9 +446,7 @@ def _scattered(rng: np.random.Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("missing", [_block, _scattered], ids=["a block", "scattered"])
 @pytest.mark.parametrize("name", ["ridge", "gap_ridge", "blend"])
-def test_unknown_targets_shrink_no_prediction(
-    missing: Callable[[np.random.Generator], np.ndarray], name: str
-) -> None:
+def test_unknown_targets_shrink_no_prediction(missing: Callable[[np.random.Generator], np.ndarray], name: str) -> None:
     np.testing.assert_allclose(_slope(missing, name), 1.0, atol=0.13)
 
 

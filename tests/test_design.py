@@ -28,9 +28,7 @@ def _cohort(people: int = 48, families: bool = False, sites: bool = False, seed:
     visits[people // 4 : people // 2, 2] = np.nan
     visits[-3:, 0] = np.nan
     times = np.array([0.0, 1.5, 4.0]) + rng.uniform(0.0, 0.5, size=(people, 3))
-    table = pd.DataFrame(
-        {"age": rng.uniform(50, 80, people), "sex": pd.Categorical(rng.choice(["f", "m"], people))}
-    )
+    table = pd.DataFrame({"age": rng.uniform(50, 80, people), "sex": pd.Categorical(rng.choice(["f", "m"], people))})
     return sg.Cohort(
         ids=np.array([f"p{number}" for number in rng.permutation(people)]),
         visits=visits,

@@ -157,7 +157,5 @@ def test_the_order_of_rows_and_of_features_does_not_matter() -> None:
 
 def test_fewer_pairs_are_drawn_further() -> None:
     shared, own, y, _ = _problem(40, 8)
-    spread = [
-        np.ptp(fit_hierarchy(shared, own, y, np.full(40, weight)).coefficients[2]) for weight in (1.0, 0.3, 0.05)
-    ]
+    spread = [np.ptp(fit_hierarchy(shared, own, y, np.full(40, weight)).coefficients[2]) for weight in (1.0, 0.3, 0.05)]
     assert spread[0] > spread[1] > spread[2]

@@ -52,9 +52,7 @@ def _judged(
     scores, errors = {}, {}
     for place, name in enumerate(CHOICES):
         by = 1.0 + 0.1 * place
-        scores[name] = dict(
-            zip(RUNGS, (carried, mean * by, 1.01 * mean * by, 0.99 * mean * by), strict=True)
-        )
+        scores[name] = dict(zip(RUNGS, (carried, mean * by, 1.01 * mean * by, 0.99 * mean * by), strict=True))
         errors[name] = left * by
     return Judgement(scores, errors, change, weight, unit)
 
