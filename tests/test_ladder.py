@@ -214,7 +214,7 @@ def test_where_a_modality_is_often_missing_changes_are_as_large_as_they_are_and_
     for seed in range(3):
         cohort = _people(200, 8, seed)
         visits = cohort.visits.copy()
-        visits[np.ix_(np.random.default_rng(seed).random(200) < 0.7, [1], range(4))] = np.nan
+        visits[np.random.default_rng(seed).random(200) < 0.7, 1, :4] = np.nan
         fresh = _people(400, 8, 1000 + seed)
         result, cells = _held_out(_fit(replace(cohort, visits=visits)), fresh)
         predicted, true = (each - fresh.baseline for each in (result.mean, fresh.followup))
