@@ -13,7 +13,9 @@ from secondgram.diffusion.noise import Purpose
 from secondgram.imputation import joint as module
 from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.joint import Joint, Residuals, fit_joint
-from secondgram.imputation.quantiles import KNOTS, LEVELS
+from secondgram.imputation.margins import fit_margins
+from secondgram.imputation.quantiles import KNOTS, LEVELS, QuantileMap
+from secondgram.imputation.residual import ResidualComponents
 from secondgram.imputation.sampler import Sampler
 from secondgram.imputation.shape import Shape, ShapeOptions
 from secondgram.ops.noise import normals
@@ -59,9 +61,10 @@ def _residuals(kind: str, pairs: int = 1500, seed: int = 0) -> Residuals:
 
 
 def _fit(residuals: Residuals, options: ShapeOptions | None = None, lead: int = 3) -> tuple[Joint, dict[str, Any]]:
+    margins = fit_margins(residuals.standard, residuals.scale, residuals.weight, residuals.unit, residuals.fold)
     # For so small a network a second thread is a burden.
     with one_thread():
-        fitted, _, _, record = fit_joint(residuals, lead, options, seed=SEED, run=Run(show=False))
+        fitted, _, record = fit_joint(residuals, margins.map, lead, options, seed=SEED, run=Run(show=False))
     return fitted, record
 
 
@@ -153,6 +156,41 @@ def test_unknown_cells_spoil_nothing() -> None:
     drawn = fitted.finish(_draw(fitted)[1]).reshape(-1, FEATURES)
     for one, other in zip(drawn.T, holed.T, strict=True):
         assert stats.ks_2samp(one, other[np.isfinite(other)]).statistic < 0.06
+
+
+def test_unknown_cells_make_no_component_vary_less_than_it_does() -> None:
+    residuals = _residuals("normal", 400)
+    gone = np.random.default_rng(1).random(residuals.standard.shape) < 0.6
+    holed = replace(residuals, standard=np.where(gone, np.nan, residuals.standard))
+    fitted, _ = _fit(holed)
+    assert fitted.component_margins is None
+    np.testing.assert_allclose(fitted.finish(_draw(fitted)[1]).std(axis=(0, 1)), 1.0, atol=0.12)
+
+
+def test_what_fills_unknown_cells_is_decided_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    residuals = _residuals("normal", 100)
+    residuals.standard[3, 2] = np.nan
+    given: list[int] = []
+    filled = ResidualComponents.filled
+
+    def noted(components: ResidualComponents, standard: np.ndarray, seed: int) -> np.ndarray:
+        given.append(seed)
+        return filled(components, standard, seed)
+
+    monkeypatch.setattr(ResidualComponents, "filled", noted)
+    for seed in (5, 6):
+        fit_joint(residuals, None, 3, None, seed=seed, run=Run(show=False))
+    assert given == [5, 6]
+
+
+def test_the_margins_are_those_that_are_given() -> None:
+    residuals = _residuals("skewed features")
+    own = QuantileMap.fit(residuals.standard, residuals.weight, 0.0)
+    fitted, _, _ = fit_joint(residuals, own, 3, None, seed=SEED, run=Run(show=False))
+    assert fitted.margins is own
+    z = own.inverse(residuals.standard)
+    np.testing.assert_allclose(fitted.components.correlation(), np.corrcoef(z.T), atol=0.05)
+    assert fit_joint(residuals, None, 3, None, seed=SEED, run=Run(show=False))[0].margins is None
 
 
 def test_a_draw_depends_on_its_person_and_number_alone() -> None:

@@ -8,6 +8,7 @@ import pytest
 from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.margins import MARGINS, Margins, fit_component_margins, fit_margins
 from secondgram.imputation.quantiles import SHARES, QuantileMap, quantile_crps
+from secondgram.imputation.residual import ResidualComponents
 from secondgram.imputation.scores import normal_crps
 
 FEATURES = 6
@@ -97,26 +98,86 @@ def test_unknown_cells_have_no_score_and_spoil_nothing() -> None:
 # -- components -------------------------------------------------------------------------------------------------------
 
 
+def _loading(width: int = FEATURES, seed: int = 8) -> np.ndarray:
+    """(D, D) of a correlation matrix whose components differ in variance, largest first."""
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0]
+    covariance = turn @ np.diag(2.0 ** -np.arange(width)) @ turn.T
+    sd = np.sqrt(np.diag(covariance))
+    variances, vectors = np.linalg.eigh(covariance / np.outer(sd, sd))
+    return (vectors * np.sqrt(variances))[:, ::-1].T
+
+
 def test_only_the_skewed_component_has_a_distribution_of_its_own() -> None:
     rng = np.random.default_rng(0)
     c = rng.normal(size=(500, FEATURES))
-    c[:, 2] = _skewed(rng, (500,))
-    found = fit_component_margins(c, *_units(500))
+    c[:, 1] = _skewed(rng, (500,))
+    found = fit_component_margins(c @ _loading(), *_units(500))
     assert found.choice == "1 of 6 of their own distribution"
     assert found.map is not None
     z = rng.normal(size=(4000, FEATURES))
     made = found.map.forward(z)
-    np.testing.assert_allclose(np.delete(made, 2, axis=1), np.delete(z, 2, axis=1), atol=1e-9)
-    assert (made[:, 2] ** 3).mean() > 0.5
+    np.testing.assert_allclose(np.delete(made, 1, axis=1), np.delete(z, 1, axis=1), atol=1e-9)
+    assert np.abs((made[:, 1] ** 3).mean()) > 0.5
     gain, error = found.gain["own"]
     assert gain > 2 * error > 0
-    plain = quantile_crps(np.repeat(SHARES[:, None], FEATURES, axis=1), c)
-    np.testing.assert_array_equal(np.delete(found.score, 2, axis=1), np.delete(plain, 2, axis=1))
-    assert (plain - found.score).mean() == pytest.approx(gain)
+
+
+def test_a_component_of_its_own_distribution_keeps_unit_variance() -> None:
+    rng = np.random.default_rng(1)
+    c = rng.normal(size=(80, FEATURES))
+    c[:, 0] = _skewed(rng, (80,))
+    found = fit_component_margins(c @ _loading(), *_units(80))
+    assert found.map is not None
+    made = found.map.forward(rng.normal(size=(40_000, FEATURES)))
+    np.testing.assert_allclose(made.var(axis=0), 1.0, atol=0.12)
+    np.testing.assert_allclose(made.mean(axis=0), 0.0, atol=0.06)
 
 
 def test_normal_components_stay_normal() -> None:
-    c = np.random.default_rng(0).normal(size=(500, FEATURES))
-    found = fit_component_margins(c, *_units(500))
+    z = np.random.default_rng(0).normal(size=(500, FEATURES))
+    found = fit_component_margins(z, *_units(500))
     assert (found.map, found.choice) == (None, "normal")
     assert found.gain["own"][0] == 0.0
+
+
+@pytest.mark.parametrize(("rows", "width"), [(40, 64), (75, 100)])
+def test_directions_that_few_people_made_are_no_distributions_of_their_own(rows: int, width: int) -> None:
+    # In sample, and of a variance that nobody else has, half of them would look better than normal.
+    for seed in range(4):
+        z = np.random.default_rng(seed).normal(size=(rows, 3)) @ np.random.default_rng(9).normal(size=(3, width))
+        z = z / np.sqrt(3.0) + np.random.default_rng(seed + 50).normal(size=(rows, width))
+        found = fit_component_margins(z / np.sqrt(2.0), *_units(rows))
+        own = 0 if found.map is None else int((found.map.end != found.map.start).any(axis=0).sum())
+        assert own <= 1
+
+
+def test_so_few_people_have_normal_components() -> None:
+    found = fit_component_margins(_skewed(np.random.default_rng(0), (9, 3)), *_units(9))
+    assert (found.map, found.choice) == (None, "normal")
+    assert found.gain == {"normal": [0.0, 0.0], "own": [0.0, 0.0]}
+
+
+def test_a_component_is_judged_by_people_apart_from_its_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, (weight, unit, fold) = np.random.default_rng(0).normal(size=(60, FEATURES)), _units(60)
+    seen: list[np.ndarray] = []
+    fit = ResidualComponents.fit
+
+    def noted(standard: np.ndarray, weight: np.ndarray) -> ResidualComponents:
+        seen.append(standard)
+        return fit(standard, weight)
+
+    monkeypatch.setattr(ResidualComponents, "fit", noted)
+    fit_component_margins(z, weight, unit, fold)
+    for k, rows in enumerate(seen):
+        np.testing.assert_array_equal(rows, z[fold != k])
+    assert len(seen) == fold.max() + 1
+
+
+def test_people_of_whom_nothing_is_known_count_for_nothing() -> None:
+    values = _skewed(np.random.default_rng(0), (300, FEATURES))
+    weight, unit, fold = _units(300)
+    values[250:] = np.nan
+    found = fit_margins(values, np.ones(values.shape), weight, unit, fold)
+    fewer = fit_margins(values[:250], np.ones((250, FEATURES)), weight[:250], unit[:250], fold[:250])
+    assert found.choice == fewer.choice != "normal"
+    assert found.gain == fewer.gain

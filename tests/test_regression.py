@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from secondgram.imputation.regression import LinearMap, RidgePath, ridge_map, with_gap
+from secondgram.imputation.regression import PATTERNS, LinearMap, RidgePath, RidgePaths, patterns, with_gap
 
 INPUTS, WIDTH = 5, 3
 
@@ -142,16 +142,105 @@ def test_with_gap_appends_every_other_column_times_the_gap() -> None:
 def test_a_ridge_becomes_a_map_of_the_plain_columns(interacting: bool) -> None:
     X, rng = _inputs()
     columns = with_gap(X) if interacting else X
-    path = RidgePath(columns, rng.normal(size=(30, WIDTH)), rng.uniform(0.5, 2.0, 30))
-    found = ridge_map(path, 0.3, INPUTS)
-    np.testing.assert_allclose(found(X), next(path.predictions(columns, np.array([0.3]))), rtol=1e-10, atol=1e-10)
+    left = rng.normal(size=(30, WIDTH))
+    left[:9, 0] = np.nan
+    paths = RidgePaths(columns, left, rng.uniform(0.5, 2.0, 30))
+    found = paths.map(0.3, INPUTS)
+    np.testing.assert_allclose(found(X), next(paths.predictions(columns, np.array([0.3]))), rtol=1e-10, atol=1e-10)
     assert (found.by_gap is not None) == interacting
 
 
 def test_a_light_ridge_recovers_a_map_that_depends_on_the_gap() -> None:
     X, truth = _inputs(200)[0], _map(4, True)
-    found = ridge_map(RidgePath(with_gap(X), truth(X), np.ones(200)), 1e-9, INPUTS)
-    assert found.by_gap is not None
-    assert truth.by_gap is not None
+    change = truth(X)
+    columns = with_gap(X)
+    # What simple predictors leave is about nothing where the columns are at their means.
+    middle = truth.intercept + columns.mean(axis=0) @ np.concatenate([truth.W, _by_gap(truth)])
+    found = RidgePaths(columns, change - middle, np.ones(200)).map(1e-9, INPUTS)
     np.testing.assert_allclose(found.W, truth.W, atol=1e-6)
-    np.testing.assert_allclose(found.by_gap, truth.by_gap, atol=1e-6)
+    np.testing.assert_allclose(_by_gap(found), _by_gap(truth), atol=1e-6)
+
+
+def _by_gap(linear: LinearMap) -> np.ndarray:
+    assert linear.by_gap is not None
+    return linear.by_gap
+
+
+# -- each feature on the rows where it is known -----------------------------------------------------------------------
+
+
+def _ridge(X: np.ndarray, left: np.ndarray, weight: np.ndarray, penalty: float, fresh: np.ndarray) -> np.ndarray:
+    """Predictions (n, D) of a ridge without intercept, feature by feature, on known rows alone, by normal equations."""
+    share = weight / weight.sum()
+    mean = share @ X
+    spread = np.sqrt(share @ (X - mean) ** 2)
+    scaled = (X - mean) / spread
+    found = []
+    for column in left.T:
+        rows = np.isfinite(column)
+        own = weight[rows] / weight[rows].sum()
+        gram = (scaled[rows].T * own) @ scaled[rows] + penalty * np.eye(X.shape[1])
+        found.append(np.linalg.solve(gram, scaled[rows].T @ (own * column[rows])))
+    return (fresh - mean) / spread @ np.stack(found, axis=1)
+
+
+@pytest.mark.parametrize("rows", [12, 60])
+@pytest.mark.parametrize("penalty", [0.03, 10.0])
+def test_each_pattern_of_known_rows_is_the_ridge_on_those_rows(rows: int, penalty: float) -> None:
+    rng = np.random.default_rng(rows)
+    X, weight = rng.normal(size=(rows, 14)) * rng.uniform(0.1, 9.0, 14) + 3.0, rng.uniform(0.2, 1.0, rows)
+    left = rng.normal(size=(rows, 2 * PATTERNS))
+    # As many patterns as are fitted exactly, of which one is no row and one all of them.
+    for pattern in range(1, PATTERNS):
+        left[rng.random(rows) < 0.17 * pattern, 2 * pattern : 2 * pattern + 2] = np.nan
+    left[:, -1] = left[:, -2] = np.nan
+    paths, fresh = RidgePaths(X, left, weight), rng.normal(size=(5, 14))
+    known = slice(0, 2 * PATTERNS - 2)
+    expected = _ridge(X, left[:, known], weight, penalty, fresh)
+    predicted = next(paths.predictions(fresh, np.array([penalty])))
+    np.testing.assert_allclose(predicted[:, known], expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_array_equal(predicted[:, -2:], 0.0)
+    np.testing.assert_allclose(paths.map(penalty, 14)(fresh), predicted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.08])
+def test_scattered_unknown_cells_shrink_no_slope(share: float) -> None:
+    rng = np.random.default_rng(0)
+    X, W = rng.normal(size=(600, 10)), rng.normal(size=(10, 20))
+    left = X @ W + 0.5 * rng.normal(size=(600, 20))
+    left[rng.random(left.shape) < share] = np.nan
+    assert len(np.unique(np.isfinite(left), axis=1).T) > PATTERNS
+    fresh = rng.normal(size=(400, 10))
+    predicted = next(RidgePaths(X, left, np.ones(600)).predictions(fresh, np.array([1e-3])))
+    slope = (predicted * (fresh @ W)).sum(axis=0) / (predicted**2).sum(axis=0)
+    np.testing.assert_allclose(slope, 1.0, atol=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
+@pytest.mark.parametrize("width", [1, 5, 40])
+def test_patterns_cover_every_feature_once(share: float, width: int) -> None:
+    rng = np.random.default_rng(width)
+    seen = rng.random((60, width)) >= share
+    seen[:30, : width // 2] = False
+    found = patterns(seen)
+    features = np.concatenate([each for each, _ in found])
+    assert len(found) <= PATTERNS
+    assert len(set(features)) == len(features)
+    # What is left out is known too rarely for any row to have half of its group.
+    missing = np.setdiff1d(np.arange(width), features)
+    assert (seen[:, missing].mean(axis=0) < 0.5).all()
+    if share <= 0.02:
+        assert not len(missing)
+    for columns, rows in found:
+        np.testing.assert_array_equal(rows, np.flatnonzero(seen[:, columns].mean(axis=1) >= 0.5))
+
+
+def test_features_without_a_known_row_or_a_constant_column_have_no_slope() -> None:
+    X, rng = _inputs()
+    X[:, 2] = 0.1
+    left = rng.normal(size=(30, WIDTH))
+    left[:, 1] = np.nan
+    found = RidgePaths(X, left, np.ones(30)).map(0.01, INPUTS)
+    assert not found.W[2].any()
+    assert not found.W[:, 1].any()
+    assert np.isfinite(found.W).all()

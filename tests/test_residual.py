@@ -123,7 +123,7 @@ def test_pairs_of_features_that_do_not_fit_together_become_a_correlation() -> No
     fitted = ResidualComponents.fit(residual, np.ones(300))
     assert (fitted.variances > 0).all()
     np.testing.assert_allclose(np.diag(fitted.correlation()), 1.0)
-    assert np.isfinite(fitted.components(residual)).all()
+    assert np.isfinite(fitted.components(fitted.filled(residual, 0))).all()
 
 
 def test_a_feature_that_is_never_known_stays_finite() -> None:
@@ -131,9 +131,44 @@ def test_a_feature_that_is_never_known_stays_finite() -> None:
     residual[:, 2] = np.nan
     fitted = ResidualComponents.fit(residual, np.ones(50))
     assert np.isfinite(fitted.loading).all()
-    assert np.isfinite(fitted.components(residual)).all()
+    assert np.isfinite(fitted.components(fitted.filled(residual, 0))).all()
     # It goes with no other.
     np.testing.assert_allclose(fitted.correlation()[2], np.eye(4)[2], atol=1e-10)
+
+
+# -- unknown cells ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_components_of_filled_residuals_vary_as_those_of_complete_ones(share: float) -> None:
+    fitted, residual = _fitted(rows=20_000), _sample(5, 20_000, seed=5)
+    gone = np.random.default_rng(0).random(residual.shape) < share
+    holed = np.where(gone, np.nan, residual)
+    filled = fitted.filled(holed, 0)
+    np.testing.assert_array_equal(filled[~gone], residual[~gone])
+    np.testing.assert_array_equal(np.isnan(holed), gone)
+    c = fitted.components(filled)
+    np.testing.assert_allclose(c.T @ c / len(c), np.eye(5), atol=0.06)
+    # No residual in their place would vary too little, and pass for a distribution of its own.
+    nothing = fitted.components(np.where(gone, 0.0, residual))
+    assert (nothing**2).mean(axis=0).min() < 1.0 - 0.5 * share
+
+
+def test_an_unknown_residual_is_drawn_given_the_rest_of_its_row() -> None:
+    fitted = _fitted()
+    known = np.array([1.5, np.nan, np.nan, -0.5, np.nan])
+    filled = fitted.filled(np.tile(known, (20_000, 1)), 0)
+    mean, spread = _posterior(known, fitted.correlation())
+    np.testing.assert_allclose(filled.mean(axis=0), mean, atol=0.03)
+    np.testing.assert_allclose(np.cov(filled.T), spread, atol=0.03)
+
+
+def test_what_is_filled_in_is_decided_by_the_seed() -> None:
+    fitted, residual = _fitted(), _sample(5, 50)
+    assert fitted.filled(residual, 0) is residual
+    residual[3, 1] = np.nan
+    one, again, other = (fitted.filled(residual, seed)[3, 1] for seed in (0, 0, 1))
+    assert one == again != other
 
 
 def test_the_state_comes_back() -> None:

@@ -138,6 +138,60 @@ def test_a_constant_or_empty_feature_is_left_as_wide_as_it_is(column: float) -> 
     assert np.isfinite(scaling.location).all()
 
 
+# -- cells far off ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("site", [None, _sites()], ids=["one site", "sites"])
+@pytest.mark.parametrize("far", [1e4, -1e9])
+def test_one_cell_decides_no_robust_scale(site: np.ndarray | None, far: float) -> None:
+    values = _baseline(gaps=False)
+    before = SharedScaling.fit(values, site, robust=True)
+    values[3, 1] *= far
+    after = SharedScaling.fit(values, site, robust=True)
+    # It counts as one that is five standard deviations off, among the 40 of its site.
+    np.testing.assert_allclose(after.spread[:2], before.spread[:2], rtol=np.sqrt(1 + 25 / 40) - 0.95)
+    assert (np.abs(after.location - before.location) < 0.3 * before.spread).all()
+    np.testing.assert_array_equal(after.spread[0, [0, 2]], before.spread[0, [0, 2]])
+    # And without asking for it, the moments are plain ones.
+    assert SharedScaling.fit(values, site).spread[0, 1] > 100 * before.spread[0, 1]
+
+
+def test_one_cell_decides_no_scale_of_its_site() -> None:
+    values, site = _baseline(gaps=False), _sites()
+    before = SharedScaling.fit(values, site, robust=True)
+    values[45, 0] *= 1e6
+    after = SharedScaling.fit(values, site, robust=True)
+    assert site[45] == after.sites[1] == "south"
+    np.testing.assert_allclose(after.spread, before.spread, rtol=0.8)
+    assert (np.abs(after.location - before.location) < 0.7 * before.spread).all()
+
+
+@pytest.mark.parametrize("site", [None, _sites()], ids=["one site", "sites"])
+def test_where_no_cell_is_far_a_robust_scale_is_the_plain_one(site: np.ndarray | None) -> None:
+    plain, robust = (SharedScaling.fit(_baseline(), site, robust=asked) for asked in (False, True))
+    np.testing.assert_array_equal(robust.location, plain.location)
+    np.testing.assert_array_equal(robust.spread, plain.spread)
+
+
+def test_a_feature_of_which_most_cells_are_one_value_keeps_the_others() -> None:
+    # Lesions, say: none in two thirds of the people.
+    rng = np.random.default_rng(0)
+    values = np.where(rng.random((300, 1)) < 0.3, rng.gamma(2.0, 5.0, size=(300, 1)), 0.0)
+    plain, robust = (SharedScaling.fit(values, robust=asked) for asked in (False, True))
+    np.testing.assert_allclose(robust.spread, plain.spread, rtol=0.1)
+    assert robust.apply(values).std() > 0.9
+
+
+def test_a_robust_scale_is_finite_for_constant_empty_and_rare_features() -> None:
+    values = _baseline(gaps=False)
+    values[:, 0], values[:, 1], values[1:, 2] = 4.0, np.nan, np.nan
+    scaling = SharedScaling.fit(values, robust=True)
+    np.testing.assert_array_equal(scaling.spread[0], 1.0)
+    np.testing.assert_array_equal(scaling.location[0, [0, 1]], [4.0, 0.0])
+    assert scaling.location[0, 2] == values[0, 2]
+    assert np.isfinite(SharedScaling.fit(values[:3], robust=True).location).all()
+
+
 def test_shared_scaling_state_comes_back() -> None:
     values, site = _baseline(), _sites()
     scaling = SharedScaling.fit(values, site)

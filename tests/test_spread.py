@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.scores import normal_crps
-from secondgram.imputation.spread import CANDIDATES, Spread, constant_score, fit_spread
+from secondgram.imputation.spread import CANDIDATES, Spread, constant_spread, fit_spread
 from secondgram.imputation.spread import _fit as _fit_as
 
 FEATURES, COVARIATES = 6, 2
@@ -21,9 +21,7 @@ def _inputs(pairs: int = 500, seed: int = 0) -> tuple[np.ndarray, np.random.Gene
     return rng.normal(size=(pairs, INPUTS)), rng
 
 
-def _fit(
-    X: np.ndarray, residual: np.ndarray, weight: np.ndarray | None = None
-) -> tuple[Spread, np.ndarray, np.ndarray]:
+def _fit(X: np.ndarray, residual: np.ndarray, weight: np.ndarray | None = None) -> Spread:
     unit = np.array([f"person-{number}" for number in range(len(X))])
     return fit_spread(X, residual, np.ones(len(X)) if weight is None else weight, unit, unit_folds(unit, 0))
 
@@ -33,30 +31,33 @@ def _fit(
 
 def test_one_spread_a_feature_is_chosen_where_nothing_varies() -> None:
     X, rng = _inputs()
-    spread, plain, chosen = _fit(X, SIZES * rng.normal(size=(500, FEATURES)))
+    residual = SIZES * rng.normal(size=(500, FEATURES))
+    spread = _fit(X, residual)
     assert spread.candidate == "constant"
     assert not spread.slopes.any()
     np.testing.assert_allclose(spread.scale(X), np.broadcast_to(SIZES, (500, FEATURES)), rtol=0.1)
-    np.testing.assert_array_equal(plain, chosen)
+    # Of everybody whom it was fitted on, and of nothing else.
+    plain = constant_spread(X, residual, np.ones(500))
+    np.testing.assert_array_equal(plain.scale(X), spread.scale(X))
 
 
 def test_a_spread_that_grows_with_the_gap_is_recovered() -> None:
     X, rng = _inputs(1000)
     truth = SIZES * np.exp(0.4 * X[:, -1:])
-    spread, plain, chosen = _fit(X, truth * rng.normal(size=(1000, FEATURES)))
+    spread = _fit(X, truth * rng.normal(size=(1000, FEATURES)))
     assert spread.candidate == "gap"
     # One slope for all features, and nothing else.
     np.testing.assert_allclose(spread.slopes[COVARIATES], 0.4, atol=0.04)
     assert not np.delete(spread.slopes, COVARIATES, axis=0).any()
     np.testing.assert_allclose(np.exp(spread.level), SIZES * np.exp(0.4 * X[:, -1].mean()), rtol=0.1)
-    assert chosen.mean() < plain.mean()
+    assert spread.gain["gap"][0] > spread.gain["gap"][1] > 0
 
 
 def test_slopes_that_features_share_are_recovered() -> None:
     X, rng = _inputs(1000)
     baseline, shown = X[:, :FEATURES], X[:, FEATURES:]
     log = shown @ np.array([0.3, -0.2, 0.1])[:, None] + 0.15 * np.clip(baseline, -4, 4)
-    spread, _, _ = _fit(X, SIZES * np.exp(log) * rng.normal(size=(1000, FEATURES)))
+    spread = _fit(X, SIZES * np.exp(log) * rng.normal(size=(1000, FEATURES)))
     assert spread.candidate == "common"
     for row, slope in zip(spread.slopes, [0.3, -0.2, 0.1, 0.15, 0.0], strict=True):
         np.testing.assert_allclose(row, slope, atol=0.05)
@@ -66,7 +67,7 @@ def test_slopes_of_their_own_are_recovered() -> None:
     X, rng = _inputs(3000)
     slopes = np.array([0.6, -0.6, 0.3, -0.3, 0.0, 0.0])
     truth = SIZES * np.exp(X[:, FEATURES : FEATURES + 1] * slopes)
-    spread, _, chosen = _fit(X, truth * rng.normal(size=(3000, FEATURES)))
+    spread = _fit(X, truth * rng.normal(size=(3000, FEATURES)))
     assert spread.candidate == "own"
     # Drawn to the common one, which is about 0.
     np.testing.assert_allclose(spread.slopes[0], slopes, atol=0.08)
@@ -75,7 +76,6 @@ def test_slopes_of_their_own_are_recovered() -> None:
     assert set(spread.gain) == set(CANDIDATES)
     assert spread.gain["constant"] == [0.0, 0.0]
     assert spread.gain["own"][0] > spread.gain["common"][0] + spread.gain["own"][1]
-    assert np.isfinite(chosen).all()
 
 
 def test_where_pairs_are_few_own_slopes_are_near_the_common_one() -> None:
@@ -92,7 +92,7 @@ def test_where_pairs_are_few_own_slopes_are_near_the_common_one() -> None:
 def test_a_feature_that_errs_more_where_it_is_large_is_found() -> None:
     X, rng = _inputs(1500)
     size = 0.3 + np.abs(X[:, :FEATURES])
-    spread, _, _ = _fit(X, size**0.5 * rng.normal(size=(1500, FEATURES)))
+    spread = _fit(X, size**0.5 * rng.normal(size=(1500, FEATURES)))
     assert spread.candidate == "common"
     np.testing.assert_allclose(spread.slopes[-1], 0.5, atol=0.05)
     np.testing.assert_allclose(spread.slopes[:-1], 0.0, atol=0.05)
@@ -101,7 +101,7 @@ def test_a_feature_that_errs_more_where_it_is_large_is_found() -> None:
 def test_without_gaps_there_is_no_slope_on_them() -> None:
     X, rng = _inputs()
     X[:, -1] = 0.0
-    spread, _, _ = _fit(X, np.exp(0.4 * X[:, FEATURES : FEATURES + 1]) * rng.normal(size=(500, FEATURES)))
+    spread = _fit(X, np.exp(0.4 * X[:, FEATURES : FEATURES + 1]) * rng.normal(size=(500, FEATURES)))
     assert spread.candidate == "common"
     assert "gap" not in spread.gain
     np.testing.assert_allclose(spread.slopes[COVARIATES], 0.0, atol=1e-12)
@@ -110,9 +110,9 @@ def test_without_gaps_there_is_no_slope_on_them() -> None:
 def test_a_few_wild_errors_move_little() -> None:
     X, rng = _inputs(1000)
     residual = rng.normal(size=(1000, FEATURES))
-    before = _fit(X, residual)[0].scale(X)
+    before = _fit(X, residual).scale(X)
     residual[:10] *= 10.0
-    assert np.abs(_fit(X, residual)[0].scale(X) / before - 1.0).mean() < 0.15
+    assert np.abs(_fit(X, residual).scale(X) / before - 1.0).mean() < 0.15
 
 
 # -- unknown cells, weights, order ------------------------------------------------------------------------------------
@@ -122,19 +122,35 @@ def test_unknown_cells_count_for_nothing() -> None:
     X, rng = _inputs(1000)
     residual = SIZES * np.exp(0.4 * X[:, -1:]) * rng.normal(size=(1000, FEATURES))
     gone = rng.random(residual.shape) < 0.3
-    spread, plain, chosen = _fit(X, np.where(gone, np.nan, residual))
+    spread = _fit(X, np.where(gone, np.nan, residual))
     assert spread.candidate == "gap"
     np.testing.assert_allclose(spread.slopes[COVARIATES], 0.4, atol=0.05)
     np.testing.assert_allclose(np.exp(spread.level), SIZES * np.exp(0.4 * X[:, -1].mean()), rtol=0.12)
-    for score in (plain, chosen):
-        np.testing.assert_array_equal(np.isnan(score), gone)
+    # Whatever stands beside them.
+    moved = X.copy()
+    moved[:, :FEATURES][gone] = 3.0
+    np.testing.assert_array_equal(_fit(moved, np.where(gone, np.nan, residual)).slopes, spread.slopes)
+
+
+def test_pairs_of_which_nothing_is_known_count_for_nothing() -> None:
+    X, rng = _inputs(600)
+    residual = np.exp(0.4 * X[:, -1:]) * rng.normal(size=(600, FEATURES))
+    residual[500:] = np.nan
+    unit = np.arange(600).astype(str)
+    fold, weight = unit_folds(unit, 0), np.ones(600)
+    whole = fit_spread(X, residual, weight, unit, fold)
+    fewer = fit_spread(X[:500], residual[:500], weight[:500], unit[:500], fold[:500])
+    assert whole.candidate == fewer.candidate == "gap"
+    np.testing.assert_allclose(whole.slopes[COVARIATES], 0.4, atol=0.06)
+    # But for how much the priors count, which is by the number of pairs.
+    np.testing.assert_allclose(whole.gain["gap"], fewer.gain["gap"], rtol=0.02)
 
 
 def test_a_feature_that_is_never_known_stays_finite() -> None:
     X, rng = _inputs()
     residual = np.exp(0.5 * X[:, -1:]) * rng.normal(size=(500, FEATURES))
     residual[:, 5] = np.nan
-    spread = _fit(X, residual)[0]
+    spread = _fit(X, residual)
     assert np.isfinite(spread.scale(X)).all()
     np.testing.assert_allclose(spread.slopes[COVARIATES], 0.5, atol=0.06)
 
@@ -144,23 +160,22 @@ def test_for_one_spread_a_feature_a_weight_counts_as_repeating_the_row() -> None
     residual, times = SIZES * rng.normal(size=(500, FEATURES)), rng.integers(1, 4, 500)
     unit = np.arange(500).astype(str)
     fold = unit_folds(unit, 0)
-    weighted, score, _ = fit_spread(X, residual, times.astype(float), unit, fold)
+    weighted = fit_spread(X, residual, times.astype(float), unit, fold)
     rows = np.repeat(np.arange(500), times)
-    repeated, again, _ = fit_spread(X[rows], residual[rows], np.ones(len(rows)), unit[rows], fold[rows])
+    repeated = fit_spread(X[rows], residual[rows], np.ones(len(rows)), unit[rows], fold[rows])
     assert weighted.candidate == repeated.candidate == "constant"
     np.testing.assert_allclose(weighted.level, repeated.level, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(score[rows], again, rtol=1e-9)
 
 
 def test_where_slopes_are_drawn_only_the_proportions_of_weights_count() -> None:
     X, rng = _inputs()
     residual = np.exp(0.4 * X[:, -1:]) * rng.normal(size=(500, FEATURES))
     weight = rng.uniform(0.2, 1.0, 500)
-    one, other = _fit(X, residual, weight)[0], _fit(X, residual, 7.0 * weight)[0]
+    one, other = _fit(X, residual, weight), _fit(X, residual, 7.0 * weight)
     np.testing.assert_allclose(one.scale(X), other.scale(X), rtol=1e-9)
     # A pair without weight is as good as absent.
     cut = np.where(np.arange(500) < 400, 1.0, 0.0)
-    some, fewer = _fit(X, residual, cut)[0], _fit(X[:400], residual[:400])[0]
+    some, fewer = _fit(X, residual, cut), _fit(X[:400], residual[:400])
     assert some.candidate == fewer.candidate == "gap"
     np.testing.assert_allclose(some.level, fewer.level, atol=1e-6)
     np.testing.assert_allclose(some.slopes, fewer.slopes, atol=1e-6)
@@ -171,11 +186,11 @@ def test_the_order_of_rows_does_not_matter() -> None:
     residual = np.exp(0.4 * X[:, -1:]) * rng.normal(size=(500, FEATURES))
     unit, order = np.arange(500).astype(str), rng.permutation(500)
     fold, weight = unit_folds(unit, 0), rng.uniform(0.2, 1.0, 500)
-    one, _, score = fit_spread(X, residual, weight, unit, fold)
-    other, _, again = fit_spread(X[order], residual[order], weight[order], unit[order], fold[order])
+    one = fit_spread(X, residual, weight, unit, fold)
+    other = fit_spread(X[order], residual[order], weight[order], unit[order], fold[order])
     assert one.candidate == other.candidate
     np.testing.assert_allclose(one.scale(X), other.scale(X), rtol=1e-9)
-    np.testing.assert_allclose(score[order], again, rtol=1e-9)
+    np.testing.assert_allclose(list(one.gain.values()), list(other.gain.values()), rtol=1e-9, atol=1e-12)
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
@@ -185,7 +200,7 @@ def _fitted() -> tuple[Spread, np.ndarray]:
     X, rng = _inputs(1500)
     own = np.linspace(-0.6, 0.6, FEATURES)
     residual = np.exp(own * X[:, -1:] + 0.3 * X[:, :FEATURES]) * rng.normal(size=(1500, FEATURES))
-    spread = _fit(X, residual)[0]
+    spread = _fit(X, residual)
     assert spread.candidate == "own"
     return spread, X
 
@@ -212,16 +227,32 @@ def test_each_row_is_scaled_on_its_own_and_the_state_comes_back() -> None:
 # -- scores -----------------------------------------------------------------------------------------------------------
 
 
-def test_scores_are_of_people_that_were_not_fitted_on() -> None:
+def test_gains_are_of_people_that_were_not_fitted_on() -> None:
     X, rng = _inputs(200)
-    residual = rng.normal(size=(200, FEATURES))
+    residual = np.exp(0.5 * X[:, -1:]) * rng.normal(size=(200, FEATURES))
     unit = np.arange(200).astype(str)
-    fold, weight = unit_folds(unit, 0), np.ones(200)
-    _, plain, _ = fit_spread(X, residual, weight, unit, fold)
-    np.testing.assert_allclose(constant_score(residual, weight, fold), plain, rtol=1e-12)
-    held = fold == 2
-    size = np.abs(residual[~held]).mean(axis=0) / np.sqrt(2.0 / np.pi)
-    np.testing.assert_allclose(plain[held], normal_crps(residual[held], size), rtol=1e-10)
+    fold, weight = unit_folds(unit, 0), rng.uniform(0.5, 1.0, 200)
+    spread = fit_spread(X, residual, weight, unit, fold)
+    fall = np.empty(200)
+    for k in range(fold.max() + 1):
+        held = fold == k
+        plain, rich = (
+            normal_crps(residual[held], _fit_as(name, X[~held], residual[~held], weight[~held]).scale(X[held]))
+            for name in ("constant", "gap")
+        )
+        fall[held] = (plain - rich).mean(axis=1)
+    assert spread.gain["gap"][0] == pytest.approx(weight @ fall / weight.sum())
+    assert spread.gain["constant"] == [0.0, 0.0]
+
+
+def test_a_constant_spread_is_the_mean_size_of_what_is_known() -> None:
+    X, rng = _inputs(200)
+    residual, weight = SIZES * rng.normal(size=(200, FEATURES)), rng.uniform(0.2, 1.0, 200)
+    residual[rng.random(residual.shape) < 0.3] = np.nan
+    seen = np.isfinite(residual) * weight[:, None]
+    size = (seen * np.abs(np.nan_to_num(residual))).sum(axis=0) / seen.sum(axis=0) / np.sqrt(2.0 / np.pi)
+    scale = constant_spread(X, residual, weight).scale(X)
+    np.testing.assert_allclose(scale, np.broadcast_to(size, scale.shape), rtol=1e-10)
 
 
 @pytest.mark.parametrize("error", [-3.0, 0.0, 0.4, 12.0])
