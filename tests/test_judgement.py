@@ -93,7 +93,7 @@ def _fitted(stage: Stage) -> list[np.ndarray]:
     by_gap = np.zeros(0) if mean.map.by_gap is None else mean.map.by_gap
     ends = np.zeros(0) if margins.map is None else margins.map.end
     arrays = [mean.map.W, mean.map.intercept, by_gap, mean.beyond, mean.reach, mean.bounds]
-    return [*arrays, spread.level, spread.slopes, spread.reach, ends, stage.left, stage.scale]
+    return [*arrays, spread.level, spread.slopes, spread.reach, ends, stage.standard, stage.scale]
 
 
 def test_everybody_is_judged_once_by_what_their_part_has_not_seen(stages: list[dict[str, Stage]]) -> None:
@@ -122,7 +122,7 @@ def test_everybody_is_judged_once_by_what_their_part_has_not_seen(stages: list[d
     np.testing.assert_allclose(found.errors["own"][held.rows[rows]], error * unit, rtol=1e-9)
     expected = normal_crps(error, stage.spread.scale(held.X[rows])) * unit
     np.testing.assert_allclose(found.scores["own"]["spread"][held.rows[rows]], expected, rtol=1e-9)
-    constant = constant_spread(held.design.X, stage.left, held.design.weight).scale(held.X[rows])
+    constant = constant_spread(held.design.X, stage.standard * stage.scale, held.design.weight).scale(held.X[rows])
     expected = normal_crps(error, constant) * unit
     np.testing.assert_allclose(found.scores["own"]["mean"][held.rows[rows]], expected, rtol=1e-9)
 
@@ -141,7 +141,7 @@ def test_scores_are_of_the_first_visit_and_the_target_where_enough_have_them() -
 def test_of_a_large_cohort_one_part_is_judged(stages: list[dict[str, Stage]], monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = _cohort()
     whole = Design.of(cohort, False)
-    monkeypatch.setattr(judgement, "LONG", len(cohort) * float(FEATURES) ** 2)
+    monkeypatch.setattr(judgement, "LONG", len(cohort) * float(FEATURES) ** 2 - 1.0)
     found = judge(cohort, whole, False, True, 0)
     assert len(stages) == 1
     judged = np.isfinite(found.change).any(axis=1)
@@ -214,7 +214,7 @@ def test_what_follows_a_mean_leaves_filled_cells_out() -> None:
     mean, left = base.fit_means(whole, folds, ("own",), True)["own"]
     stage = follow(whole, mean, left, fold)
     known = np.where(whole.measured, left, np.nan)
-    np.testing.assert_array_equal(stage.left, known)
+    np.testing.assert_allclose(stage.standard * stage.scale, known, rtol=1e-12)
     assert np.isnan(known).sum() > np.isnan(left).sum()
     spread = fit_spread(whole.X, known, whole.weight, whole.pairs.unit, fold)
     np.testing.assert_array_equal(stage.spread.level, spread.level)

@@ -211,10 +211,10 @@ def _held_out(imputer: sg.SecondgramImputer, cohort: sg.Cohort) -> tuple[Imputat
 
 def test_where_a_modality_is_often_missing_changes_are_as_large_as_they_are_and_intervals_cover() -> None:
     slope, covered = [], []
-    for seed in range(3):
-        cohort = _people(200, 8, seed)
+    for seed in range(2):
+        cohort = _people(500, 8, seed)
         visits = cohort.visits.copy()
-        visits[np.random.default_rng(seed).random(200) < 0.7, 1, :4] = np.nan
+        visits[np.random.default_rng(seed).random(500) < 0.7, 1, :4] = np.nan
         fresh = _people(400, 8, 1000 + seed)
         result, cells = _held_out(_fit(replace(cohort, visits=visits)), fresh)
         predicted, true = (each - fresh.baseline for each in (result.mean, fresh.followup))

@@ -67,7 +67,7 @@ def _error(judged: Judgement) -> np.ndarray:
 
 
 def _features(judged: Judgement) -> dict[str, list[Any]]:
-    return feature_columns(judged, NAMES, _mean())
+    return feature_columns(judged, NAMES, _mean(), np.zeros(len(NAMES), dtype=bool))
 
 
 def _ladder(judged: Judgement, shape: dict[str, Any] = NO_SHAPE, candidate: str = "gap") -> list[dict[str, Any]]:
@@ -119,6 +119,7 @@ def test_a_gain_is_clear_where_its_whole_interval_is_below_zero(better: float) -
     columns: dict[str, list[Any]] = {
         "feature": ["x"],
         "mean": ["blend"],
+        "absent": [False],
         "rmse_carry_forward": [1.0],
         "rmse": [0.9],
         "crps_carry_forward": [0.5],
@@ -143,7 +144,7 @@ def test_unknown_cells_count_for_nothing_and_a_feature_never_known_is_not_praise
     np.testing.assert_allclose(table["crps"][:2], np.nanmean(_used(judged, "margins")[:, :2], axis=0))
     difference = np.nanmean((_used(judged, "margins") - _used(judged, "carry-forward"))[:, :2], axis=0)
     np.testing.assert_allclose(table["difference"][:2], difference)
-    assert table["verdict"]["unclear"] == "imputed, but not clearly better than carry-forward"
+    assert table["verdict"]["unclear"] == "imputed, and judged by nobody: too few people were measured"
 
 
 def test_the_interval_is_over_units_and_the_averages_over_people() -> None:
