@@ -13,6 +13,7 @@ from secondgram.imputation import base
 from secondgram.imputation.base import CANDIDATES, MeanPredictor, by_feature, fit_means
 from secondgram.imputation.design import Design, Fold
 from secondgram.imputation.folds import unit_averages, unit_folds
+from secondgram.imputation.hierarchy import Hierarchy, fit_hierarchy
 from secondgram.imputation.people import TrainingPairs
 from secondgram.imputation.population import Population
 
@@ -257,6 +258,31 @@ def test_what_surprises_in_training_is_as_surprising_in_use() -> None:
     new = np.abs(fitted.surprise.map(folds[0].X)).mean()
     assert np.abs(fitted._apart()).mean() == pytest.approx(new, rel=0.15)
     assert np.abs(fitted.surprise.map(fitted.X)).mean() < 0.8 * new
+
+
+def test_what_a_candidate_is_fitted_to_is_apart_and_so_is_what_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    everyone, change, _ = _measured_again(60, 40, width=60)
+    whole, folds = _designs(everyone[:40], change, everyone=everyone)
+    fitted = base._Judged(whole, folds, True).everybody()
+    given: list[tuple[np.ndarray, list[np.ndarray]]] = []
+
+    def noted(shared: np.ndarray, own: list[np.ndarray], *rest: Any) -> Hierarchy:
+        given.append((shared, own))
+        return fit_hierarchy(shared, own, *rest)
+
+    monkeypatch.setattr(base, "fit_hierarchy", noted)
+    fitted.map("self_conditioned", None)
+    ((shared, own),) = given
+    surprise = fitted.surprise
+    assert surprise is not None
+    apart = surprise.apart(fitted.X, fitted.everyone()[:40])
+    np.testing.assert_allclose(own[-1], apart - apart.mean(axis=0), rtol=1e-9, atol=1e-9)
+    assert not np.allclose(apart, surprise.map(fitted.X), rtol=0.1)
+    beta = fit_hierarchy(shared, own, change, np.ones(40), np.array([0.1] * 4 + [base.BEYOND_DEVIATION, 0.1]))
+    expected = shared @ beta.coefficients[: shared.shape[1]]
+    for column, slope in zip(own, beta.coefficients[shared.shape[1] :], strict=True):
+        expected += column * slope
+    np.testing.assert_allclose(fitted._in_sample("self_conditioned"), expected, rtol=1e-6, atol=1e-6)
 
 
 # -- the gap ----------------------------------------------------------------------------------------------------------
