@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -283,6 +284,16 @@ def test_what_a_candidate_is_fitted_to_is_apart_and_so_is_what_it_leaves(monkeyp
     for column, slope in zip(own, beta.coefficients[shared.shape[1] :], strict=True):
         expected += column * slope
     np.testing.assert_allclose(fitted._in_sample("self_conditioned"), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_who_has_no_first_visit_took_no_part_in_the_population() -> None:
+    everyone, change, _ = _measured_again(60, 40, width=60)
+    whole, folds = _designs(everyone[:40], change, everyone=everyone)
+    first = np.where(np.arange(40) < 30, whole.first, -1)
+    fitted = base._Judged(replace(whole, first=first), folds, True).everybody()
+    surprise = fitted.surprise
+    assert surprise is not None
+    np.testing.assert_allclose(fitted._apart()[30:], surprise.map(fitted.X)[30:], rtol=1e-9, atol=1e-9)
 
 
 # -- the gap ----------------------------------------------------------------------------------------------------------
