@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from secondgram.imputation import base
 from secondgram.imputation.base import CANDIDATES, MeanPredictor, by_feature, fit_means
 from secondgram.imputation.design import FARTHEST, Design, Fold
 from secondgram.imputation.folds import unit_averages, unit_folds
+from secondgram.imputation.hierarchy import Hierarchy, fit_hierarchy
 from secondgram.imputation.people import TrainingPairs
 from secondgram.imputation.population import Population
 
@@ -257,6 +259,41 @@ def test_what_surprises_in_training_is_as_surprising_in_use() -> None:
     new = np.abs(fitted.surprise.map(folds[0].X)).mean()
     assert np.abs(fitted._apart()).mean() == pytest.approx(new, rel=0.15)
     assert np.abs(fitted.surprise.map(fitted.X)).mean() < 0.8 * new
+
+
+def test_what_a_candidate_is_fitted_to_is_apart_and_so_is_what_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    everyone, change, _ = _measured_again(60, 40, width=60)
+    whole, folds = _designs(everyone[:40], change, everyone=everyone)
+    fitted = base._Judged(whole, folds, True).everybody()
+    given: list[tuple[np.ndarray, list[np.ndarray]]] = []
+
+    def noted(shared: np.ndarray, own: list[np.ndarray], *rest: Any) -> Hierarchy:
+        given.append((shared, own))
+        return fit_hierarchy(shared, own, *rest)
+
+    monkeypatch.setattr(base, "fit_hierarchy", noted)
+    fitted.map("self_conditioned", None)
+    ((shared, own),) = given
+    surprise = fitted.surprise
+    assert surprise is not None
+    apart = surprise.apart(fitted.X, fitted.everyone()[:40])
+    np.testing.assert_allclose(own[-1], apart - apart.mean(axis=0), rtol=1e-9, atol=1e-9)
+    assert not np.allclose(apart, surprise.map(fitted.X), rtol=0.1)
+    beta = fit_hierarchy(shared, own, change, np.ones(40), np.array([0.1] * 4 + [base.BEYOND_DEVIATION, 0.1]))
+    expected = shared @ beta.coefficients[: shared.shape[1]]
+    for column, slope in zip(own, beta.coefficients[shared.shape[1] :], strict=True):
+        expected += column * slope
+    np.testing.assert_allclose(fitted._in_sample("self_conditioned"), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_who_has_no_first_visit_took_no_part_in_the_population() -> None:
+    everyone, change, _ = _measured_again(60, 40, width=60)
+    whole, folds = _designs(everyone[:40], change, everyone=everyone)
+    first = np.where(np.arange(40) < 30, whole.first, -1)
+    fitted = base._Judged(replace(whole, first=first), folds, True).everybody()
+    surprise = fitted.surprise
+    assert surprise is not None
+    np.testing.assert_allclose(fitted._apart()[30:], surprise.map(fitted.X)[30:], rtol=1e-9, atol=1e-9)
 
 
 # -- the gap ----------------------------------------------------------------------------------------------------------

@@ -175,6 +175,14 @@ def test_a_baseline_far_off_is_predicted_no_further_away(
     assert (away[~np.eye(8, dtype=bool)] <= 1.5 * np.broadcast_to(seen, (8, 8))[~np.eye(8, dtype=bool)]).all()
 
 
+@pytest.mark.parametrize("groups", [2, 3])
+def test_people_of_very_few_groups_are_learned_from(few: sg.SimulatedCohort, groups: int) -> None:
+    cohort = replace(few, groups=np.arange(len(few)) % groups)
+    imputer = sg.SecondgramImputer(shape="off").fit(cohort, show=False)
+    assert np.isfinite(imputer.impute(cohort, draws=2, who="all").draws).all()
+    assert np.isfinite(_model(imputer).verdict()["crps"]).all()
+
+
 # -- what its figures are worth ---------------------------------------------------------------------------------------
 
 
