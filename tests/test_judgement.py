@@ -21,7 +21,7 @@ from secondgram.imputation.margins import fit_margins
 from secondgram.imputation.people import TrainingPairs
 from secondgram.imputation.population import Population
 from secondgram.imputation.scores import normal_crps
-from secondgram.imputation.spread import constant_spread, fit_spread
+from secondgram.imputation.spread import fit_spread, spread_as
 from secondgram.training.trainer import Run
 
 FEATURES = 4
@@ -122,7 +122,9 @@ def test_everybody_is_judged_once_by_what_their_part_has_not_seen(stages: list[d
     np.testing.assert_allclose(found.errors["own"][held.rows[rows]], error * unit, rtol=1e-9)
     expected = normal_crps(error, stage.spread.scale(held.X[rows])) * unit
     np.testing.assert_allclose(found.scores["own"]["spread"][held.rows[rows]], expected, rtol=1e-9)
-    constant = constant_spread(held.design.X, stage.standard * stage.scale, held.design.weight).scale(held.X[rows])
+    constant = spread_as("constant", held.design.X, stage.standard * stage.scale, held.design.weight).scale(
+        held.X[rows]
+    )
     expected = normal_crps(error, constant) * unit
     np.testing.assert_allclose(found.scores["own"]["mean"][held.rows[rows]], expected, rtol=1e-9)
 

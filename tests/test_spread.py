@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.scores import normal_crps
-from secondgram.imputation.spread import CANDIDATES, Spread, constant_spread, fit_spread
+from secondgram.imputation.spread import CANDIDATES, Spread, fit_spread, spread_as
 from secondgram.imputation.spread import _fit as _fit_as
 
 FEATURES, COVARIATES = 6, 2
@@ -37,7 +37,7 @@ def test_one_spread_a_feature_is_chosen_where_nothing_varies() -> None:
     assert not spread.slopes.any()
     np.testing.assert_allclose(spread.scale(X), np.broadcast_to(SIZES, (500, FEATURES)), rtol=0.1)
     # Of everybody whom it was fitted on, and of nothing else.
-    plain = constant_spread(X, residual, np.ones(500))
+    plain = spread_as("constant", X, residual, np.ones(500))
     np.testing.assert_array_equal(plain.scale(X), spread.scale(X))
 
 
@@ -245,13 +245,13 @@ def test_gains_are_of_people_that_were_not_fitted_on() -> None:
     assert spread.gain["constant"] == [0.0, 0.0]
 
 
-def test_a_constant_spread_is_the_mean_size_of_what_is_known() -> None:
+def test_a_spread_as_is_the_mean_size_of_what_is_known() -> None:
     X, rng = _inputs(200)
     residual, weight = SIZES * rng.normal(size=(200, FEATURES)), rng.uniform(0.2, 1.0, 200)
     residual[rng.random(residual.shape) < 0.3] = np.nan
     seen = np.isfinite(residual) * weight[:, None]
     size = (seen * np.abs(np.nan_to_num(residual))).sum(axis=0) / seen.sum(axis=0) / np.sqrt(2.0 / np.pi)
-    scale = constant_spread(X, residual, weight).scale(X)
+    scale = spread_as("constant", X, residual, weight).scale(X)
     np.testing.assert_allclose(scale, np.broadcast_to(size, scale.shape), rtol=1e-10)
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # Of EM; the rows that are far are settled in the first of them.
-ROUNDS, SETTLED = 30, 4
-CLOSE = 1e-3
+ROUNDS, SETTLED = 20, 4
+CLOSE = 2e-3
 # Where a coefficient differs between features by this much a priori, and how many features' worth that is.
 DEVIATION, DEVIATION_FEATURES = 0.1, 4.0
 # Pairs' worth of the features' common error that a feature's own is drawn by.

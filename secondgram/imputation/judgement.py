@@ -17,10 +17,10 @@ from .base import MeanPredictor, fit_means
 from .context import levels
 from .design import Design, Fold, fit_folds, held_out
 from .folds import FOLDS, standard_errors, unit_averages, unit_folds, unit_sums
-from .margins import Margins, at_shares, fit_margins
+from .margins import Margins, at_shares, fit_margins, margins_as
 from .quantiles import quantile_crps
 from .scores import normal_crps
-from .spread import FARTHEST, Spread, constant_spread, fit_spread
+from .spread import FARTHEST, Spread, fit_spread, spread_as
 
 RUNGS = ("carry-forward", "mean", "spread", "margins")
 # Of these, from simple to rich, one is used.
@@ -82,7 +82,7 @@ class Judgement:
         return min(loss, key=lambda name: loss[name])
 
     def chosen(self) -> list[str]:
-        """Of each feature: the winner, or a simpler choice that is clearly better there."""
+        """Of each feature: the winner, or another choice that is clearly better there."""
         winner = self.winner()
         width = self.change.shape[1]
         chosen, best = np.full(width, winner, dtype=object), np.full(width, DEVIATION)
@@ -99,9 +99,11 @@ class Judgement:
 
 
 def fit_stages(whole: Design, folds: list[Fold], fold: np.ndarray, self_conditioning: bool) -> dict[str, Stage]:
-    """The rungs of one margin on each mean that may be chosen."""
+    """What follows from each mean that may be chosen; the kinds of spread and margins are those of the richest."""
     means = fit_means(whole, folds, CHOICES, self_conditioning)
-    return {name: follow(whole, mean, left, fold) for name, (mean, left) in means.items()}
+    richest = CHOICES[-1]
+    stages = {richest: follow(whole, *means[richest], fold)}
+    return stages | {name: _like(stages[richest], whole, *means[name]) for name in CHOICES if name != richest}
 
 
 def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarray) -> Stage:
@@ -112,6 +114,15 @@ def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarra
     scale = spread.scale(whole.X)
     standard = np.clip(left / scale, -FARTHEST, FARTHEST)
     return Stage(mean, spread, fit_margins(standard, scale, weight, unit, fold), standard, scale)
+
+
+def _like(stage: Stage, whole: Design, mean: MeanPredictor, left: np.ndarray) -> Stage:
+    """What follows from another mean, with spread and margins of the kinds of a stage."""
+    left = whole.own_baseline(left)
+    spread = spread_as(stage.spread.candidate, whole.X, left, whole.weight)
+    scale = spread.scale(whole.X)
+    standard = np.clip(left / scale, -FARTHEST, FARTHEST)
+    return Stage(mean, spread, margins_as(stage.margins.choice, standard, whole.weight), standard, scale)
 
 
 def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, seed: int) -> Judgement:
@@ -137,10 +148,10 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
         unit = held.unit[judged] * usual[rows]
         change[rows] = true * unit
         known = held.design.own_baseline(held.design.change)
-        carried = constant_spread(held.design.X, known, held.design.weight).scale(X)
+        carried = spread_as("constant", held.design.X, known, held.design.weight).scale(X)
         for name, stage in fit_stages(held.design, folds, fold, self_conditioning).items():
             error = true - stage.mean.change(X)
-            constant = constant_spread(held.design.X, stage.standard * stage.scale, held.design.weight).scale(X)
+            constant = spread_as("constant", held.design.X, stage.standard * stage.scale, held.design.weight).scale(X)
             scale = stage.spread.scale(X)
             ends = at_shares(stage.margins.map, shape[1])
             errors[name][rows] = error * unit

@@ -48,7 +48,7 @@ def fit_margins(
         score[name] = np.empty(values.shape)
         for k in range(fold.max() + 1):
             held = fold == k
-            fitted = None if prior is None else QuantileMap.fit(values[~held], weight[~held], prior)
+            fitted = _fitted(prior, values[~held], weight[~held])
             score[name][held] = quantile_crps(at_shares(fitted, values.shape[1]), values[held])
         score[name] *= scale
     known = np.isfinite(values).any(axis=1)
@@ -56,9 +56,16 @@ def fit_margins(
         name: unit_averages(np.nanmean(each[known], axis=1), weight[known], unit[known]) for name, each in score.items()
     }
     chosen = simplest(per_unit)
-    prior = candidates[chosen]
-    fitted = None if prior is None else QuantileMap.fit(values, weight, prior)
-    return Margins(fitted, chosen, gains(per_unit), score[chosen])
+    return Margins(_fitted(candidates[chosen], values, weight), chosen, gains(per_unit), score[chosen])
+
+
+def margins_as(choice: str, values: np.ndarray, weight: np.ndarray) -> Margins:
+    """Margins of a kind that was chosen elsewhere, fitted to values (P, D)."""
+    return Margins(_fitted(MARGINS[choice], values, weight), choice, {}, np.full(values.shape, np.nan))
+
+
+def _fitted(prior: float | None, values: np.ndarray, weight: np.ndarray) -> QuantileMap | None:
+    return None if prior is None else QuantileMap.fit(values, weight, prior)
 
 
 def fit_component_margins(z: np.ndarray, weight: np.ndarray, unit: np.ndarray, fold: np.ndarray) -> Margins:

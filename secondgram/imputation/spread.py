@@ -90,9 +90,9 @@ def fit_spread(X: np.ndarray, residual: np.ndarray, weight: np.ndarray, unit: np
     return spread
 
 
-def constant_spread(X: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> Spread:
-    """One spread a feature, of errors (P, D), NaN where unknown."""
-    return _fit("constant", X, residual, weight)
+def spread_as(candidate: str, X: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> Spread:
+    """The spread of this kind of errors (P, D), NaN where unknown."""
+    return _fit(candidate, X, residual, weight)
 
 
 def _own(baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
