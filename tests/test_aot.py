@@ -118,12 +118,19 @@ def _units_are_used(name: str, precision: str, matrix: dict[str, Any], unit: str
     return int(matrix[unit]) > 0
 
 
-@pytest.mark.parametrize(("architecture", "kinds"), [(90, ["down1.inner", "up3.mid.back"]), (100, ["down1.inner"])])
+# The next generation takes as long again to compile for.
+ARCHITECTURES = [90, pytest.param(100, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kinds"),
+    [(90, ["down1.inner", "up3.mid.back"]), pytest.param(100, ["down1.inner"], marks=pytest.mark.slow)],
+)
 def test_large_products_use_the_matrix_units_without_spills(architecture: int, kinds: list[str]) -> None:
     _check("newest", architecture, ["bf16"], 16896, names=kinds)
 
 
-@pytest.mark.parametrize("architecture", [90, 100])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("triton", [pytest.param("newest", marks=pytest.mark.slow), "device"])
 def test_kernels_that_are_hard_on_a_compiler(triton: str, architecture: int) -> None:
     """Gram matrices of many tasks in halves, and what takes many registers in float32."""
@@ -209,7 +216,7 @@ def _differences(architecture: int, chosen: Sequence[list[str]] | None) -> list[
     return [(committed, line) for committed, line in compared if committed != line]
 
 
-@pytest.mark.parametrize("architecture", [90, 100])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_table_is_what_the_kernels_take(architecture: int) -> None:
     """Where a change of a kernel is meant: PYTHONPATH=<the folder> python -m secondgram.kernels.aot --table."""
     assert not _differences(architecture, LOOKED_AT)

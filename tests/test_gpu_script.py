@@ -130,7 +130,7 @@ def test_a_script_that_is_cut_ends_its_step_and_says_so(steps: Steps, told: sign
     process = steps.start(f"step before 9 2 echo measured; step deaf 30 2 bash -c {shlex.quote(deaf)}")
     found = re.search(r"^(\d+) begun$", steps.wait_for(" begun\n"), re.MULTILINE)
     process.send_signal(told)
-    assert process.wait(timeout=20) == code
+    assert process.wait(timeout=90) == code
     log = steps.log.read_text()
     assert "\nmeasured\n" in log
     assert f"-- cut by {told.name}" in log

@@ -65,7 +65,7 @@ def _agree(fused: TaskGradients, plain: TaskGradients) -> None:
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize("mode", ["auto", "jac"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("jac", marks=pytest.mark.slow)])
 def test_one_backward_pass_of_the_kernels_gives_the_jacobian(mode: str) -> None:
     fused, plain = TaskGradients(_net("triton"), 3, mode), TaskGradients(_net("reference"), 3, "jac")
     with launches.counted() as made:
@@ -154,6 +154,7 @@ def _trained(backend: str) -> tuple[list[float], Tensor]:
 
 
 @pytest.mark.interpreted
+@pytest.mark.slow
 def test_training_by_tasks_on_the_kernels_follows_the_reference() -> None:
     with launches.counted() as made:
         losses, weights = _trained("triton")

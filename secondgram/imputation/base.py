@@ -94,7 +94,16 @@ class MeanPredictor:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> MeanPredictor:
-        return cls(**(state | {"map": LinearMap(**state["map"])}))
+        linear = LinearMap(**state["map"])
+        if "reach" not in state:
+            # Written before anything was cut.
+            inputs, width = linear.W.shape
+            state = state | {"beyond": np.zeros(width), "reach": _endless(inputs), "bounds": _endless(width)}
+        return cls(**(state | {"map": linear}))
+
+
+def _endless(width: int) -> np.ndarray:
+    return np.stack([np.full(width, -np.inf), np.full(width, np.inf)])
 
 
 def _through(linear: LinearMap, beyond: np.ndarray, reach: np.ndarray, X: np.ndarray) -> np.ndarray:

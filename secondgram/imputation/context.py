@@ -60,10 +60,17 @@ class Context:
         )
 
     def inputs(self, people: People) -> np.ndarray:
-        baseline = self.missing.fill(self.scaling.apply(people.baseline, people.site))
+        baseline = self._filled(self.scaling.apply(people.baseline, people.site))
         gap = (people.gap - self.gap_mean) / self.gap_spread
         covariates = self.encoder.transform(people.table, people.source)
         return np.concatenate([baseline, covariates, np.where(np.isfinite(gap), gap, 0.0)[:, None]], axis=1)
+
+    def _filled(self, scaled: np.ndarray) -> np.ndarray:
+        # What a far cell says of others is cut, what it is itself is not.
+        if not np.isnan(scaled).any():
+            return scaled
+        filled = self.missing.fill(np.clip(scaled, -FAR, FAR))
+        return np.where(np.isnan(scaled), filled, scaled)
 
     def state(self) -> dict[str, Any]:
         return {

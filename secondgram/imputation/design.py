@@ -76,7 +76,7 @@ class Design:
     @property
     def absent(self) -> np.ndarray:
         """(D,) bool: features that nobody's earlier visit has, whose level is imputed and not their change."""
-        return ~self.measured.any(axis=0)
+        return np.asarray(~self.measured.any(axis=0))
 
     def own_baseline(self, error: np.ndarray) -> np.ndarray:
         """error (P, D), NaN also where a feature's own baseline was not measured.

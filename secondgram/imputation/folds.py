@@ -29,11 +29,13 @@ def unit_averages(values: np.ndarray, weight: np.ndarray, unit: np.ndarray) -> n
 
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of values (units,); infinite for fewer than two."""
-    return float(standard_errors(values)) if len(values) > 1 else float("inf")
+    return float(standard_errors(values))
 
 
 def standard_errors(values: np.ndarray) -> np.ndarray:
-    """Of the means over units of values (units, ...)."""
+    """Of the means over units of values (units, ...); infinite for fewer than two."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.inf)
     return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 

@@ -142,8 +142,9 @@ PATTERNS, DIFFERENT = 6, 0.1
 
 def patterns(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups of features, and the rows that at least half of a group is known for, both positions; seen (P, D) bool."""
-    found, member = np.unique(seen, axis=1, return_inverse=True)
-    member = member.reshape(-1)
+    kinds: dict[bytes, int] = {}
+    member = np.array([kinds.setdefault(column.tobytes(), len(kinds)) for column in np.packbits(seen, axis=0).T])
+    found = seen[:, np.unique(member, return_index=True)[1]]
     group = np.arange(found.shape[1])
     if found.shape[1] > PATTERNS:
         size = np.bincount(member)

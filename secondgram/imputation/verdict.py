@@ -127,7 +127,9 @@ def verdict_table(features: dict[str, list[Any]]) -> pd.DataFrame:
     people; verdict, in words.
     """
     table = pd.DataFrame(features).set_index("feature")
-    error, absent = table["error"], table["absent"].to_numpy(dtype=bool)
+    error = table["error"]
+    # A model of an earlier release does not say.
+    absent = table["absent"].to_numpy(dtype=bool) if "absent" in table else np.zeros(len(table), dtype=bool)
     # In this order, whatever order they were kept in.
     table = table[["mean", "rmse_carry_forward", "rmse", "crps_carry_forward", "crps", "difference"]].copy()
     table["low"] = table["difference"] - WIDTH * error
