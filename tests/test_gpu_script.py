@@ -58,7 +58,13 @@ class Steps:
             exit $status
         """
         return subprocess.Popen(
-            ["bash", "-uc", whole], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+            ["bash", "-uc", whole],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            # Where the tests themselves run in the background, these are ignored, and a shell cannot undo that.
+            preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)],
         )
 
     def run(self, script: str, seconds: int = 60) -> tuple[int, str, str]:

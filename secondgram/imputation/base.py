@@ -241,7 +241,8 @@ class _Judged:
             far = FAR_ERROR * np.sqrt(fitted.errors(RICH[name]))
             paths, X = fitted.paths(name), fitted.columns(name, fold.X)
             for place, predicted in enumerate(paths.predictions(X, PENALTIES)):
-                loss[place] += np.nansum(_huber((simple - predicted) / far) * far)
+                far_off = self.whole.weight[fold.rows, None] * _huber((simple - predicted) / far) * far
+                loss[place] += np.nansum(far_off)
             left.append(simple)
         best = int(loss.argmin())
         for fold, fitted, simple in zip(self.folds, self.fitted, left, strict=True):
