@@ -1,9 +1,13 @@
-"""A cohort of the size of UK Biobank on this processor, once: python benchmarks/cohort.py [--only chain|impute|missing]
+"""A cohort of the size of UK Biobank on this processor:
+
+    python benchmarks/cohort.py [--only chain|impute|missing|threads]
 
 chain: 41,706 people through 99 steps of the published network, one draw, in the precision that `auto` takes.
 impute: a default model fitted on simulated converters, then 41,706 x 769 from a Parquet file, 20 draws each, to a
 Parquet file, with the time of its parts; writing runs beside the others.
 missing: the same without a share of the baselines' cells (--missing, 1 %), which nearly everybody then lacks some of.
+threads: a part of those people in memory, by one thread and by two in turns, and how many of the same product two
+processes get through while one alone gets through one, which is what the machine has to give.
 Writes results/cpu_cohort.json, by processor. --people N and --threads N are for a look: what they give is not kept.
 """
 
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -38,6 +43,8 @@ from secondgram.ops import native
 RESULT = Path(__file__).parent / "results" / "cpu_cohort.json"
 PEOPLE, FEATURES, COVARIATES, DRAWS = 41_706, 769, 14, 20
 LEARNED_FROM, PAIRS = 8_000, 2_000
+# Whose draws fit the memory of a small machine, how often one and two threads take turns, and calls that warm up.
+IN_MEMORY, TURNS, WARM = 12_000, 5, 5
 
 
 def chain() -> dict[str, Any]:
@@ -66,17 +73,19 @@ def timed(owner: Any, name: str, spent: dict[str, float], part: str) -> None:
     setattr(owner, name, around)
 
 
+TIMED: tuple[tuple[Any, str, str], ...] = (
+    (Shape, "draw", "sampling"),
+    (Context, "inputs", "inputs, filling with them"),
+    (MissingCells, "fill", "filling missing cells"),
+    (MissingCells, "drawn", "drawing missing cells"),
+    (Finisher, "draws", "finishing"),
+)
+
+
 def impute(folder: Path, table: str, threads: int | None) -> dict[str, Any]:
     """From the file of a cohort to the file of its draws."""
     spent: dict[str, float] = {}
-    for owner, name, part in (
-        (Shape, "draw", "sampling"),
-        (Context, "inputs", "inputs, filling with them"),
-        (MissingCells, "fill", "filling missing cells"),
-        (MissingCells, "drawn", "drawing missing cells"),
-        (Finisher, "draws", "finishing"),
-        (pq.ParquetWriter, "write_table", "writing, beside the others"),
-    ):
+    for owner, name, part in (*TIMED, (pq.ParquetWriter, "write_table", "writing, beside the others")):
         timed(owner, name, spent, part)
     imputer = sg.load(folder / "model")
     began = time.perf_counter()
@@ -93,6 +102,60 @@ def impute(folder: Path, table: str, threads: int | None) -> dict[str, Any]:
         "threads": threads or native.default_threads(),
         "components_drawn": 0 if shape is None else len(shape.kept),
         "file_bytes": out.stat().st_size,
+    }
+
+
+def product(seconds: Any) -> None:
+    """Put the time that a fixed number of matrix products takes one thread."""
+    a = np.random.default_rng(0).random((300, 300), dtype=np.float32)
+    began = time.perf_counter()
+    for _ in range(1500):
+        a @ a
+    seconds.put(time.perf_counter() - began)
+
+
+def side_by_side(count: int) -> float:
+    """Seconds that the slowest of some processes takes for its products."""
+    seconds: Any = multiprocessing.Queue()
+    workers = [multiprocessing.Process(target=product, args=(seconds,)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    found = [seconds.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return float(max(found))
+
+
+def threads(folder: Path) -> dict[str, Any]:
+    """Sampling, finishing and missing cells by one thread and by two, nothing being written; the least of each."""
+    offered = max(2.0 * side_by_side(1) / side_by_side(2) for _ in range(3))
+    imputer = sg.load(folder / "model")
+    cohort = sg.read_cohort(folder / "missing.parquet", like=imputer)
+    cohort = cohort.take(np.arange(min(len(cohort), IN_MEMORY)))
+    spent: dict[str, float] = {}
+    for owner, name, part in TIMED:
+        timed(owner, name, spent, part)
+    found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+    for _ in range(TURNS):
+        for count, runs in found.items():
+            spent.clear()
+            imputer.impute(cohort, draws=DRAWS, who="all", show=False, threads=count).draws  # noqa: B018
+            # Filling is among the inputs.
+            runs.append({part: took for part, took in spent.items() if part != "filling missing cells"})
+    seconds = {count: min(sum(run.values()) for run in runs) for count, runs in found.items()}
+    one = cohort.take(np.arange(1))
+    waited = []
+    for _ in range(WARM + 20):
+        began = time.perf_counter()
+        imputer.impute(one, draws=DRAWS, who="all", show=False).draws  # noqa: B018
+        waited.append(time.perf_counter() - began)
+    return {
+        "people": len(cohort),
+        "seconds": seconds,
+        "ratio": seconds[1] / seconds[2],
+        "two_processes_by_one": offered,
+        "runs": found,
+        "one_warm_person_seconds": float(np.median(waited[WARM:])),
     }
 
 
@@ -115,12 +178,14 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "prepare": lambda folder, chosen: prepare(folder, chosen.people, chosen.missing),
     "impute": lambda folder, chosen: impute(folder, "cohort.parquet", chosen.threads),
     "missing": lambda folder, chosen: impute(folder, "missing.parquet", chosen.threads),
+    "threads": lambda folder, chosen: threads(folder),
 }
 STEPS = {
     "chain": ["chain"],
     "impute": ["prepare", "impute"],
     "missing": ["prepare", "impute", "missing"],
-    "all": ["chain", "prepare", "impute", "missing"],
+    "threads": ["prepare", "threads"],
+    "all": ["chain", "prepare", "impute", "missing", "threads"],
 }
 
 

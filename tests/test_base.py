@@ -34,7 +34,7 @@ def _design(
 ) -> Design:
     nobody = cast(Any, None)
     pairs = TrainingPairs(nobody, change, weight, unit, np.ones(len(X), dtype=bool))
-    return Design(nobody, pairs, X, change, np.ones(change.shape, dtype=bool), everyone, first, 0)
+    return Design(nobody, pairs, X, change, np.ones(change.shape, dtype=bool), everyone, first, True)
 
 
 def _designs(
@@ -376,9 +376,7 @@ def test_the_weights_of_a_fold_come_from_the_others() -> None:
         shift = np.zeros(blended.shape)
         shift[fold.rows] = 100.0 * rng.normal(size=shift[fold.rows].shape)
         moved = {name: values + shift for name, values in error.items()}
-        again = base._cross_blended(
-            moved, base._Yardstick(yardstick.share, yardstick.scale, moved["carry_forward"]), folds
-        )
+        again = base._cross_blended(moved, base._Yardstick(yardstick.share, moved["carry_forward"]), folds)
         own = np.isin(np.arange(len(blended)), fold.rows)
         np.testing.assert_allclose((again - shift)[own], blended[own], rtol=1e-9, atol=1e-9)
         assert not np.allclose(again[~own], blended[~own], equal_nan=True)

@@ -65,7 +65,7 @@ def _arrays(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _contents(design: Design) -> dict[str, Any]:
     found = dict(_arrays(design.context.state()))
-    for name in ("X", "change", "measured", "weight", "everyone", "first", "filled"):
+    for name in ("X", "change", "measured", "weight", "everyone", "first", "complete"):
         found[name] = getattr(design, name)
     return found | {"unit": design.pairs.unit, "wanted": design.pairs.wanted}
 

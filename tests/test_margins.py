@@ -62,28 +62,27 @@ def test_a_heavy_tail_that_all_share_is_one_shape_where_pairs_are_few() -> None:
     np.testing.assert_array_equal(found.map.end, np.repeat(found.map.end[:, :1], 40, axis=1))
 
 
-def test_the_score_is_of_people_not_fitted_on_and_in_the_units_of_the_scale() -> None:
-    rng = np.random.default_rng(0)
-    values, scale = rng.normal(size=(200, FEATURES)), rng.uniform(0.1, 3.0, (200, FEATURES))
-    found = _fit(values, scale)
-    assert found.choice == "normal"
-    np.testing.assert_allclose(found.score, normal_crps(values, np.ones(1)) * scale, atol=5e-3)
-
-
 @pytest.mark.parametrize("prior", [0.0, 50.0, np.inf])
-def test_a_shape_is_judged_by_the_folds_it_was_not_fitted_to(prior: float) -> None:
-    values = _skewed(np.random.default_rng(0), (200, FEATURES))
+def test_a_shape_is_judged_by_the_folds_it_was_not_fitted_to_in_units_of_the_scale(prior: float) -> None:
+    rng = np.random.default_rng(0)
+    values, scale = _skewed(rng, (200, FEATURES)), rng.uniform(0.1, 3.0, (200, FEATURES))
     weight, unit, fold = _units(200)
-    found = fit_margins(values, np.ones(values.shape), weight, unit, fold, {"the only one": prior})
-    assert found.choice == "the only one"
+    found = fit_margins(values, scale, weight, unit, fold, {"normal": None, "other": prior})
     normal = np.repeat(SHARES[:, None], FEATURES, axis=1)
+    fall = np.empty(values.shape)
     for k in range(fold.max() + 1):
         held = fold == k
         fitted = QuantileMap.fit(values[~held], weight[~held], prior)
-        np.testing.assert_allclose(found.score[held], quantile_crps(fitted.forward(normal), values[held]), rtol=1e-12)
+        ends = (normal, fitted.forward(normal))
+        before, after = (quantile_crps(each, values[held]) for each in ends)
+        np.testing.assert_allclose(before, normal_crps(values[held], np.ones(1)), atol=5e-3)
+        fall[held] = (before - after) * scale[held]
+    person = fall.mean(axis=1)
+    expected = [person.mean(), person.std(ddof=1) / np.sqrt(200)]
+    np.testing.assert_allclose(found.gain["other"], expected, rtol=1e-9)
 
 
-def test_unknown_cells_have_no_score_and_spoil_nothing() -> None:
+def test_unknown_cells_spoil_nothing() -> None:
     rng = np.random.default_rng(0)
     values = _skewed(rng, (1000, FEATURES))
     gone = rng.random(values.shape) < 0.3
@@ -92,7 +91,6 @@ def test_unknown_cells_have_no_score_and_spoil_nothing() -> None:
     assert found.choice == "one shape"
     assert found.map is not None
     assert np.isfinite(found.map.end).all()
-    np.testing.assert_array_equal(np.isnan(found.score), gone)
 
 
 # -- components -------------------------------------------------------------------------------------------------------

@@ -42,13 +42,12 @@ def test_ridge_equals_scikit_learn_with_weights(rows: int, columns: int, penalty
 
 
 @pytest.mark.parametrize("rows", [4, 30])
-def test_predictions_are_those_of_the_coefficients_at_every_penalty(rows: int) -> None:
+def test_predictions_are_those_of_the_map_at_every_penalty(rows: int) -> None:
     X, rng = _inputs(rows)
-    path = RidgePath(X, rng.normal(size=(rows, WIDTH)) + 3.0, rng.uniform(0.2, 2.0, rows))
+    paths = RidgePaths(X, rng.normal(size=(rows, WIDTH)), rng.uniform(0.2, 2.0, rows))
     fresh, penalties = rng.normal(size=(7, INPUTS)), np.array([0.01, 1.0, 100.0])
-    for penalty, predicted in zip(penalties, path.predictions(fresh, penalties), strict=True):
-        W, intercept = path.coefficients(float(penalty))
-        np.testing.assert_allclose(predicted, fresh @ W + intercept, rtol=1e-10, atol=1e-10)
+    for penalty, predicted in zip(penalties, paths.predictions(fresh, penalties), strict=True):
+        np.testing.assert_allclose(predicted, paths.map(float(penalty), INPUTS)(fresh), rtol=1e-10, atol=1e-10)
 
 
 def test_a_weight_counts_as_repeating_the_row() -> None:

@@ -19,8 +19,8 @@ NAMES = ("carried", "improved", "unclear")
 CHOSEN = ["carry_forward", "blend", "own"]
 PAIRS = 300
 NO_SHAPE = {"kept": False, "reason": "switched off by shape='off'"}
-COMPONENTS = Margins(None, "normal", {"normal": [0.0, 0.0], "own": [0.02, 0.005]}, np.empty(0))
-MARGINS = Margins(None, "one shape", {}, np.empty(0))
+COMPONENTS = Margins(None, "normal", {"normal": [0.0, 0.0], "own": [0.02, 0.005]})
+MARGINS = Margins(None, "one shape", {})
 
 
 def _mean() -> MeanPredictor:

@@ -114,11 +114,18 @@ def _near(values: np.ndarray) -> np.ndarray:
     if len(values) < FEWEST:
         return values
     (middle,) = quantiles(values, 0.5)
-    # More than half of the cells may be one value, zero say: then the far ones among the distances tell.
-    half, most = quantiles(np.abs(values - middle), 0.5, 0.9)
-    spread = np.where(half > 0, 1.4826 * half, most / 1.645)
+    spread = robust_spread(np.abs(values - middle))
     limit = np.where(np.isfinite(spread) & (spread > 0), FAR * spread, np.inf)
     return np.clip(values, middle - limit, middle + limit)
+
+
+def robust_spread(apart: np.ndarray) -> np.ndarray:
+    """Standard deviations (D,) that distances from the middle (N, D) speak for by their median; NaN left out.
+
+    More than half of the values may be one, zero say: then the far ones among the distances tell.
+    """
+    half, most = quantiles(apart, 0.5, 0.9)
+    return np.where(half > 0, 1.4826 * half, most / 1.645)
 
 
 def quantiles(values: np.ndarray, *shares: float) -> list[np.ndarray]:

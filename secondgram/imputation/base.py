@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from ..cohort.scaling import quantiles
+from ..cohort.scaling import robust_spread
 from .design import Design, Fold
 from .folds import gains, unit_averages
 from .hierarchy import DEVIATION, fit_hierarchy
@@ -357,8 +357,7 @@ class _Fitted:
 
 def _usual(error: np.ndarray) -> np.ndarray:
     """(D,) robust standard deviations about zero of errors (P, D), NaN where unknown."""
-    half, most = quantiles(np.abs(error), 0.5, 0.9)
-    scale = np.where(half > 0, 1.4826 * half, most / 1.645)
+    scale = robust_spread(np.abs(error))
     return np.maximum(np.where(np.isfinite(scale) & (scale > 0), scale, 1.0), 1e-9)
 
 
@@ -366,11 +365,10 @@ def _usual(error: np.ndarray) -> np.ndarray:
 class _Yardstick:
     """What errors are measured by: cells far off count less, and features as CRPS counts them.
 
-    share : (P, D), zero where unknown;  scale : (D,).
+    share : (P, D), zero where unknown;  carried : (P, D), errors of carry-forward.
     """
 
     share: np.ndarray
-    scale: np.ndarray
     carried: np.ndarray
 
     @classmethod
@@ -382,11 +380,11 @@ class _Yardstick:
         far = np.where(seen, size / scale, 0.0) / FAR_ERROR
         # What is to be predicted is a lever, too.
         far = np.maximum(far, 1.0) * np.maximum(np.where(seen, np.abs(carried), 0.0) / _usual(carried) / FAR_ERROR, 1.0)
-        return cls(np.where(seen, whole.weight[:, None] / far / scale, 0.0), scale, carried)
+        return cls(np.where(seen, whole.weight[:, None] / far / scale, 0.0), carried)
 
     def loss(self, error: np.ndarray) -> np.ndarray:
         """(P,) average over features."""
-        return (np.where(self.share > 0, self.share * np.where(self.share > 0, error, 0.0) ** 2, 0.0)).mean(axis=1)
+        return (self.share * np.where(self.share > 0, error, 0.0) ** 2).mean(axis=1)
 
 
 def _blend(error: Errors, yardstick: _Yardstick, rows: np.ndarray | slice = slice(None)) -> dict[str, float]:

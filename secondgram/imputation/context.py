@@ -48,7 +48,7 @@ class Context:
             keys = person_keys(first.ids, first.visit_labels[0])
             cells = MissingCells.fit(np.clip(scaling.apply(first.baseline, first.site), -FAR, FAR), keys)
         else:
-            cells = MissingCells.fit(np.empty((0, len(cohort.features))))
+            cells = MissingCells(np.eye(len(cohort.features)))
         gap = pairs.people.gap[np.isfinite(pairs.people.gap)]
         spread = float(gap.std()) if len(gap) else 0.0
         return cls(

@@ -28,7 +28,7 @@ class Design:
     Cells beyond `FARTHEST` count as that far.
     measured : (P, D) bool, the earlier visit's own cell was, and is not filled.
     weight, unit : (P,);  everyone : (N, D + C + 1), the first visit of all people who have one.
-    first : (P,), the row of everyone that a pair's person is, -1 for none;  filled : how many cells were not measured.
+    first : (P,), the row of everyone that a pair's person is, -1 for none;  complete : no earlier visit lacks a cell.
     """
 
     context: Context
@@ -38,7 +38,7 @@ class Design:
     measured: np.ndarray
     everyone: np.ndarray
     first: np.ndarray
-    filled: int
+    complete: bool
 
     @classmethod
     def of(cls, cohort: Cohort, every: bool, holes: bool = True) -> Design:
@@ -55,13 +55,8 @@ class Design:
             *_scaled(context, pairs),
             _cut(context.inputs(scanned), len(cohort.features)),
             np.array([place.get(name, -1) for name in pairs.people.ids], dtype=int),
-            int(np.isnan(scanned.baseline).sum() + np.isnan(pairs.people.baseline).sum()),
+            not (np.isnan(scanned.baseline).any() or np.isnan(pairs.people.baseline).any()),
         )
-
-    @property
-    def complete(self) -> bool:
-        """No earlier visit of anybody lacks a cell."""
-        return self.filled == 0
 
     @property
     def width(self) -> int:
@@ -120,12 +115,18 @@ def enough(cohort: Cohort, whole: Design) -> np.ndarray:
     return kept
 
 
+def _units(cohort: Cohort, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray]:
+    """By which people (N,) and pairs (P,) are held out: their units, or themselves where all pairs are of one."""
+    if len(np.unique(pairs.unit)) > 1:
+        return cohort.units().astype(str), pairs.unit
+    return cohort.ids.astype(str), pairs.people.ids.astype(str)
+
+
 def held_out(cohort: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fold:
     """A design that has seen no cell of the people of these pairs, nor of their units where there are several."""
     judged = whole.pairs.take(rows)
-    several = len(np.unique(whole.pairs.unit)) > 1
-    of_cohort, of_pairs = (cohort.units(), judged.unit) if several else (cohort.ids, judged.people.ids)
-    learned = ~np.isin(of_cohort.astype(str), of_pairs.astype(str)) & enough(cohort, whole)
+    names, units = _units(cohort, whole.pairs)
+    learned = ~np.isin(names, units[rows]) & enough(cohort, whole)
     others = cohort.take(learned)
     design = Design.of(others, every, holes=not whole.complete)
     unit = [each.context.scaling.units(len(rows), judged.people.site)[1] for each in (design, whole)]
@@ -139,11 +140,7 @@ def fit_folds(
 
     Whoever is in no pair is judged in none and takes part in each, unless somebody of their unit is.
     """
-    unit = whole.pairs.unit
-    if len(np.unique(unit)) < 2:
-        # One group alone can only be cut by people.
-        unit = whole.pairs.people.ids.astype(str)
-    fold = unit_folds(unit, seed, folds)
+    fold = unit_folds(_units(cohort, whole.pairs)[1], seed, folds)
     return [held_out(cohort, whole, np.flatnonzero(fold == k), every) for k in range(fold.max() + 1)], fold
 
 

@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """CRPS (P, D) by choice and rung in baseline SD, NaN where nobody was judged, and squared errors of the mean.
+    """CRPS (P, D) by choice and rung in baseline SD, NaN where nobody was judged, and errors of the mean.
 
     change : (P, D), true, in baseline SD, NaN likewise.
     """
@@ -92,7 +92,7 @@ class Judgement:
             if name == winner or not rows.any():
                 continue
             per_unit = unit_sums(np.where(np.isfinite(fall[rows]), fall[rows], 0.0), self.unit[rows])
-            deviation = standard_errors(per_unit) if len(per_unit) > 1 else np.full(width, np.inf)
+            deviation = standard_errors(per_unit)
             strength = np.divide(per_unit.mean(axis=0), deviation, out=np.zeros(width), where=deviation > 0)
             chosen, best = np.where(strength > best, name, chosen), np.maximum(strength, best)
         return [str(name) for name in chosen]
@@ -103,26 +103,25 @@ def fit_stages(whole: Design, folds: list[Fold], fold: np.ndarray, self_conditio
     means = fit_means(whole, folds, CHOICES, self_conditioning)
     richest = CHOICES[-1]
     stages = {richest: follow(whole, *means[richest], fold)}
-    return stages | {name: _like(stages[richest], whole, *means[name]) for name in CHOICES if name != richest}
+    like = stages[richest]
+    return stages | {name: follow(whole, *means[name], fold, like) for name in CHOICES if name != richest}
 
 
-def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarray) -> Stage:
-    """Spread and margins of what a mean leaves."""
+def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarray, like: Stage | None = None) -> Stage:
+    """Spread and margins of what a mean leaves, of the kinds of another stage where one is given."""
     weight, unit = whole.weight, whole.pairs.unit
     left = whole.own_baseline(left)
-    spread = fit_spread(whole.X, left, weight, unit, fold)
+    if like is None:
+        spread = fit_spread(whole.X, left, weight, unit, fold)
+    else:
+        spread = spread_as(like.spread.candidate, whole.X, left, weight)
     scale = spread.scale(whole.X)
     standard = np.clip(left / scale, -FARTHEST, FARTHEST)
-    return Stage(mean, spread, fit_margins(standard, scale, weight, unit, fold), standard, scale)
-
-
-def _like(stage: Stage, whole: Design, mean: MeanPredictor, left: np.ndarray) -> Stage:
-    """What follows from another mean, with spread and margins of the kinds of a stage."""
-    left = whole.own_baseline(left)
-    spread = spread_as(stage.spread.candidate, whole.X, left, whole.weight)
-    scale = spread.scale(whole.X)
-    standard = np.clip(left / scale, -FARTHEST, FARTHEST)
-    return Stage(mean, spread, margins_as(stage.margins.choice, standard, whole.weight), standard, scale)
+    if like is None:
+        margins = fit_margins(standard, scale, weight, unit, fold)
+    else:
+        margins = margins_as(like.margins.choice, standard, weight)
+    return Stage(mean, spread, margins, standard, scale)
 
 
 def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, seed: int) -> Judgement:

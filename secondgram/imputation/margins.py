@@ -20,15 +20,11 @@ FALSE_SHAPE, PEOPLE_A_SHAPE = 0.05, 10
 
 @dataclass(eq=False)
 class Margins:
-    """map : from standard normals, or None for the identity;  gain : per candidate, CRPS below the normal's, and error.
-
-    score : (P, D) CRPS of the choice on people it was not fitted on.
-    """
+    """map : from standard normals, or None for the identity;  gain : by candidate, CRPS below normal, and error."""
 
     map: QuantileMap | None
     choice: str
     gain: dict[str, list[float]]
-    score: np.ndarray
 
 
 def fit_margins(
@@ -56,12 +52,12 @@ def fit_margins(
         name: unit_averages(np.nanmean(each[known], axis=1), weight[known], unit[known]) for name, each in score.items()
     }
     chosen = simplest(per_unit)
-    return Margins(_fitted(candidates[chosen], values, weight), chosen, gains(per_unit), score[chosen])
+    return Margins(_fitted(candidates[chosen], values, weight), chosen, gains(per_unit))
 
 
 def margins_as(choice: str, values: np.ndarray, weight: np.ndarray) -> Margins:
     """Margins of a kind that was chosen elsewhere, fitted to values (P, D)."""
-    return Margins(_fitted(MARGINS[choice], values, weight), choice, {}, np.full(values.shape, np.nan))
+    return Margins(_fitted(MARGINS[choice], values, weight), choice, {})
 
 
 def _fitted(prior: float | None, values: np.ndarray, weight: np.ndarray) -> QuantileMap | None:
@@ -77,8 +73,7 @@ def fit_component_margins(z: np.ndarray, weight: np.ndarray, unit: np.ndarray, f
     """
     width = z.shape[1]
     tried = min(width, len(np.unique(unit)) // PEOPLE_A_SHAPE)
-    score = np.zeros(z.shape)
-    none = Margins(None, "normal", {"normal": [0.0, 0.0], "own": [0.0, 0.0]}, score)
+    none = Margins(None, "normal", {"normal": [0.0, 0.0], "own": [0.0, 0.0]})
     if not tried:
         return none
     gain = np.zeros((len(z), tried))
@@ -101,7 +96,7 @@ def fit_component_margins(z: np.ndarray, weight: np.ndarray, unit: np.ndarray, f
     kept = np.zeros(width, dtype=bool)
     kept[:tried] = better
     fitted.end[:, ~kept] = fitted.start[:, ~kept]
-    return Margins(fitted, f"{int(better.sum())} of {width} of their own distribution", found, score)
+    return Margins(fitted, f"{int(better.sum())} of {width} of their own distribution", found)
 
 
 def _unit_variance(c: np.ndarray, weight: np.ndarray) -> np.ndarray:

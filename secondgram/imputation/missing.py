@@ -29,15 +29,13 @@ class MissingCells:
 
     @classmethod
     def fit(cls, values: np.ndarray, keys: np.ndarray | None = None) -> MissingCells:
-        """values (N, D) scaled, NaN where missing; of nobody, the cells are independent.
+        """values (N, D) scaled, NaN where missing.
 
         keys : (N,) uint64 of the people, their row numbers if None. Missing cells start at the mean and are replaced a
         few times by draws given the rest of their row, one to either side of the expectation: expectations alone would
         vary too little, and so would what is drawn from them. The shrinkage is that of Ledoit and Wolf 2004.
         """
         cells = cls(np.eye(values.shape[1]))
-        if not len(values):
-            return cells
         gone = np.isnan(values)
         holes = gone.any(axis=1)
         if not holes.any():

@@ -50,32 +50,14 @@ class RidgePath:
     """
 
     def __init__(self, X: np.ndarray, Y: np.ndarray, weight: np.ndarray) -> None:
-        share = weight / weight.sum()
-        self.x_mean, self.y_mean = share @ X, share @ Y
-        centred = X - self.x_mean
-        spread = np.sqrt(share @ centred**2)
-        # What is left of a constant column is rounding; a scale of infinity switches it off.
-        self.spread = np.where(spread > 1e-9 * np.maximum(np.abs(self.x_mean), 1.0), spread, np.inf)
-        root = np.sqrt(share)[:, None]
-        left, right = root * centred / self.spread, root * (Y - self.y_mean)
-        if left.shape[0] < left.shape[1]:
-            values, vectors = np.linalg.eigh(left @ left.T)
-            self.basis, self.target = left.T @ vectors, vectors.T @ right
-        else:
-            values, self.basis = np.linalg.eigh(left.T @ left)
-            self.target = self.basis.T @ (left.T @ right)
-        self.values = np.maximum(values, 0.0)
+        self.columns = _Columns.of(X, weight)
+        self.y_mean = (weight / weight.sum()) @ Y
+        self.part = _Decomposed(self.columns.scaled(X), Y - self.y_mean, weight)
 
     def coefficients(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         """(p, D) coefficients of the columns as given, and the (D,) intercept."""
-        W = (self.basis @ (self.target / (self.values + penalty)[:, None])) / self.spread[:, None]
-        return W, self.y_mean - self.x_mean @ W
-
-    def predictions(self, X: np.ndarray, penalties: np.ndarray) -> Iterator[np.ndarray]:
-        """Predictions (n, D) for rows X (n, p), one penalty after the other."""
-        turned = ((X - self.x_mean) / self.spread) @ self.basis
-        for penalty in penalties:
-            yield turned @ (self.target / (self.values + penalty)[:, None]) + self.y_mean
+        W = self.part.coefficients(penalty) / self.columns.spread[:, None]
+        return W, self.y_mean - self.columns.mean @ W
 
 
 class RidgePaths:
@@ -87,12 +69,8 @@ class RidgePaths:
 
     def __init__(self, X: np.ndarray, left: np.ndarray, weight: np.ndarray) -> None:
         self.width = left.shape[1]
-        share = weight / weight.sum()
-        self.mean = share @ X
-        spread = np.sqrt(share @ (X - self.mean) ** 2)
-        # What is left of a constant column is rounding; a scale of infinity switches it off.
-        self.spread = np.where(spread > 1e-9 * np.maximum(np.abs(self.mean), 1.0), spread, np.inf)
-        scaled = (X - self.mean) / self.spread
+        self.columns = _Columns.of(X, weight)
+        scaled = self.columns.scaled(X)
         self.parts = [
             (features, _Decomposed(scaled[rows], left[np.ix_(rows, features)], weight[rows]))
             for features, rows in patterns(np.isfinite(left))
@@ -100,7 +78,7 @@ class RidgePaths:
 
     def predictions(self, X: np.ndarray, penalties: np.ndarray) -> Iterator[np.ndarray]:
         """Predictions (n, D) for rows X (n, p), one penalty after the other."""
-        scaled = (X - self.mean) / self.spread
+        scaled = self.columns.scaled(X)
         turned = [(features, part, scaled @ part.basis) for features, part in self.parts]
         for penalty in penalties:
             value = np.zeros((len(X), self.width))
@@ -110,29 +88,55 @@ class RidgePaths:
 
     def map(self, penalty: float, inputs: int) -> LinearMap:
         """For a penalty, of X (N, inputs) or of `with_gap(X)`."""
-        W = np.zeros((len(self.mean), self.width))
+        W = np.zeros((len(self.columns.mean), self.width))
         for features, part in self.parts:
-            W[:, features] = (part.basis @ part.shrunk(penalty)) / self.spread[:, None]
-        return LinearMap(W[:inputs], -self.mean @ W, W[inputs:] if len(W) > inputs else None)
+            W[:, features] = part.coefficients(penalty) / self.columns.spread[:, None]
+        return LinearMap(W[:inputs], -self.columns.mean @ W, W[inputs:] if len(W) > inputs else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """Weighted means and standard deviations (p,) of columns."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, X: np.ndarray, weight: np.ndarray) -> _Columns:
+        share = weight / weight.sum()
+        mean = share @ X
+        spread = np.sqrt(share @ (X - mean) ** 2)
+        # What is left of a constant column is rounding; a scale of infinity switches it off.
+        return cls(mean, np.where(spread > 1e-9 * np.maximum(np.abs(mean), 1.0), spread, np.inf))
+
+    def scaled(self, X: np.ndarray) -> np.ndarray:
+        return (X - self.mean) / self.spread
 
 
 class _Decomposed:
-    def __init__(self, X: np.ndarray, left: np.ndarray, weight: np.ndarray) -> None:
+    """Ridges of Y (P, D), NaN where unknown, on X (P, p) as it is, without an intercept."""
+
+    def __init__(self, X: np.ndarray, Y: np.ndarray, weight: np.ndarray) -> None:
         root = np.sqrt(weight / weight.sum())[:, None]
-        seen = np.isfinite(left)
+        seen = np.isfinite(Y)
         # What few rows lack is nothing in the products, which are as much larger for it.
         known = np.maximum((root**2 * seen).sum(axis=0), 1e-12)
-        X, left = root * X, root * np.where(seen, left, 0.0) / known
+        X, Y = root * X, root * np.where(seen, Y, 0.0) / known
         if X.shape[0] < X.shape[1]:
             values, vectors = np.linalg.eigh(X @ X.T)
-            self.basis, self.target = X.T @ vectors, vectors.T @ left
+            self.basis, self.target = X.T @ vectors, vectors.T @ Y
         else:
             values, self.basis = np.linalg.eigh(X.T @ X)
-            self.target = self.basis.T @ (X.T @ left)
+            self.target = self.basis.T @ (X.T @ Y)
         self.values = np.maximum(values, 0.0)
 
     def shrunk(self, penalty: float) -> np.ndarray:
+        """Coefficients (min(P, p), D) of the basis."""
         return self.target / (self.values + penalty)[:, None]
+
+    def coefficients(self, penalty: float) -> np.ndarray:
+        """(p, D)."""
+        return self.basis @ self.shrunk(penalty)
 
 
 # Patterns of known rows that are fitted exactly, and the share of rows by which others may differ from the first of
@@ -140,11 +144,16 @@ class _Decomposed:
 PATTERNS, DIFFERENT = 6, 0.1
 
 
+def kinds(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different columns (P, k) of seen (P, D) bool, and which of them each column (D,) is."""
+    numbers: dict[bytes, int] = {}
+    member = np.array([numbers.setdefault(column.tobytes(), len(numbers)) for column in np.packbits(seen, axis=0).T])
+    return seen[:, np.unique(member, return_index=True)[1]], member
+
+
 def patterns(seen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups of features, and the rows that at least half of a group is known for, both positions; seen (P, D) bool."""
-    kinds: dict[bytes, int] = {}
-    member = np.array([kinds.setdefault(column.tobytes(), len(kinds)) for column in np.packbits(seen, axis=0).T])
-    found = seen[:, np.unique(member, return_index=True)[1]]
+    found, member = kinds(seen)
     group = np.arange(found.shape[1])
     if found.shape[1] > PATTERNS:
         size = np.bincount(member)

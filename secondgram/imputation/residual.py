@@ -39,9 +39,13 @@ class ResidualComponents:
         shrinkage = ledoit_wolf_shrinkage(rows, assume_centered=True)
         covariance *= 1.0 - shrinkage
         covariance[np.diag_indices_from(covariance)] += shrinkage
+        return cls.of(covariance)
+
+    @classmethod
+    def of(cls, covariance: np.ndarray) -> ResidualComponents:
+        """Of the correlations in a covariance (D, D), or the nearest where its entries do not fit together."""
         variances, vectors = np.linalg.eigh(_correlation(covariance))
         if variances[0] < LEAST_VARIANCE:
-            # With unknown cells the pairs of features need not fit together: the nearest matrix that does.
             covariance = (vectors * np.maximum(variances, LEAST_VARIANCE)) @ vectors.T
             variances, vectors = np.linalg.eigh(_correlation(covariance))
         # The sign of an eigenvector is the library's whim: make the largest entry positive.
