@@ -26,7 +26,7 @@ ENDS = {
     8: [0, 0, 2, 3, 3, 3, 7, 8, 9],
     64: [0] * 30 + list(range(0, 35)),
 }
-# Explicit loops over more take a minute; one backward pass a task holds these, too.
+# Explicit loops over more take long; one backward pass a task holds these, too.
 FEW = (1, 2, 3, 8)
 
 
