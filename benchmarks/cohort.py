@@ -1,13 +1,12 @@
 """A cohort of the size of UK Biobank on this processor:
 
-    python benchmarks/cohort.py [--only chain|impute|missing|threads]
+    python benchmarks/cohort.py [--only chain|impute|missing|cores]
 
 chain: 41,706 people through 99 steps of the published network, one draw, in the precision that `auto` takes.
 impute: a default model fitted on simulated converters, then 41,706 x 769 from a Parquet file, 20 draws each, to a
 Parquet file, with the time of its parts; writing runs beside the others.
 missing: the same without a share of the baselines' cells (--missing, 1 %), which nearly everybody then lacks some of.
-threads: a part of those people in memory, by one thread and by two in turns, and how many of the same product two
-processes get through while one alone gets through one, which is what the machine has to give.
+cores: a part of those people in memory, by one thread and by two in turns.
 Writes results/cpu_cohort.json, by processor. --people N and --threads N are for a look: what they give is not kept.
 """
 
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import resource
 import subprocess
 import sys
@@ -105,30 +103,8 @@ def impute(folder: Path, table: str, threads: int | None) -> dict[str, Any]:
     }
 
 
-def product(seconds: Any) -> None:
-    """Put the time that a fixed number of matrix products takes one thread."""
-    a = np.random.default_rng(0).random((300, 300), dtype=np.float32)
-    began = time.perf_counter()
-    for _ in range(1500):
-        a @ a
-    seconds.put(time.perf_counter() - began)
-
-
-def side_by_side(count: int) -> float:
-    """Seconds that the slowest of some processes takes for its products."""
-    seconds: Any = multiprocessing.Queue()
-    workers = [multiprocessing.Process(target=product, args=(seconds,)) for _ in range(count)]
-    for worker in workers:
-        worker.start()
-    found = [seconds.get() for _ in workers]
-    for worker in workers:
-        worker.join()
-    return float(max(found))
-
-
-def threads(folder: Path) -> dict[str, Any]:
+def cores(folder: Path) -> dict[str, Any]:
     """Sampling, finishing and missing cells by one thread and by two, nothing being written; the least of each."""
-    offered = max(2.0 * side_by_side(1) / side_by_side(2) for _ in range(3))
     imputer = sg.load(folder / "model")
     cohort = sg.read_cohort(folder / "missing.parquet", like=imputer)
     cohort = cohort.take(np.arange(min(len(cohort), IN_MEMORY)))
@@ -153,7 +129,6 @@ def threads(folder: Path) -> dict[str, Any]:
         "people": len(cohort),
         "seconds": seconds,
         "ratio": seconds[1] / seconds[2],
-        "two_processes_by_one": offered,
         "runs": found,
         "one_warm_person_seconds": float(np.median(waited[WARM:])),
     }
@@ -178,14 +153,14 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "prepare": lambda folder, chosen: prepare(folder, chosen.people, chosen.missing),
     "impute": lambda folder, chosen: impute(folder, "cohort.parquet", chosen.threads),
     "missing": lambda folder, chosen: impute(folder, "missing.parquet", chosen.threads),
-    "threads": lambda folder, chosen: threads(folder),
+    "cores": lambda folder, chosen: cores(folder),
 }
 STEPS = {
     "chain": ["chain"],
     "impute": ["prepare", "impute"],
     "missing": ["prepare", "impute", "missing"],
-    "threads": ["prepare", "threads"],
-    "all": ["chain", "prepare", "impute", "missing", "threads"],
+    "cores": ["prepare", "cores"],
+    "all": ["chain", "prepare", "impute", "missing", "cores"],
 }
 
 
