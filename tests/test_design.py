@@ -212,10 +212,13 @@ def test_what_fills_cells_is_learned_where_anybody_lacks_one_judged_or_not() -> 
     assert not again.complete
     fold = held_out(holed, again, folds[0].rows, True)
     assert fold.design.complete
-    assert np.abs(fold.design.context.missing.precision - np.eye(FEATURES)).max() > 0.1
+    width = FEATURES + whole.context.encoder.width
+    assert np.abs(fold.design.context.missing.precision - np.eye(width)).max() > 0.1
     assert np.isfinite(fold.X).all()
     # Without a hole there is nothing to learn it for.
-    np.testing.assert_array_equal(folds[0].design.context.missing.precision, np.eye(FEATURES))
+    np.testing.assert_array_equal(
+        folds[0].design.context.missing.precision, np.eye(FEATURES + whole.context.encoder.width)
+    )
 
 
 def test_holes_count_in_the_first_visits_of_all_and_the_earlier_visits_of_pairs() -> None:

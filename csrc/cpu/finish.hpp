@@ -47,7 +47,7 @@ struct FinishRequest {
   const std::int64_t* lost;    // [people + 1] places in `cell` and `by`
   const std::uint32_t* cell;   // which cells a person lacks
   const float* by;             // [cells, draws] how each was drawn about its expectation
-  const float* map;            // [width, width] what a cell's change changes
+  const float* map;            // [cells, width] what a cell's change changes
   const float* by_gap;         // [width, width] the same for every unit of the gap, or null
   const float* gap;            // [people]
   const float* weight;         // [people, width] residuals' units of that change

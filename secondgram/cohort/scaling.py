@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -217,12 +217,14 @@ class CovariateEncoder:
     """Static covariates as numbers: numeric ones centred and scaled, categorical ones as 0/1 columns.
 
     columns : name -> levels of a categorical covariate, or None for a numeric one.
-    shift, scale : (C,) float64, applied to the encoded columns; a missing covariate becomes 0, the training mean.
+    shift, scale : (C,) float64, applied to the encoded columns.
+    two : name -> the two values that a numeric covariate has, 0 and 1 say.
     """
 
     columns: dict[str, list[str] | None]
     shift: np.ndarray
     scale: np.ndarray
+    two: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, table: pd.DataFrame, unit_range: bool = False) -> CovariateEncoder:
@@ -233,10 +235,15 @@ class CovariateEncoder:
             columns[str(name)] = [str(level) for level in column.cat.categories] if categorical else None
         encoder = cls(columns, np.zeros(0), np.ones(0))
         raw = encoder._raw(table)
+        for name, where in encoder.places.items():
+            if columns[name] is None:
+                found = np.unique(raw[np.isfinite(raw[:, where.start]), where.start])
+                if len(found) == 2:
+                    encoder.two[name] = float(found[0]), float(found[1])
         shift, scale = _moments(raw)
         if unit_range:
             bounds = RangeScaling.fit(raw)
-            numeric = encoder._numeric()
+            numeric = ~encoder.categorical
             shift = np.where(numeric, bounds.low, 0.0)
             scale = np.where(numeric, bounds.high - bounds.low, 1.0)
         encoder.shift, encoder.scale = shift, scale
@@ -247,9 +254,19 @@ class CovariateEncoder:
         """C, the number of encoded columns."""
         return sum(1 if levels is None else len(levels) for levels in self.columns.values())
 
-    def _numeric(self) -> np.ndarray:
+    @property
+    def discrete(self) -> np.ndarray:
+        """(C,) bool: encoded columns of categories, and of numbers of two values."""
+        found = self.categorical
+        for name in self.two:
+            found[self.places[name]] = True
+        return found
+
+    @property
+    def categorical(self) -> np.ndarray:
+        """(C,) bool: encoded columns of categories."""
         return np.concatenate(
-            [np.full(1 if levels is None else len(levels), levels is None) for levels in self.columns.values()]
+            [np.full(1 if levels is None else len(levels), levels is not None) for levels in self.columns.values()]
             or [np.zeros(0, dtype=bool)]
         )
 
@@ -287,24 +304,42 @@ class CovariateEncoder:
                 encoded.append(np.where(text.isna(), np.nan, (text == level).astype(float)))
         return np.stack(encoded, axis=1) if encoded else np.zeros((len(table), 0))
 
-    def transform(self, table: pd.DataFrame, source: str | None = None, ids: np.ndarray | None = None) -> np.ndarray:
-        """(N, C) float64 without NaN. Raises `InputError` for an absent covariate or a category unseen in training.
+    def encode(self, table: pd.DataFrame, source: str | None = None, ids: np.ndarray | None = None) -> np.ndarray:
+        """(N, C) float64, scaled, NaN where a covariate is missing: in all its columns if it is categorical.
 
-        source, ids : file and (N,) subject ids, for messages.
+        source, ids : file and (N,) subject ids, for messages. Raises `InputError` for an absent covariate or a category
+        unseen in training.
         """
         scaled = (self._raw(table, source, ids) - self.shift) / self.scale
-        return np.where(np.isfinite(scaled), scaled, 0.0)
+        return np.where(np.isfinite(scaled), scaled, np.nan)
+
+    def transform(self, table: pd.DataFrame, source: str | None = None, ids: np.ndarray | None = None) -> np.ndarray:
+        """`encode` with the training mean, 0, where a covariate is missing."""
+        scaled = self.encode(table, source, ids)
+        return np.where(np.isnan(scaled), 0.0, scaled)
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Which of the encoded columns are whose."""
+        widths = [1 if levels is None else len(levels) for levels in self.columns.values()]
+        ends = np.cumsum(widths, dtype=int)
+        return {
+            name: slice(int(end) - width, int(end)) for name, end, width in zip(self.columns, ends, widths, strict=True)
+        }
 
     def state(self) -> dict[str, Any]:
         # As a list, because the order of the columns is the meaning of shift, scale and every coefficient behind them.
         return {"columns": [[name, levels] for name, levels in self.columns.items()]} | {
             "shift": self.shift,
             "scale": self.scale,
+            "two": {name: list(values) for name, values in self.two.items()},
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> CovariateEncoder:
-        return cls(dict(state["columns"]), state["shift"], state["scale"])
+        # Models of an earlier release do not say which have two values.
+        two = {name: (low, high) for name, (low, high) in state.get("two", {}).items()}
+        return cls(dict(state["columns"]), state["shift"], state["scale"], two)
 
 
 def _of_levels(column: pd.Series, levels: list[str]) -> bool:

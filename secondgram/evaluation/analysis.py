@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.table import Cohort
+from ..diffusion.noise import person_keys
 from ..errors import InputError, some
+from ..imputation.people import People
 from ..imputation.result import Imputation
 from .evaluate import drawn_features, read_draws
 from .pooling import Pooled, pool
@@ -37,7 +39,9 @@ def completed_tables(
     M tables with one row a person: `subject_id`; for each feature `<feature>_baseline`, `<feature>_followup` and
     `<feature>_change` (follow-up less baseline) in original units; `gap` in years; `imputed`, whether any of these
     follow-up cells was drawn; covariates and outcomes as in the cohort; `site` and `group` where declared. Measured
-    follow-ups are as they were measured, in every table. A missing baseline cell stays NaN.
+    follow-ups are as they were measured, in every table. A missing covariate of the model is drawn for each table,
+    given all that is known of the person; with a file, which holds no model, it stays missing. A missing baseline cell
+    stays NaN.
 
     Raises `InputError` for people that are neither measured nor imputed, an unknown feature, or columns of one name.
     """
@@ -131,7 +135,10 @@ def fit_pooled(
 
 
 class _Completion(NamedTuple):
-    """What every table shares, and what differs: drawn (M, n, d) goes into the rows `people` of (N, d)."""
+    """What every table shares, and what differs: drawn (M, n, d) goes into the rows `people` of (N, d).
+
+    covariates : by name the rows (k,) in which one is missing, and its draws (M, k).
+    """
 
     features: list[str]
     baseline: np.ndarray
@@ -139,6 +146,7 @@ class _Completion(NamedTuple):
     people: np.ndarray
     drawn: np.ndarray
     rest: pd.DataFrame
+    covariates: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _known_features(result: Source) -> tuple[str, ...]:
@@ -221,7 +229,71 @@ def _completion(result: Source, cohort: Cohort, features: str | Sequence[str] | 
             mend="Impute them too, or analyse cohort.take(...) without them",
         )
     baseline = cohort.baseline[rows][:, columns]
-    return _Completion(wanted, baseline, measured, people, drawn[:, here], _rest(cohort, rows, wanted, measured, years))
+    rest = _rest(cohort, rows, wanted, measured, years)
+    covariates = (
+        {} if isinstance(result, (str, os.PathLike)) else _covariates(_imputations(result), cohort, rows, years)
+    )
+    return _Completion(wanted, baseline, measured, people, drawn[:, here], _levelled(rest, covariates), covariates)
+
+
+def _covariates(
+    imputations: list[Imputation], cohort: Cohort, rows: np.ndarray, years: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Draws of covariates that the people of these rows lack; see `_Completion`."""
+    table = cohort.covariate_table.iloc[rows]
+    gone = table.isna().to_numpy()
+    lacking = np.flatnonzero(gone.any(axis=1))
+    if not len(lacking):
+        return {}
+    found = [_of_each(one, cohort, rows[lacking], years[lacking]) for one in imputations]
+    drawn = {}
+    for column, name in enumerate(map(str, table.columns)):
+        mine = gone[lacking, column]
+        if mine.any() and all(name in each for each in found):
+            drawn[name] = lacking[mine], np.concatenate([each[name][:, mine] for each in found])
+    return drawn
+
+
+def _of_each(result: Imputation, cohort: Cohort, rows: np.ndarray, years: np.ndarray) -> dict[str, np.ndarray]:
+    """Covariates (M, n) of the people of these rows: as their draws rest on them, and given the measured follow-up."""
+    place = {name: number for number, name in enumerate(result.people.ids)}
+    imputed = np.array([place.get(name, -1) for name in cohort.ids[rows]])
+    parts = [(np.flatnonzero(imputed >= 0), result.people.take(imputed[imputed >= 0]))]
+    others = np.flatnonzero(imputed < 0)
+    parts.append((others, _measured(result, cohort.take(rows[others]), years[others])))
+    found: dict[str, np.ndarray] = {}
+    for where, people in parts:
+        if len(where):
+            for name, drawn in result.covariates(people).items():
+                found.setdefault(name, np.empty((len(drawn), len(rows)), dtype=drawn.dtype))[:, where] = drawn
+    return found
+
+
+def _measured(result: Imputation, cohort: Cohort, years: np.ndarray) -> People:
+    """People that were not imputed, as the model of an imputation sees them, with all of their follow-up."""
+    slot = cohort.visit_labels.index(result.visit) if result.visit in cohort.visit_labels else None
+    place = {name: column for column, name in enumerate(cohort.features)}
+    columns = [place.get(name, -1) for name in result.features]
+    nothing = np.full((len(cohort), 1), np.nan, dtype=cohort.visits.dtype)
+
+    def ordered(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values, nothing], axis=1)[:, columns]  # -1 is the column of nothing
+
+    followup = np.full_like(cohort.baseline, np.nan) if slot is None else cohort.visits[:, slot]
+    keys = person_keys(cohort.ids, result.visit)
+    table, site = cohort.covariate_table, cohort.site
+    return People(cohort.ids, keys, ordered(cohort.baseline), table, years, site, ordered(followup), cohort.source)
+
+
+def _levelled(rest: pd.DataFrame, covariates: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    """The table with every level that a draw may have, so that all draws have the same."""
+    changed: dict[str, Any] = {}
+    for name, (_, values) in covariates.items():
+        if isinstance(rest[name].dtype, pd.CategoricalDtype):
+            known = [str(each) for each in rest[name].cat.categories]
+            more = [level for level in np.unique(values.astype(str)) if level not in known]
+            changed[name] = rest[name].cat.rename_categories(known).cat.add_categories(more)
+    return rest.assign(**changed)
 
 
 def _draws(result: Source, features: list[str]) -> tuple[np.ndarray, np.ndarray, str, np.ndarray | None]:
@@ -264,13 +336,18 @@ def _rest(
 
 
 def _tables(completion: _Completion) -> Iterator[pd.DataFrame]:
-    features, baseline, measured, people, drawn, rest = completion
-    for draw in drawn:
+    features, baseline, measured, people, drawn, rest, covariates = completion
+    for number, draw in enumerate(drawn):
         followup = measured.copy()
         followup[people] = np.where(np.isfinite(measured[people]), measured[people], draw)
         values = {"baseline": baseline, "followup": followup, "change": followup - baseline}
         cells = {f"{name}_{part}": values[part][:, column] for column, name in enumerate(features) for part in PARTS}
-        yield pd.concat([rest[["subject_id"]], pd.DataFrame(cells), rest.drop(columns="subject_id")], axis=1)
+        known = rest.drop(columns="subject_id")
+        for name, (rows, drawn_for_rows) in covariates.items():
+            column = known[name].copy()
+            column.iloc[rows] = drawn_for_rows[number]
+            known[name] = column
+        yield pd.concat([rest[["subject_id"]], pd.DataFrame(cells), known], axis=1)
 
 
 # -- models ---------------------------------------------------------------------------------

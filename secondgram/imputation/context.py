@@ -10,6 +10,7 @@ import numpy as np
 from ..cohort.scaling import FAR, CovariateEncoder, SharedScaling
 from ..cohort.table import Cohort
 from ..diffusion.noise import person_keys
+from .levels import MixedCells, groups
 from .missing import MissingCells
 from .people import People, TrainingPairs
 
@@ -28,7 +29,10 @@ def levels(cohort: Cohort) -> np.ndarray:
 
 @dataclass(eq=False)
 class Context:
-    """What the mean and the shape are conditioned on: X (N, D + C + 1) is [baseline, covariates, gap], all scaled."""
+    """What the mean and the shape are conditioned on: X (N, D + C + 1) is [baseline, covariates, gap], all scaled.
+
+    missing : of the D cells of a baseline and the C encoded covariates of its person, a Gaussian.
+    """
 
     encoder: CovariateEncoder
     scaling: SharedScaling
@@ -44,33 +48,48 @@ class Context:
         """
         first = cohort.take(cohort.scanned)
         scaling = SharedScaling.fit(levels(first), first.site, robust=True)
+        encoder = CovariateEncoder.fit(first.covariate_table)
         if holes:
             keys = person_keys(first.ids, first.visit_labels[0])
-            cells = MissingCells.fit(np.clip(scaling.apply(first.baseline, first.site), -FAR, FAR), keys)
+            baseline = scaling.apply(first.baseline, first.site)
+            cells = MissingCells.fit(_near(encoder, baseline, encoder.encode(first.covariate_table)), keys)
         else:
-            cells = MissingCells(np.eye(len(cohort.features)))
+            cells = MissingCells(np.eye(len(cohort.features) + encoder.width))
         gap = pairs.people.gap[np.isfinite(pairs.people.gap)]
         spread = float(gap.std()) if len(gap) else 0.0
-        return cls(
-            CovariateEncoder.fit(first.covariate_table),
-            scaling,
-            cells,
-            float(gap.mean()) if len(gap) else 0.0,
-            spread if spread > 1e-9 else 1.0,
-        )
+        return cls(encoder, scaling, cells, float(gap.mean()) if len(gap) else 0.0, spread if spread > 1e-9 else 1.0)
 
     def inputs(self, people: People) -> np.ndarray:
-        baseline = self._filled(self.scaling.apply(people.baseline, people.site))
+        """X, in which missing cells and covariates are their expectations given the others, and unknown gaps usual."""
+        known = self._scaled(people)
+        values = np.concatenate(known, axis=1)
+        gone = np.isnan(values)
+        if gone.any():
+            # What a far cell says of others is cut, what it is itself is not.
+            values = np.where(gone, self.missing.fill(_near(self.encoder, *known)), values)
         gap = (people.gap - self.gap_mean) / self.gap_spread
-        covariates = self.encoder.transform(people.table, people.source)
-        return np.concatenate([baseline, covariates, np.where(np.isfinite(gap), gap, 0.0)[:, None]], axis=1)
+        return np.concatenate([values, np.where(np.isfinite(gap), gap, 0.0)[:, None]], axis=1)
 
-    def _filled(self, scaled: np.ndarray) -> np.ndarray:
-        # What a far cell says of others is cut, what it is itself is not.
-        if not np.isnan(scaled).any():
-            return scaled
-        filled = self.missing.fill(np.clip(scaled, -FAR, FAR))
-        return np.where(np.isnan(scaled), filled, scaled)
+    def gone(self, people: People) -> np.ndarray:
+        """(N, D + C) bool: missing cells of baselines, and encoded columns of missing covariates."""
+        return np.isnan(np.concatenate([people.baseline, self.encoder.encode(people.table, people.source)], axis=1))
+
+    def _scaled(self, people: People) -> tuple[np.ndarray, np.ndarray]:
+        baseline = self.scaling.apply(people.baseline, people.site)
+        return baseline, self.encoder.encode(people.table, people.source)
+
+    def levelled(self, gone: np.ndarray) -> np.ndarray:
+        """(N,) bool: who lacks a covariate that has levels; gone (N, D + C)."""
+        return np.asarray(gone[:, gone.shape[1] - self.encoder.width :][:, self.encoder.discrete].any(axis=1))
+
+    def cells(self, X: np.ndarray, gone: np.ndarray, linear: np.ndarray, quadratic: np.ndarray) -> MixedCells:
+        """The n missing cells of one person, whose expectations are in X (D + C + 1,); gone (D + C,) bool.
+
+        linear (n,), quadratic (n, n) : what else is known of them, see `MixedCells`.
+        """
+        width = len(gone) - self.encoder.width
+        mine = groups(self.encoder, gone[width:], X[width:-1], int(gone[:width].sum()))
+        return MixedCells(self.missing.precision[np.ix_(gone, gone)], linear, quadratic, mine)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -82,9 +101,13 @@ class Context:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Context:
-        return cls(
-            CovariateEncoder.from_state(state["encoder"]),
-            SharedScaling.from_state(state["scaling"]),
-            MissingCells.from_state(state["missing"]),
-            *state["gap"],
-        )
+        encoder = CovariateEncoder.from_state(state["encoder"])
+        scaling = SharedScaling.from_state(state["scaling"])
+        cells = MissingCells.from_state(state["missing"]).widened(scaling.location.shape[1] + encoder.width)
+        return cls(encoder, scaling, cells, *state["gap"])
+
+
+def _near(encoder: CovariateEncoder, baseline: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+    """[baseline, covariates] cut to +-`FAR`, levels as they are: a rare one is far from the mean."""
+    numbers = np.where(encoder.discrete, covariates, np.clip(covariates, -FAR, FAR))
+    return np.concatenate([np.clip(baseline, -FAR, FAR), numbers], axis=1)

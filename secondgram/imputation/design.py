@@ -11,11 +11,14 @@ from ..diffusion.noise import person_keys
 from .context import Context
 from .folds import FOLDS, unit_folds
 from .people import People, TrainingPairs
+from .regression import LinearMap
 
 # Robust spreads from the middle at which cells that teach are cut: a wrong decimal point is as far as another scanner.
 FARTHEST = 25.0
 # People without a pair, for each feature, that tell a fold enough of the population.
 POPULATION = 20
+# Of a squared error, as a share: what is left of it without the doubt about covariates.
+LEAST = 0.1
 # Of a feature's pairs with a measured baseline, enough to learn a spread from.
 FEWEST_MEASURED = 10
 
@@ -28,7 +31,8 @@ class Design:
     Cells beyond `FARTHEST` count as that far.
     measured : (P, D) bool, the earlier visit's own cell was, and is not filled.
     weight, unit : (P,);  everyone : (N, D + C + 1), the first visit of all people who have one.
-    first : (P,), the row of everyone that a pair's person is, -1 for none;  complete : no earlier visit lacks a cell.
+    first : (P,), the row of everyone that a pair's person is, -1 for none;  complete : no earlier visit lacks a cell,
+    and nobody a covariate.
     """
 
     context: Context
@@ -55,7 +59,7 @@ class Design:
             *_scaled(context, pairs),
             _cut(context.inputs(scanned), len(cohort.features)),
             np.array([place.get(name, -1) for name in pairs.people.ids], dtype=int),
-            not (np.isnan(scanned.baseline).any() or np.isnan(pairs.people.baseline).any()),
+            not (context.gone(scanned).any() or context.gone(pairs.people).any()),
         )
 
     @property
@@ -80,6 +84,29 @@ class Design:
         """
         kept = (np.isfinite(error) & self.measured).sum(axis=0) >= FEWEST_MEASURED
         return np.where(self.measured | ~kept, error, np.nan)
+
+    def less_doubt(self, error: np.ndarray, linear: LinearMap) -> np.ndarray:
+        """error (P, D) of a mean of this map, smaller where a covariate was filled, by what the fill left in doubt.
+
+        Draws have that doubt from draws of the covariate, so that spreads are to be without it.
+        """
+        width = self.width
+        gone = self.context.gone(self.pairs.people)[:, width:]
+        rows = np.flatnonzero(gone.any(axis=1))
+        if not len(rows):
+            return error
+        precision = self.context.missing.precision[width:, width:]
+        doubt = np.zeros(error.shape)
+        for lost in np.unique(gone[rows], axis=0):
+            mine = rows[(gone[rows] == lost).all(axis=1)]
+            root = np.linalg.cholesky(np.linalg.inv(precision[np.ix_(lost, lost)]))
+            moved = np.broadcast_to(root.T @ linear.W[width:-1][lost], (len(mine), len(root), width))
+            if linear.by_gap is not None:
+                moved = moved + self.X[mine, -1, None, None] * (root.T @ linear.by_gap[width:-1][lost])
+            doubt[mine] = (moved**2).sum(axis=1)
+        total = weighted_mean(error**2, self.weight)
+        own = np.maximum(total - weighted_mean(np.where(np.isnan(error), np.nan, doubt), self.weight), LEAST * total)
+        return error * np.sqrt(own / np.where(own > 0, own + doubt, 1.0))
 
     def judged(self, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray]:
         """X (Q, D + C + 1) and change (Q, D) of other people's pairs, in these scales."""
@@ -153,3 +180,9 @@ def _scaled(context: Context, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndar
 def _cut(X: np.ndarray, width: int) -> np.ndarray:
     X[:, :width] = np.clip(X[:, :width], -FARTHEST, FARTHEST)
     return X
+
+
+def weighted_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(D,) of values (P, D), NaN left out; 0 where all are."""
+    seen = np.isfinite(values) * weight[:, None]
+    return np.asarray(np.where(seen > 0, values, 0.0) * seen).sum(axis=0) / np.maximum(seen.sum(axis=0), 1e-300)

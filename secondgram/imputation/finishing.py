@@ -29,7 +29,7 @@ CHECKED_PEOPLE, CHECKED_DRAWS = 24, 8
 
 def moves(moved: native.Moved) -> np.ndarray:
     """The statement of `Moved`, (M, N, D): what the drawn cells change, in the map's units."""
-    total = np.zeros((moved.by.shape[1], len(moved.gap), len(moved.map)), dtype=np.float32)
+    total = np.zeros((moved.by.shape[1], len(moved.gap), moved.map.shape[1]), dtype=np.float32)
     for person in np.flatnonzero(np.diff(moved.start)):
         mine = slice(moved.start[person], moved.start[person + 1])
         rows = moved.map[moved.cell[mine]]

@@ -23,8 +23,8 @@ from ..ops.tiles import one_blas_thread, one_thread
 from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
 from .ladder import DefaultOptions, Ladder
-from .model import PresetModel
-from .people import check_trainable
+from .model import CovariateModel, PresetModel
+from .people import People, check_trainable
 from .provenance import versions
 from .published import PaperOptions, Published
 from .result import Imputation
@@ -246,7 +246,7 @@ class SecondgramImputer:
         people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit)
         notes += check_sites(cohort, self.model_.sites, (self.columns_.table or {}).get("site", "site")) + of_people
         # Both refuse before the work what it would stumble over.
-        self.model_.encoder.transform(people.table, people.source, people.ids)
+        notes += self._lacking(people)
         self.model_.check(solver, steps)
         precision, of_precision = self._precision(precision)
         result = Imputation(
@@ -267,6 +267,17 @@ class SecondgramImputer:
             result.to_parquet(out, resume=resume, show=show)
             result.path = os.fspath(out)
         return result
+
+    def _lacking(self, people: People) -> list[str]:
+        """What to tell about missing covariates. Raises `InputError` for one that cannot be used."""
+        encoder = self.model_.encoder
+        gone = np.isnan(encoder.encode(people.table, people.source, people.ids))
+        names = [name for name, columns in encoder.places.items() if gone[:, columns].any()]
+        if not names:
+            return []
+        drawn = isinstance(self.model_, CovariateModel)
+        what = "drawn, given what else is known of them" if drawn else "taken as the mean of training"
+        return [f"{int(gone.any(axis=1).sum())} people lack {some(names)}: {what}"]
 
     def _arithmetic(self) -> Arithmetic | None:
         # Absent before a fit, as everything learned is.

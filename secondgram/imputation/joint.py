@@ -82,12 +82,19 @@ class Joint:
         return self.shape.draw(self.conditions(X), keys, draws, seed, solver, steps)
 
     def condition(self, z: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """z (M, N, D) given standardised residuals known (N, D), NaN where unknown: Gaussian conditioning."""
-        wanted = known if self.margins is None else self.margins.inverse(known)
+        """z (M, N, D) given standardised residuals known (N, D), or (M, N, D) where they differ from draw to draw.
+
+        NaN where unknown, in every draw alike. Gaussian conditioning.
+        """
+        wanted = self.scores(known)
         correlation = self.components.correlation()
-        for person in np.flatnonzero(np.isfinite(known).any(axis=1)):
-            z[:, person] = condition_on_known(z[:, person], wanted[person], correlation)
+        for person in np.flatnonzero(np.isfinite(known.reshape(-1, *known.shape[-2:])[0]).any(axis=1)):
+            z[:, person] = condition_on_known(z[:, person], wanted[..., person, :], correlation)
         return z
+
+    def scores(self, known: np.ndarray) -> np.ndarray:
+        """Standardised residuals (..., D) as z, about normal."""
+        return known if self.margins is None else self.margins.inverse(known)
 
     def finish(self, z: np.ndarray) -> np.ndarray:
         """z (..., D) -> standardised residuals (..., D)."""

@@ -110,7 +110,7 @@ def fit_stages(whole: Design, folds: list[Fold], fold: np.ndarray, self_conditio
 def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarray, like: Stage | None = None) -> Stage:
     """Spread and margins of what a mean leaves, of the kinds of another stage where one is given."""
     weight, unit = whole.weight, whole.pairs.unit
-    left = whole.own_baseline(left)
+    left = whole.less_doubt(whole.own_baseline(left), mean.map)
     if like is None:
         spread = fit_spread(whole.X, left, weight, unit, fold)
     else:

@@ -22,7 +22,6 @@ from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
 from ..diffusion.solvers import solver_table
 from ..errors import InputError
-from ..ops.native import Moved
 from ..training.trainer import Run, TrainingOptions
 from .base import MeanPredictor, by_feature, fit_means
 from .context import Context
@@ -30,6 +29,7 @@ from .design import Design, fit_folds
 from .finishing import Finisher, moves
 from .joint import Joint, Residuals, fit_joint
 from .judgement import CHOICES, follow, judge
+from .lost import Later, LostCells
 from .people import People
 from .provenance import tree_digest
 from .sampler import common_precision
@@ -187,15 +187,24 @@ class Ladder:
         X = self.context.inputs(people)
         mean, scale = self._scaled_mean(X), self.spread.scale(X)
         values = mean + scale * self.joint.expected(X, people.keys, draws, seed, *self._sampling(solver, steps))
-        known = (self.context.scaling.apply(people.known, people.site) - mean) / scale
-        if np.isfinite(known).any():
-            z = np.zeros((1, *mean.shape))
-            values = np.where(
-                np.isfinite(known).any(axis=1)[:, None],
-                mean + scale * self.joint.finish(self.joint.condition(z, known)[0]),
-                values,
-            )
+        rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
+        if len(rows):
+            some, X, mean, scale = people.take(rows), X[rows], mean[rows], scale[rows]
+            lost = self._lost(some, X)
+            if lost is not None:
+                mean = mean + lost.expected(self._later(some, mean, scale))
+            z = self.joint.condition(np.zeros((1, *mean.shape)), self._known(some, mean, scale))
+            values[rows] = mean + scale * self.joint.finish(z[0])
         return self._in_units(values, people)
+
+    def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """By covariate (M, N), missing ones drawn: numbers in original units, or levels as text.
+
+        Those that draws of the follow-up of the same numbers, seed and people rest on; given whatever is known of it.
+        """
+        X = self.context.inputs(people)
+        later = self._later(people, self._scaled_mean(X), self.spread.scale(X))
+        return self._cells(people, X).covariates(draws, seed, later)
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -219,7 +228,8 @@ class Ladder:
         mean, scale = self._scaled_mean(X), self.spread.scale(X)
         location, unit = self.context.scaling.units(len(people), people.site)
         noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
-        moved = self._moved_by_missing(X, scale, people, draws, seed)
+        lost = self._lost(people, X)
+        moved = None if lost is None else lost.drawn(draws, seed).weighted(1.0 / scale)
         values = self._finisher.draws(
             location + unit * mean,
             unit * scale,
@@ -246,13 +256,20 @@ class Ladder:
         sampled: np.ndarray,
     ) -> np.ndarray:
         """Draws (M, n, D) of people of whose follow-up some cells are known."""
-        known = (self.context.scaling.apply(people.known, people.site) - mean) / scale
-        z = self.joint.condition(self.joint.rotated(people.keys, draws, seed, sampled), known)
-        scaled = mean + scale * self.joint.finish(z)
-        moved = self._moved_by_missing(X, scale, people, draws, seed)
-        if moved is not None:
-            scaled += moves(moved)
-        return self._in_units(scaled, people)
+        lost = self._lost(people, X)
+        if lost is not None:
+            moved = lost.drawn(draws, seed, self._later(people, mean, scale))
+            mean = mean + moves(moved)  # [draws, people, features]
+        z = self.joint.rotated(people.keys, draws, seed, sampled)
+        z = self.joint.condition(z, self._known(people, mean, scale))
+        return self._in_units(mean + scale * self.joint.finish(z), people)
+
+    def _known(self, people: People, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Standardised residuals of what is known of the follow-up, NaN elsewhere; mean (N, D) or (M, N, D)."""
+        return np.asarray((self.context.scaling.apply(people.known, people.site) - mean) / scale)
+
+    def _later(self, people: People, mean: np.ndarray, scale: np.ndarray) -> Later:
+        return Later(self.joint.scores(self._known(people, mean, scale)), scale, self.joint.components.correlation())
 
     def _inputs(self, people: People) -> np.ndarray:
         """What the parts are conditioned on, as `sample` made it where that came before."""
@@ -271,24 +288,22 @@ class Ladder:
     def _scaled_mean(self, X: np.ndarray) -> np.ndarray:
         return X[:, : self.joint.components.width] + self.mean_change.change(X)
 
-    def _moved_by_missing(
-        self, X: np.ndarray, scale: np.ndarray, people: People, draws: np.ndarray, seed: int
-    ) -> Moved | None:
-        """How the scaled mean moves with draws of the missing baseline cells, of those who have any."""
-        gone = np.isnan(people.baseline)
-        if not gone.any():
-            return None
-        noise = NoiseRequest.of(people.keys, gone.shape[1], seed=seed, purpose=Purpose.BASELINE, draws=draws)
-        start, cell, by = self.context.missing.drawn(gone, noise)
-        gap, weight = X[:, -1].astype(np.float32), (1.0 / scale).astype(np.float32)
-        return Moved(start, cell, by, *self._map_of_cells, gap, weight)
+    def _lost(self, people: People, X: np.ndarray) -> LostCells | None:
+        """What people lack of baselines and covariates, None where nobody lacks anything."""
+        cells = self._cells(people, X)
+        return cells if cells.gone.any() else None
+
+    def _cells(self, people: People, X: np.ndarray) -> LostCells:
+        return LostCells(self.context, *self._map_of_cells, people.keys, X, self.context.gone(people))
 
     @cached_property
     def _map_of_cells(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """What a cell of the baseline changes in the scaled mean, and that for every unit of the gap."""
-        linear, width = self.mean_change.map, self.joint.components.width
-        by_gap = None if linear.by_gap is None else np.ascontiguousarray(linear.by_gap[:width], dtype=np.float32)
-        return np.ascontiguousarray(np.eye(width) + linear.W[:width], dtype=np.float32), by_gap
+        """(D + C, D) what a cell of baseline or covariates changes in the scaled mean, and that by unit of the gap."""
+        linear, cells = self.mean_change.map, len(self.context.missing.precision)
+        by_gap = None if linear.by_gap is None else np.ascontiguousarray(linear.by_gap[:cells], dtype=np.float32)
+        W = linear.W[:cells].copy()
+        W[np.diag_indices(self.joint.components.width)] += 1.0
+        return np.ascontiguousarray(W, dtype=np.float32), by_gap
 
     def _in_units(self, scaled: np.ndarray, people: People) -> np.ndarray:
         values = self.context.scaling.invert(scaled, people.site)

@@ -1,4 +1,4 @@
-"""Missing baseline cells, from what the other cells of the same visit say."""
+"""Missing baseline cells and covariates, from what is known of the same person at the same visit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.linalg import block_diag
 from sklearn.covariance import ledoit_wolf
 
 from ..diffusion.noise import NoiseRequest, Purpose
@@ -20,7 +21,7 @@ ROUNDS, CLOSE = 15, 0.02
 
 @dataclass(eq=False)
 class MissingCells:
-    """A Gaussian of the scaled features of one visit.
+    """A Gaussian of the scaled cells of one visit: features, and encoded covariates after them.
 
     precision : (D, D) float64, inverse of the shrunk covariance; the mean is zero, by the scaling.
     """
@@ -107,6 +108,14 @@ class MissingCells:
         person, cell = np.nonzero(gone)
         start = np.searchsorted(person, np.arange(len(gone) + 1))
         return start, cell.astype(np.uint32), np.ascontiguousarray(moved[:, person, cell].T)
+
+    def widened(self, width: int) -> MissingCells:
+        """Of so many cells, those that are new being independent of the others, of mean 0 and variance 1.
+
+        Models of an earlier release have no covariates in here.
+        """
+        more = width - len(self.precision)
+        return self if more == 0 else MissingCells(block_diag(self.precision, np.eye(more)))
 
     def state(self) -> dict[str, Any]:
         return {"precision": self.precision}

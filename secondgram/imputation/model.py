@@ -87,3 +87,12 @@ class JudgedModel(FollowupModel, Protocol):
     def ladder(self) -> pd.DataFrame:
         """One row a rung."""
         ...
+
+
+@runtime_checkable
+class CovariateModel(FollowupModel, Protocol):
+    """A model that draws what people lack of covariates, and draws the follow-up with it."""
+
+    def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """By covariate (M, N), known or drawn: numbers in original units, or levels as text."""
+        ...

@@ -103,11 +103,11 @@ def _correlation(covariance: np.ndarray) -> np.ndarray:
 def condition_on_known(residual: np.ndarray, known: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Draws of one person's residual, given some of its cells.
 
-    residual (M, D) unconditional draws;  known (D,) NaN where unknown;  covariance (D, D).
+    residual (M, D) unconditional draws;  known (D,) or (M, D), NaN where unknown;  covariance (D, D).
     Matheron's rule: e + S_o' S_oo^-1 (known - e_o) is an exact conditional draw where e is Gaussian.
     """
-    seen = np.isfinite(known)
+    seen = np.isfinite(known.reshape(-1, known.shape[-1])[0])
     weights = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[seen])  # [known, D]
-    moved = residual + matmul(known[seen] - residual[:, seen], weights)
-    moved[:, seen] = known[seen]
+    moved = residual + matmul(known[..., seen] - residual[:, seen], weights)
+    moved[:, seen] = known[..., seen]
     return moved

@@ -16,7 +16,7 @@ from ..ops.native import limited
 from ..ops.registry import AUTO, preferred_precision, preferring
 from ..ops.semantics import processor_path
 from ..ops.tiles import one_blas_thread
-from .model import JudgedModel, SampledModel
+from .model import CovariateModel, JudgedModel, SampledModel
 from .people import People
 
 # Cells (draws x people x features) that are held at a time while streaming.
@@ -112,6 +112,17 @@ class Imputation:
         if not ((shares >= 0) & (shares <= 1)).all():
             raise InputError(f"quantile {q} is no share", mend="Use numbers from 0 to 1")
         return np.quantile(self.draws, shares, axis=0)
+
+    def covariates(self, people: People | None = None) -> dict[str, np.ndarray]:
+        """By covariate (M, N), known or, where missing, drawn as the draws of the follow-up rest on it.
+
+        people : others than those imputed; what is known of their follow-up is taken into account. Empty for a model
+        that does not draw covariates (preset `paper`).
+        """
+        if not isinstance(self.model, CovariateModel):
+            return {}
+        with self._as_asked():
+            return self.model.covariates(self.people if people is None else people, self.draw_numbers, self.seed)
 
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Draws of a few people at a time: (slice of the N people, (M, n, D)). Nothing is kept."""

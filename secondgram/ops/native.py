@@ -355,10 +355,10 @@ class NativeSampler:
 
 
 class Moved(NamedTuple):
-    """By how much centres move from draw to draw, because cells of people's baselines are missing and drawn.
+    """By how much centres move from draw to draw, because cells of baselines, or covariates, are missing.
 
     start (N + 1,) int64 : places of a person's cells in `cell` (K,) uint32 and `by` (K, M) float32, how each was drawn.
-    map (D, D) float32 : what a cell's change changes, a row a cell;  by_gap : the same for every unit of gap, or None.
+    map (L, D) float32 : what a cell's change changes, a row a cell;  by_gap : the same for every unit of gap, or None.
     gap (N,), weight (N, D) float32 : of the people; weight turns such a change into residuals.
     All are contiguous.
     """
@@ -371,16 +371,22 @@ class Moved(NamedTuple):
     gap: npt.NDArray[np.float32]
     weight: npt.NDArray[np.float32]
 
+    def weighted(self, weight: npt.NDArray[Any]) -> Moved:
+        """The same with other weights (N, D)."""
+        return self._replace(weight=np.ascontiguousarray(weight, dtype=np.float32))
+
     def check(self, people: int, draws: int, width: int) -> None:
         """Raise `ValueError` for another dtype, shape or layout."""
-        wanted = [(people + 1,), (len(self.cell),), (len(self.cell), draws), (width, width), (width, width), (people,)]
+        rows = (len(self.map), width)
+        wanted = [(people + 1,), (len(self.cell),), (len(self.cell), draws), rows, rows, (people,)]
         kinds = [np.int64, np.uint32, *[np.float32] * 5]
         for name, shape, kind in zip(self._fields, [*wanted, (people, width)], kinds, strict=True):
             each = getattr(self, name)
             if each is not None and (each.shape != shape or each.dtype != kind or not each.flags.c_contiguous):
                 raise ValueError(f"{name} {each.dtype} {each.shape} for {people} people, {draws} draws, width {width}")
         ends = self.start
-        if ends[0] != 0 or ends[-1] != len(self.cell) or (np.diff(ends) < 0).any() or (self.cell >= width).any():
+        strange = (self.cell >= len(self.map)).any()
+        if ends[0] != 0 or ends[-1] != len(self.cell) or (np.diff(ends) < 0).any() or strange:
             raise ValueError("cells that no person has")
 
 
