@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from secondgram.evaluation.metrics import nominal_coverage
 from secondgram.imputation.design import Design
 from secondgram.imputation.judgement import judge
 from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.people import People
 from secondgram.imputation.result import Imputation
 
 RUNGS = ["carry-forward", "mean", "spread", "margins", "correlation", "shape"]
@@ -318,3 +320,30 @@ def test_the_mean_is_that_of_the_draws(imputers: dict[str, sg.SecondgramImputer]
         result = imputers[name].impute(people, draws=2000, who="all")
         error = result.draws.std(axis=0) / np.sqrt(2000)
         assert (np.abs(result.draws.mean(axis=0) - result.mean) / error).mean() < 2.0, name
+
+
+def test_no_draw_is_far_beyond_what_was_seen(
+    imputer: sg.SecondgramImputer, halves: tuple[sg.Cohort, sg.Cohort]
+) -> None:
+    """Shapes with far ends and wide spreads make draws that no person had; those within are as they were."""
+    model = deepcopy(imputer.model_)
+    assert isinstance(model, Ladder)
+    people = People.of(halves[1], keep_known=False)
+    draws = np.arange(200)
+    before = model.draw(people, draws, 1)
+    model.spread.doubt = model.spread.doubt + np.where(np.arange(before.shape[2]) == 1, 3.0, 0.0)
+    wide = model.draw(people, draws, 1)
+    X = model.context.inputs(people)
+    low, high = (model.context.scaling.invert(limit, people.site) for limit in model.mean_change.limits(X))
+    assert (before > low).all()
+    assert (before < high).all()
+    assert (wide >= low - 1e-9).all()
+    assert (wide <= high + 1e-9).all()
+    cut = (wide[:, :, 1] == low[:, 1]) | (wide[:, :, 1] == high[:, 1])
+    assert 0.01 < cut.mean() < 0.9
+    others = np.arange(before.shape[2]) != 1
+    assert np.array_equal(wide[:, :, others], before[:, :, others])
+    free = model.mean_change.bounds.copy()
+    model.mean_change.bounds = np.stack([np.full_like(free[0], -np.inf), np.full_like(free[1], np.inf)])
+    unbound = model.draw(people, draws, 1)
+    assert np.abs(wide - unbound)[:, :, 1][~cut].max() == 0.0

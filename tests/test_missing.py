@@ -211,3 +211,26 @@ def test_what_the_extension_cannot_take_is_refused() -> None:
         native.fill_missing(np.eye(2), gone, values.astype(np.float32))
     with pytest.raises(ValueError, match="a precision"):
         native.fill_missing(np.eye(2, dtype=np.float32), gone, values)
+
+
+def test_of_a_feature_that_hardly_anybody_has_the_few_decide() -> None:
+    """The rounds alone would end far from it: a feature that 4 % have, correlated 0.8 with one that all have."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((3000, 3))
+    values[:, 1] = 0.8 * values[:, 0] + 0.6 * values[:, 1]
+    values[rng.random(3000) > 0.04, 1] = np.nan
+    covariance = np.linalg.inv(MissingCells.fit(values).precision)
+    assert covariance[0, 1] == pytest.approx(0.8, abs=0.15)
+    left = 1.0 / MissingCells.fit(values).precision[1, 1]
+    assert left == pytest.approx(0.36, abs=0.15)
+
+
+def test_features_that_nobody_has_together_are_filled_from_what_they_share() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((2000, 4))
+    values[:1000, 1] = np.nan
+    values[1000:, 2] = np.nan
+    values[:, 3] = np.nan
+    cells = MissingCells.fit(values)
+    assert np.linalg.eigvalsh(cells.precision)[0] > 0
+    assert np.isfinite(cells.fill(values)).all()

@@ -207,10 +207,10 @@ def _fitted() -> tuple[Spread, np.ndarray]:
 
 def test_nothing_is_extrapolated_beyond_the_training_pairs() -> None:
     spread, X = _fitted()
-    seen = spread.scale(X)
+    seen = spread.fitted(X)
     np.testing.assert_allclose(seen.min(axis=0), np.exp(spread.reach[0]), rtol=1e-12)
     np.testing.assert_allclose(seen.max(axis=0), np.exp(spread.reach[1]), rtol=1e-12)
-    far = spread.scale(50.0 * X)
+    far = spread.fitted(50.0 * X)
     assert (far >= seen.min(axis=0) * (1 - 1e-12)).all()
     assert (far <= seen.max(axis=0) * (1 + 1e-12)).all()
 
@@ -221,7 +221,20 @@ def test_each_row_is_scaled_on_its_own_and_the_state_comes_back() -> None:
     np.testing.assert_array_equal(spread.scale(X[[700, 3]]), whole[[700, 3]])
     again = Spread.from_state(dict(spread.state()))
     np.testing.assert_array_equal(again.scale(X), whole)
+    assert (again.scale(X) > again.fitted(X)).all()
     assert (again.candidate, again.gain) == (spread.candidate, spread.gain)
+
+
+@pytest.mark.parametrize("pairs", [10, 16, 40, 1000])
+def test_intervals_cover_however_few_pairs_a_spread_is_learned_from(pairs: int) -> None:
+    """Sixty thousand features of one spread: of a new error each, nine in ten lie within 1.645."""
+    rng, many = np.random.default_rng(pairs), 60000
+    X = np.zeros((pairs, many + 1))
+    spread = spread_as("constant", X, rng.standard_normal((pairs, many)), np.ones(pairs))
+    error = rng.standard_normal(many)
+    within = (np.abs(error) < 1.6449 * spread.scale(X[:1])[0]).mean()
+    assert within == pytest.approx(0.9, abs=0.006)
+    assert (np.abs(error) < 1.6449 * spread.fitted(X[:1])[0]).mean() < within
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -251,7 +264,7 @@ def test_a_spread_as_is_the_mean_size_of_what_is_known() -> None:
     residual[rng.random(residual.shape) < 0.3] = np.nan
     seen = np.isfinite(residual) * weight[:, None]
     size = (seen * np.abs(np.nan_to_num(residual))).sum(axis=0) / seen.sum(axis=0) / np.sqrt(2.0 / np.pi)
-    scale = spread_as("constant", X, residual, weight).scale(X)
+    scale = spread_as("constant", X, residual, weight).fitted(X)
     np.testing.assert_allclose(scale, np.broadcast_to(size, scale.shape), rtol=1e-10)
 
 

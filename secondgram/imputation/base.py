@@ -89,6 +89,12 @@ class MeanPredictor:
         low, high = np.minimum(self.bounds[0], baseline), np.maximum(self.bounds[1], baseline)
         return np.clip(baseline + _through(self.map, self.beyond, self.reach, X), low, high) - baseline
 
+    def limits(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, D) least and largest level that is drawn: as far beyond the bounds again as these are apart."""
+        baseline, apart = X[:, : len(self.beyond)], self.bounds[1] - self.bounds[0]
+        low, high = np.minimum(self.bounds[0], baseline), np.maximum(self.bounds[1], baseline)
+        return low - apart, high + apart
+
     def state(self) -> dict[str, Any]:
         return dict(self.__dict__) | {"map": dict(self.map.__dict__)}
 

@@ -23,6 +23,8 @@ from .shape import Shape, ShapeOptions, fit_shape
 
 # Draws of the fitted model that its own margins are read from, about as many as a quantile of 0.1 % needs.
 CALIBRATION_DRAWS = 8000
+# Of a component with a shape of its own, or of a feature.
+FARTHEST_Z = 6.0
 
 
 @dataclass(eq=False)
@@ -99,6 +101,11 @@ class Joint:
     def finish(self, z: np.ndarray) -> np.ndarray:
         """z (..., D) -> standardised residuals (..., D)."""
         return z if self.margins is None else self.margins.forward(z)
+
+    @property
+    def ends(self) -> np.ndarray:
+        """(2, D) least and largest residual that is to be expected in millions."""
+        return self.finish(np.repeat([[-FARTHEST_Z], [FARTHEST_Z]], self.components.width, axis=1))
 
     def expected(
         self, X: np.ndarray, keys: np.ndarray, draws: np.ndarray, seed: int, solver: str, steps: int

@@ -115,7 +115,7 @@ def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarra
         spread = fit_spread(whole.X, left, weight, unit, fold)
     else:
         spread = spread_as(like.spread.candidate, whole.X, left, weight)
-    scale = spread.scale(whole.X)
+    scale = spread.fitted(whole.X)
     standard = np.clip(left / scale, -FARTHEST, FARTHEST)
     if like is None:
         margins = fit_margins(standard, scale, weight, unit, fold)

@@ -243,7 +243,19 @@ class Ladder:
         if len(rows):
             some = people.take(rows)
             values[:, rows] = self._given_known(some, X[rows], mean[rows], scale[rows], draws, seed, sampled[:, rows])
+        self._bound(values, people, X, mean, scale)
         return values
+
+    def _bound(self, values: np.ndarray, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
+        """Cut draws (M, N, D) to the limits of what was seen, in place, where they might pass them."""
+        limits, ends = self.mean_change.limits(X), self.joint.ends
+        far = (mean + scale * ends[0] < limits[0]) | (mean + scale * ends[1] > limits[1])
+        far &= np.isnan(people.known)
+        if not far.any():
+            return
+        location, unit = self.context.scaling.units(len(people), people.site)
+        low, high = ((location + unit * limit)[far] for limit in limits)
+        values[:, far] = np.clip(values[:, far], low, high)
 
     def _given_known(
         self,

@@ -14,9 +14,12 @@ from ..ops import native
 from ..ops.finishing import CANDIDATES
 from ..ops.noise import normals
 from ..ops.registry import resolve
+from .residual import ResidualComponents
 
 # Rounds at most, and the relative change of what a cell leaves open at which they end.
 ROUNDS, CLOSE = 15, 0.02
+# People whose missing cells' variances are worked out in every round.
+LOOKED_AT = 200
 
 
 @dataclass(eq=False)
@@ -32,35 +35,56 @@ class MissingCells:
     def fit(cls, values: np.ndarray, keys: np.ndarray | None = None) -> MissingCells:
         """values (N, D) scaled, NaN where missing.
 
-        keys : (N,) uint64 of the people, their row numbers if None. Missing cells start at the mean and are replaced a
-        few times by draws given the rest of their row, one to either side of the expectation: expectations alone would
-        vary too little, and so would what is drawn from them. The shrinkage is that of Ledoit and Wolf 2004.
+        keys : (N,) uint64 of the people, their row numbers if None. Begins with the covariances of cells that were
+        measured together, and then replaces missing cells a few times by draws given the rest of their row, one to
+        either side of the expectation: expectations alone would vary too little, and so would what is drawn from them.
+        Where most of a feature is missing these rounds come to rest slowly, and the start decides. The shrinkage is
+        that of Ledoit and Wolf 2004.
         """
-        cells = cls(np.eye(values.shape[1]))
         gone = np.isnan(values)
         holes = gone.any(axis=1)
         if not holes.any():
             return cls(np.linalg.inv(ledoit_wolf(values, assume_centered=True)[0]))
+        cells = cls(np.linalg.inv(_start(values)))
         keys = np.arange(len(values), dtype=np.uint64) if keys is None else keys
         # The same numbers every time, so that the rounds come to rest.
         noise = NoiseRequest.of(
             keys[holes], values.shape[1], seed=0, purpose=Purpose.BASELINE, draws=np.zeros(1, dtype=int)
         )
-        before = np.ones(values.shape[1])
+        before = np.diag(cells.precision)
+        looked_at = np.flatnonzero(holes)[np.argsort(keys[holes], kind="stable")[:LOOKED_AT]]
         for _ in range(ROUNDS):
             filled = cells.fill(values)
             start, cell, by = cells.drawn(gone[holes], noise)
+            by *= cells._exact(gone[looked_at], cell, by)
             person = np.repeat(np.flatnonzero(holes), np.diff(start.astype(int)))
             other = filled.copy()
             filled[person, cell] += by[:, 0]
             other[person, cell] -= by[:, 0]
-            both = np.concatenate([filled, other])
-            cells = cls(np.linalg.inv(ledoit_wolf(both, assume_centered=True)[0]))
+            cells = cls(np.linalg.inv(ledoit_wolf(np.concatenate([filled, other]), assume_centered=True)[0]))
             now = np.diag(cells.precision)
             if np.abs(now / before - 1.0).max() < CLOSE:
                 break
             before = now
         return cells
+
+    def _exact(self, gone: np.ndarray, cell: np.ndarray, by: np.ndarray) -> np.ndarray:
+        """(K, 1) by how much draws `by` (K, 1) of cells (K,) would have the variance they are drawn with.
+
+        gone (n, D) : of some of the people. Where nearly all lack a feature, the few who do not hold little against
+        what draws happen to vary more in every round.
+        """
+        total, count = np.zeros(len(self.precision)), np.zeros(len(self.precision))
+        patterns, times = np.unique(gone, axis=0, return_counts=True)
+        for lost, number in zip(patterns, times, strict=True):
+            total[lost] += number * np.diag(np.linalg.inv(self.precision[np.ix_(lost, lost)]))
+            count[lost] += number
+        square = np.bincount(cell, by[:, 0].astype(float) ** 2, minlength=len(total))
+        drawn = np.bincount(cell, minlength=len(total))
+        known = (count > 0) & (square > 0)
+        ratio = np.ones(len(total))
+        ratio[known] = np.sqrt(total[known] / count[known] * drawn[known] / square[known])
+        return ratio[cell][:, None].astype(by.dtype)
 
     def fill(self, values: np.ndarray) -> np.ndarray:
         """values (N, D) with every NaN replaced by its conditional expectation given the rest of its row."""
@@ -123,3 +147,12 @@ class MissingCells:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> MissingCells:
         return cls(state["precision"])
+
+
+def _start(values: np.ndarray) -> np.ndarray:
+    """(D, D) covariance of values (N, D), each entry over the rows that have both; shrunk, and of full rank."""
+    seen = np.isfinite(values)
+    count = seen.sum(axis=0)
+    size = np.sqrt((np.where(seen, values, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1))
+    size = np.where((count > 1) & (size > 1e-6), size, 1.0)
+    return ResidualComponents.fit(values, np.ones(len(values))).correlation() * np.outer(size, size)

@@ -27,6 +27,8 @@ ROUNDS, CLOSE = 40, 1e-5
 # E|e| of a standard normal: what is fitted is a mean size, what is wanted a standard deviation.
 MEAN_SIZE = np.sqrt(2.0 / np.pi)
 OWN_COLUMNS = 2
+# Half of an interval of 90 % of a standard normal; and the fewest pairs that a spread counts as being learned from.
+Z_90, FEWEST = 1.6449, 5.0
 # Robust standard deviations that an error counts as at most.
 FARTHEST = 8.0
 
@@ -38,6 +40,7 @@ class Spread:
     level : (D,) log of the spread at average columns;  slopes : (C + 1 + 2, D);  centre : (C + 1, ) and own_centre
     (2, D), subtracted from the columns;  reach : (2, D), the least and largest log spread of the training pairs, beyond
     which nothing is extrapolated.
+    doubt : (D,), log of how much wider a prediction is than that, because few pairs leave the spread itself in doubt.
     """
 
     level: np.ndarray
@@ -47,9 +50,14 @@ class Spread:
     reach: np.ndarray
     candidate: str
     gain: dict[str, list[float]] = field(default_factory=dict)
+    doubt: np.ndarray | float = 0.0
 
     def scale(self, X: np.ndarray) -> np.ndarray:
-        """X (N, D + C + 1) -> (N, D), each row independent of the others."""
+        """X (N, D + C + 1) -> (N, D) of predictions, each row independent of the others."""
+        return np.asarray(self.fitted(X) * np.exp(self.doubt))
+
+    def fitted(self, X: np.ndarray) -> np.ndarray:
+        """X (P, D + C + 1) -> (P, D) of the errors that it was learned from."""
         return np.exp(np.clip(self._log(X), *self.reach))
 
     def _log(self, X: np.ndarray) -> np.ndarray:
@@ -127,7 +135,18 @@ def _fit(name: str, X: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> 
     spread = Spread(fit.level - np.log(MEAN_SIZE), fit.slopes, centre, own_centre, np.zeros((2, width)), name)
     log = spread._log(X)
     spread.reach = np.stack([log.min(axis=0), log.max(axis=0)])
+    spread.doubt = np.log(_wider(fit.total))
     return spread
+
+
+def _wider(pairs: np.ndarray) -> np.ndarray:
+    """How much wider than a normal's an interval of 90 % is with a spread learned from so many pairs.
+
+    Student's t over the normal quantile to first order, 1 + (z^2 + 1) / (4 df) (Abramowitz and Stegun 26.7.5), where a
+    mean size of n normal errors is as good as a standard deviation of df = n / (pi - 2) degrees of freedom.
+    """
+    df = np.maximum(pairs, FEWEST) / (np.pi - 2.0)
+    return np.asarray(1.0 + (Z_90**2 + 1.0) / (4.0 * df))
 
 
 class _Gamma:
