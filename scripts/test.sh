@@ -7,4 +7,4 @@ bash scripts/setup.sh test kernels
 bash scripts/device_triton.sh || echo "Without that Triton, tests that compile kernels with it skip." >&2
 .venv/bin/ruff check .
 .venv/bin/mypy
-.venv/bin/pytest -n 2 -m "not slow and not gpu" "$@"
+.venv/bin/pytest -n 2 --dist worksteal -m "not slow and not gpu" "$@"

@@ -166,7 +166,7 @@ def _scored(scores: dict[str, np.ndarray], weight: np.ndarray | None = None) -> 
     return Judgement(everything, scores, nothing, weight, np.arange(pairs).astype(str))
 
 
-def test_the_winner_has_the_least_score_on_average_over_people() -> None:
+def test_the_winner_is_of_the_scores_averaged_over_people() -> None:
     rng = np.random.default_rng(0)
     scores = {name: 1.0 + 0.1 * rng.random((60, 3)) for name in CHOICES}
     scores["own"] -= 0.2
@@ -180,6 +180,21 @@ def test_the_winner_has_the_least_score_on_average_over_people() -> None:
     for score in scores.values():
         score[30:] = np.nan
     assert _scored(scores).winner() == "blend"
+
+
+@pytest.mark.parametrize(("choice", "strength", "winner"), [
+    ("own", 1.8, "blend"), ("own", 2.3, "own"), ("carry_forward", 1.8, "blend"), ("carry_forward", 2.3, "carry_forward"),
+])  # fmt: skip
+def test_all_features_leave_the_blend_for_a_clear_gain_alone(choice: str, strength: float, winner: str) -> None:
+    """Few people tell little: a simpler choice that is better by less than two standard errors is not taken."""
+    people = 40
+    noise = np.random.default_rng(0).normal(size=(people, 1))
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    scores = {name: np.full((people, FEATURES), 1.0) for name in CHOICES}
+    scores[choice] = scores[choice] - 0.1 * (strength / np.sqrt(people) + noise)
+    for name in set(CHOICES) - {choice, "blend"}:
+        scores[name] = scores[name] + 1.0
+    assert _scored(scores).winner() == winner
 
 
 @pytest.mark.parametrize(("gain", "leaves"), [(0.5, True), (0.02, False), (-0.5, False)])

@@ -16,7 +16,7 @@ from ..cohort.table import Cohort
 from .base import MeanPredictor, fit_means
 from .context import levels
 from .design import Design, Fold, fit_folds, held_out
-from .folds import FOLDS, standard_errors, unit_averages, unit_folds, unit_sums
+from .folds import FOLDS, standard_error, standard_errors, unit_averages, unit_folds, unit_sums
 from .margins import Margins, at_shares, fit_margins, margins_as
 from .quantiles import quantile_crps
 from .scores import normal_crps
@@ -25,6 +25,8 @@ from .spread import FARTHEST, Spread, fit_spread, spread_as
 RUNGS = ("carry-forward", "mean", "spread", "margins")
 # Of these, from simple to rich, one is used.
 CHOICES = ("carry_forward", "own", "blend")
+# All features leave the blend for a gain of this many standard errors.
+CLEARLY = 2.0
 # A feature leaves the choice of all features for a gain of this many standard errors.
 DEVIATION = 3.0
 # Judging costs a fit a fold. Where that is long (people x features^2), one fold of people says enough, and few inside.
@@ -69,17 +71,23 @@ class Judgement:
         return unit_averages(np.nanmean(score[rows], axis=1), self.weight[rows], self.unit[rows])
 
     def winner(self) -> str:
-        """The choice of least CRPS on average; the simplest where nobody could be judged."""
+        """The richest choice, unless a simpler one's CRPS is clearly lower; the simplest where nobody could be judged.
+
+        Few people tell little about which is better, and the blend has weighed the others already.
+        """
         if not np.isfinite(self.change).any():
             return CHOICES[0]
         carried = self.scores[CHOICES[0]]["margins"]
         # One far cell would decide for all.
         (usual,) = quantiles(carried, 0.5)
         cap = FARTHEST * np.where(usual > 0, usual, np.inf)
-        loss = {
-            name: float(self.average(np.minimum(each["margins"], cap)).mean()) for name, each in self.scores.items()
-        }
-        return min(loss, key=lambda name: loss[name])
+        loss = {name: self.average(np.minimum(self.scores[name]["margins"], cap)) for name in CHOICES}
+        winner = CHOICES[-1]
+        for name in reversed(CHOICES[:-1]):
+            fall = loss[winner] - loss[name]
+            if fall.mean() > CLEARLY * standard_error(fall):
+                winner = name
+        return winner
 
     def chosen(self) -> list[str]:
         """Of each feature: the winner, or another choice that is clearly better there."""
