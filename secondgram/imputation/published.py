@@ -1,4 +1,4 @@
-"""The `paper` preset: the published method, faithful but for the defects of its sampler (DESIGN section 1)."""
+"""The `paper` preset: the published method without the defects of its sampler (docs/design.md#published-sampler)."""
 
 from __future__ import annotations
 
