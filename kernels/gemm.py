@@ -1,6 +1,6 @@
 """Products of the denoiser with everything beside them fused: forward, backward, and the last with a solver's step.
 
-The plain statement is `secondgram/diffusion/reference.py`; the folded one `secondgram/diffusion/folding.py`. Buffers
+Reference implementations: `secondgram/diffusion/reference.py`, and folded `secondgram/diffusion/folding.py`. Buffers
 and packed weights are padded with zeros to multiples of 64, so that every row starts on 16 bytes; sums are float32.
 """
 

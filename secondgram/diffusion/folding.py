@@ -134,7 +134,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 
 def fold(weights: Arrays) -> FoldedDenoiser:
-    """Fold weights of any floating dtype, computed in float64; their names are those of docs/design.md#parameter-names."""
+    """Fold weights of any floating dtype, in float64; names are those of docs/design.md#parameter-names."""
 
     def dense(name: str) -> Dense:
         return Dense(weights[f"{name}.weight"].astype(np.float64).T, weights[f"{name}.bias"].astype(np.float64))

@@ -1,4 +1,4 @@
-"""What is missing before the follow-up, cells of baselines and covariates: draws of it, and how the follow-up moves."""
+"""Missing cells of baselines and covariates: their draws, and the shifts of the follow-up that these cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Missing baseline cells and covariates, from what is known of the same person at the same visit."""
+"""Missing baseline cells and covariates, from the known ones of the same person at the same visit."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class MissingCells:
         return np.ascontiguousarray(self.precision, dtype=float)
 
     def stated(self, values: np.ndarray) -> np.ndarray:
-        """The statement of `fill`."""
+        """Reference implementation of `fill`."""
         filled = np.where(np.isnan(values), 0.0, values)
         for person in np.flatnonzero(np.isnan(values).any(axis=1)):
             gone = np.isnan(values[person])

@@ -1,4 +1,4 @@
-"""What every fitted model of the follow-up can do, whatever preset or baseline method it is."""
+"""Interfaces of fitted models of the follow-up, for presets and for the methods they are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom to impute, and what the model is told about them."""
+"""Selection of the people to impute, their visits and features, as the model was trained on them."""
 
 from __future__ import annotations
 
