@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def bytes(self) -> int:
-        """What has to move at least once, in float32: weights and conditions in, draws out."""
+        """Bytes that have to move at least once, in float32: weights and conditions in, draws out."""
         folded = self.folded
         arrays = [
             getattr(block, part)

@@ -101,7 +101,7 @@ class Judged:
     """Scores of one split: cells and CRPS along the disease axis by method.
 
     steps : cells of the same people by number of evaluations, empty where no denoiser was kept;  memory : the
-    memorisation check;  about : what the default preset chose.
+    memorisation check;  about : the choices of the default preset.
     """
 
     cells: dict[str, Cells]

@@ -401,7 +401,7 @@ WAYS = {"one pass": True, "one backward pass a task": True, "torch.compile": Tru
 
 
 def _exact_step(case: Case, way: str) -> Tensor:
-    """What a way should give, in float64 (P,)."""
+    """The exact result of a way, in float64 (P,)."""
     wide = Case(case.tasks, case.rows)
     wide.net.double()
     wide.x, wide.z, wide.c, wide.t = (each.double() for each in (wide.x, wide.z, wide.c, wide.t))

@@ -309,7 +309,7 @@ PASSES: dict[str, Callable[[str, int, Size], None]] = {
 
 
 def tabled_cases(architecture: int) -> Iterator[Case]:
-    """What `TABLE` holds of an architecture, in its order."""
+    """Cases of `TABLE` for an architecture, in its order."""
     yield from cases()
     for precision in block.PRECISIONS:
         yield from denoiser_cases(architecture, precision, BATCHES[-1], PUBLISHED)

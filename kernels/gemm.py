@@ -60,7 +60,7 @@ def dropped(
 
 @triton.jit
 def product(
-    total,  # [ROWS, COLUMNS] float32, what is added to
+    total,  # [ROWS, COLUMNS] float32, the sum so far
     first,  # [rows, split]
     second,  # [rows, stop - split]
     weight,  # [columns, stop], or [stop, columns] where BACKWARD

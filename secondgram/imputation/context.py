@@ -65,7 +65,7 @@ class Context:
         values = np.concatenate(known, axis=1)
         gone = np.isnan(values)
         if gone.any():
-            # What a far cell says of others is cut, what it is itself is not.
+            # An outlying cell is cut where it predicts others, and stays as it is itself.
             values = np.where(gone, self.missing.fill(_near(self.encoder, *known)), values)
         gap = (people.gap - self.gap_mean) / self.gap_spread
         return np.concatenate([values, np.where(np.isfinite(gap), gap, 0.0)[:, None]], axis=1)

@@ -1,4 +1,4 @@
-"""The imputer: what most people need of this library."""
+"""The imputer: fit, impute, save and load."""
 
 from __future__ import annotations
 

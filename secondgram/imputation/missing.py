@@ -16,7 +16,7 @@ from ..ops.noise import normals
 from ..ops.registry import resolve
 from .residual import ResidualComponents
 
-# Rounds at most, and the relative change of what a cell leaves open at which they end.
+# Most rounds, and the relative change of the conditional variances at which they end.
 ROUNDS, CLOSE = 15, 0.02
 # People whose missing cells' variances are worked out in every round.
 LOOKED_AT = 200

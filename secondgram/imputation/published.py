@@ -245,7 +245,7 @@ class Published:
         return tree_digest(self.state())
 
     def settled(self) -> str:
-        """What `auto` is for the precision of its products on this processor."""
+        """The precision that `auto` resolves to on this processor."""
         sampler = Sampler(self.net, "linear").settle(self.options.solver, self.options.steps)
         return common_precision([sampler.precision])
 

@@ -99,7 +99,7 @@ def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tup
 
 
 def check_sites(cohort: Cohort, sites: Sequence[str], column: str = "site") -> list[str]:
-    """What to tell about sites that a model was not trained on; `sites` are those it scales features within.
+    """Notes on sites that a model was not trained on; `sites` are those it scales features within.
 
     column : where the training's table had them.
 
