@@ -1,4 +1,4 @@
-"""What happens to the default preset without one of its parts: python benchmarks/ablations.py [--only NAME ...]
+"""Scores of the default preset without one of its parts: python benchmarks/ablations.py [--only NAME ...]
 
 Simulated people held out whole, 99 draws; every variant is scored on the same people with the same seed, and
 differences come from the same bootstrap resamples. Writes benchmarks/results/ablations/NAME.json and docs/pairs.png;

@@ -1,4 +1,4 @@
-"""What benchmarks/cohorts.py makes of scores: relative to a peer, task by task, and over the bed."""
+"""Scores of benchmarks/cohorts.py: errors relative to a peer, task by task, and their summary over the bed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def averages(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def relative(ours: np.ndarray, theirs: np.ndarray, unit: np.ndarray) -> tuple[Triple, str]:
     """Our error by theirs with a 95 % interval over units, and our standing by that of the difference.
 
-    ours, theirs : (N, D) errors, NaN where unknown;  unit : (N,) whoever is resampled together.
+    ours, theirs : (N, D) errors, NaN where unknown;  unit : (N,) people who are resampled together share one.
     """
     weights = resamples(unit, BOOTSTRAPS, 0)
     one, other = averages(ours, weights), averages(theirs, weights)
@@ -72,7 +72,7 @@ def compared(peers: dict[str, Scores], default: Scores, unit: np.ndarray, names:
 
 
 def judgement(expected: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-    """What was expected of people not seen, beside what came: (S, D) of splits and features, NaN where unknown."""
+    """Expected scores of people not seen, beside held-out ones: (S, D) of splits and features, NaN where unknown."""
     known = np.isfinite(expected) & np.isfinite(held_out)
     means = {
         name: float(np.nanmean(over_features(np.where(known, values, np.nan))))
@@ -118,7 +118,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def beyond_chance(found: dict[str, Any]) -> float:
-    """How far a task's judgement is off beyond what chance explains.
+    """Error of a task's judgement beyond chance.
 
     Few people who learn differ by chance from those who are judged: by so much, the mean absolute change of the first
     is off that of the second.

@@ -18,7 +18,7 @@ LEVEL, FLAT_SD, SPIKE, SPIKED = 1000.0, 0.013, 40.0, 0.015
 
 @dataclass(frozen=True)
 class Hard:
-    """What makes a simulated cohort hard.
+    """Difficulties of a simulated cohort.
 
     errors : distribution of the error of measurement, `normal`, `t3` or `skewed`.
     contaminated : share of cells, of every visit, that are 30 SD off.  flat : share of features that hardly vary.

@@ -1,4 +1,4 @@
-"""Ours and its peers in one process, in turn, so that a busy moment hits all alike."""
+"""Interleaved timing of ours and its peers, in one process, so that a busy moment slows all of them."""
 
 from __future__ import annotations
 

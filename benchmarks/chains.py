@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def bytes(self) -> int:
-        """What has to move at least once, in float32: weights and conditions in, draws out."""
+        """Bytes that have to move at least once, in float32: weights and conditions in, draws out."""
         folded = self.folded
         arrays = [
             getattr(block, part)
@@ -236,7 +236,7 @@ GATE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 2e-2}
 
 
 def peers(problem: Problem, threads: int, precisions: tuple[str, ...] = ("fp32", "fp16", "bf16")) -> dict[str, Predict]:
-    """Every peer that is installed, checked against the float64 network; one that is absent or wrong is told."""
+    """Every peer that is installed, checked against the float64 network; a peer that is absent or wrong is reported."""
     makers: dict[str, tuple[str, Callable[[], Predict]]] = {
         "eager torch fp32, as written": ("fp32", lambda: eager(problem)),
         "inductor fp32": ("fp32", lambda: inductor(problem, torch.float32)),

@@ -41,7 +41,7 @@ from secondgram.ops import native
 RESULT = Path(__file__).parent / "results" / "cpu_cohort.json"
 PEOPLE, FEATURES, COVARIATES, DRAWS = 41_706, 769, 14, 20
 LEARNED_FROM, PAIRS = 8_000, 2_000
-# Whose draws fit the memory of a small machine, how often one and two threads take turns, and calls that warm up.
+# People whose draws fit the memory of a small machine, turns of one and two threads, and warm-up calls.
 IN_MEMORY, TURNS, WARM = 12_000, 5, 5
 
 

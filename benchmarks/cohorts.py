@@ -306,7 +306,7 @@ def main() -> None:
                     results[found["task"]] = found
                     _say(found)
         except BaseException:
-            # Nobody waits for what the processes have begun.
+            # Results of the processes under way are not waited for.
             for process in multiprocessing.active_children():
                 process.terminate()
             raise

@@ -29,7 +29,7 @@ FEW = 20
 
 
 def ways(problem: Problem, few: Problem, threads: int) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name; whatever misses its gate or is absent is told and left out."""
+    """Samplers to time, by name; one that is absent or fails its check is reported and left out."""
     found: dict[str, Callable[[], Any]] = {
         name: partial(chain, predict, problem) for name, predict in peers(problem, threads).items()
     }

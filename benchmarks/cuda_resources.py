@@ -21,7 +21,7 @@ from pathlib import Path
 from secondgram.ops import cuda
 
 TABLE = Path(__file__).parent / "results" / "cuda_resources.csv"
-# What is counted, by the beginnings of instructions' names.
+# Kinds of instructions that are counted, by the beginnings of their names.
 CLASSES = {
     "group_products": ("HGMMA",),
     "warp_products": ("HMMA",),
@@ -47,7 +47,7 @@ def tool() -> str | None:
 
 
 def dump(*options: str) -> str:
-    """What cuobjdump says of the extension. Raises `RuntimeError` without cuobjdump or without the extension."""
+    """Output of cuobjdump for the extension. Raises `RuntimeError` without cuobjdump or without the extension."""
     found = tool()
     if found is None:
         raise RuntimeError("cuobjdump is not installed: install CUDA's binary utilities or triton")

@@ -26,7 +26,7 @@ Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class AddmmNet(FoldedNet):
-    """The folded network with each sum given to the product it belongs to: what cuBLASLt's epilogue can take."""
+    """The folded network with each sum given to the product it belongs to, as an epilogue of cuBLASLt."""
 
     def _bottleneck(self, h: Tensor, layers: list[tuple[str, str]]) -> Tensor:
         (one, one_bias), (two, two_bias) = layers
@@ -74,7 +74,7 @@ class Chain:
 
     def _step(self, x: Tensor, before: Tensor, z: Tensor, emb: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         output = self.net(x.to(self.dtype), emb.to(self.dtype)).float()
-        # Numbers of Python would have it compiled anew for every step.
+        # Tensors, because Python numbers would make torch compile every step anew.
         coefficients: Any = row.unbind()
         return solver_step(coefficients, x, output, before, z)
 
@@ -82,7 +82,7 @@ class Chain:
         return torch.randn(len(self.conditions), self.folded.features, device=self.conditions.device)
 
     def run(self, seen: Callable[[Tensor], object] = lambda z: None) -> Tensor:
-        """Draws (n, D). seen : shown all noise, the start's first, for whoever checks the result."""
+        """Draws (n, D). seen : called with all noise, the start's first, to check the result."""
         with torch.inference_mode():
             (one, one_bias), (two, two_bias) = self.shown
             shown = torch.addmm(two_bias, silu(torch.addmm(one_bias, self.conditions, one)), two)

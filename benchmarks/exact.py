@@ -1,4 +1,4 @@
-"""A network with random weights, the noise of its chain in float64, and distances: what chains on a device are held to.
+"""Exact chains for checks of device samplers: a network of random weights, its chain's noise in float64, and distances.
 
 Without torch, whose import takes most of the time of a short check, and under compute-sanitizer nearly all of it.
 """

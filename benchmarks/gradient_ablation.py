@@ -1,4 +1,4 @@
-"""What projecting conflicting task gradients earns.
+"""The gain by projecting conflicting task gradients.
 
     python benchmarks/gradient_ablation.py [--data FOLDER] [--keep FOLDER] [--toy]
 
@@ -35,7 +35,7 @@ SEEDS = 5
 DRAWS = 19
 BOOTSTRAPS = 1000
 METRICS = ("crps", "rmse", "pearson_draw", "coverage_90")
-# The first is what the others are held against: the published manipulation.
+# The others are compared with the first: the published manipulation.
 VARIANTS = {"gate and clip": "gate", "none": "none", "PCGrad, gate, clip": "pcgrad", "UPGrad, gate, clip": "upgrad"}
 TOY: dict[str, Any] = {"epochs": 4, "embedding": 16, "widths": [16, 8, 8], "validate_every": 2}
 
@@ -60,7 +60,7 @@ CASES = {
 
 
 def fit(learn: sg.Cohort, judge: sg.Cohort, gradients: str, seed: int, toy: bool) -> tuple[Predicted, dict[str, Any]]:
-    """Mean and draws of the held-out people, and what the training saw."""
+    """Mean and draws of the held-out people, and the history of the training."""
     start = time.perf_counter()
     options = TOY if toy else {}
     imputer = sg.SecondgramImputer("paper", seed=seed, gradients=gradients, **options).fit(learn, show=False)
@@ -80,7 +80,7 @@ def fit(learn: sg.Cohort, judge: sg.Cohort, gradients: str, seed: int, toy: bool
 def finished(
     folder: Path | None, learn: sg.Cohort, judge: sg.Cohort, variant: str, seed: int, toy: bool
 ) -> tuple[Predicted, dict[str, Any]]:
-    """What an earlier run left of this fit in the folder, or the fit."""
+    """The result of this fit by an earlier run in the folder, or by a new one."""
     parts = Parts(folder, learn, seed=seed, toy=toy, draws=DRAWS)
     file = None if folder is None else folder / f"{variant.replace(', ', ' ').replace(' ', '-')}-{seed}.json"
     kept = parts.load(variant, f"seed {seed}")

@@ -1,4 +1,4 @@
-"""What every timing carries, and the files that hold timings.
+"""The ledger of timings: fields of an entry, and reading, merging and writing of its files.
 
     python benchmarks/ledger.py OUT.json IN.json [IN.json ...]
 
@@ -31,7 +31,7 @@ def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {str(level): float(np.quantile(values, level)) for level in LEVELS}
 
 
-# What `gpu.sh prepare` writes for a machine that gets the sources without git: the commit, then a digest.
+# Written by `gpu.sh prepare` for a machine that gets the sources without git: the commit, then a digest.
 CARRIED = ROOT / ".gpu" / "commit"
 UNKNOWN = "unknown"
 
@@ -57,7 +57,7 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """What the processor calls itself."""
+    """The processor's name for itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -66,7 +66,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what speed depends on, of what is installed."""
+    """Versions of the installed packages that speed depends on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -79,7 +79,7 @@ def versions() -> dict[str, str]:
 def entry(
     name: str, group: str | None, kind: str, device: str, seconds: dict[str, float], **facts: Any
 ) -> dict[str, Any]:
-    """One timing: seconds by quantile, and what it was taken of."""
+    """One timing: the benchmark, its device, and seconds by quantile."""
     return {"name": name, "group": group, "kind": kind, "device": device, "seconds": seconds, **facts}
 
 

@@ -41,7 +41,7 @@ def _section(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> 
 
 
 def rungs() -> list[str]:
-    """What the default preset reaches against simple peers, and what the denoiser adds."""
+    """Scores of the default preset against simple peers, and the denoiser's part in them."""
     found = _read("rungs")
     if not found:
         return []
@@ -130,7 +130,7 @@ def _check_row(found: dict[str, Any]) -> list[str]:
 
 
 def ablations() -> list[str]:
-    """What becomes of the default preset without one of its parts, and with fewer pairs."""
+    """Scores of the default preset without one of its parts, and with fewer pairs."""
     found = _read("ablations")
     if not found:
         return []
@@ -224,7 +224,7 @@ from the same bootstrap resamples, and above zero is worse than the first line.
 
 
 def gradients() -> list[str]:
-    """What projecting conflicting task gradients earns."""
+    """The gain by projecting conflicting task gradients."""
     found = _read("gradients")
     lines = [GRADIENTS] if found else []
     head = ("variant", "CRPS", "less gate and clip's", "seeds below zero", "r draw", "coverage", "steps skipped")
@@ -266,7 +266,7 @@ gate; `paper` keeps the published one, and `gradients="upgrad"` is worth trying 
 
 
 def bed() -> list[str]:
-    """What the default preset reaches on cohorts of many kinds, and whether it knows it."""
+    """Scores of the default preset on cohorts of many kinds, and the accuracy of its own judgement."""
     file = RESULTS / "cohorts.json"
     if not file.exists():
         return []

@@ -26,7 +26,7 @@ from secondgram.files import replacing
 DOCS = ledger.ROOT / "docs"
 OURS, PEER, INK, CEILING = "#2a6f97", "#b9bec6", "#22262b", "#e07a1f"
 KINDS = {"processor": "On the processor", "cuda": "On a CUDA device"}
-# What names a peer, where a timing stands for one contender.
+# Parameters that hold the name of a peer, where a timing stands for one contender.
 PEERS = re.compile(r"eager|torch|autotune|reference|backward pass a task")
 # Panels beyond this many go into a further picture.
 PANELS = 6
@@ -63,7 +63,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn of one device."""
+    """Panels and points of one device."""
 
     kind: str
     device: str
@@ -134,7 +134,7 @@ def _panels(own: list[dict[str, Any]]) -> list[Panel]:
 
 
 def _label(each: dict[str, Any]) -> str:
-    """What a timing calls itself, or what tells its test from others."""
+    """The label of a timing, or the parameters that distinguish its test."""
     for name in ("contender", "way", "mode"):
         if name in each:
             return str(each[name])
@@ -151,7 +151,7 @@ def _points(own: list[dict[str, Any]]) -> list[Point]:
 
 
 def peers_of_the_sampler(folder: Path) -> Picture | None:
-    """What cpu_sampler.py wrote, as bars."""
+    """The timings of cpu_sampler.py, as bars."""
     path = folder / "cpu_peers.json"
     if not path.exists():
         return None

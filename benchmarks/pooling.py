@@ -23,7 +23,7 @@ from secondgram.files import replacing
 
 RESULT = Path(__file__).parent / "results" / "pooling.json"
 PAGE = Path(__file__).parent.parent / "docs" / "pooling.md"
-# What stands between these lines of the page is written by this script.
+# This script writes the part of the page between these lines.
 MARKS = "<!-- coverage -->", "<!-- end of coverage -->"
 POPULATION, FEATURES, PEOPLE, DRAWS, LEVEL = 40_000, 6, 600, 20, 0.95
 PAIRS = (60, 120, 300)

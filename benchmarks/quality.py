@@ -37,7 +37,7 @@ ORDER = ("carry-forward", "ridge-gaussian", "paper-no-self", "paper", "default",
 
 @dataclass(frozen=True)
 class Part:
-    """One table: what it shows, the cohort, the methods, and how people are held out."""
+    """One table: its title, the cohort, the methods, and how people are held out."""
 
     title: str
     text: str
@@ -172,7 +172,7 @@ def _earlier(name: str) -> tuple[pd.DataFrame, dict[str, str]] | None:
 
 
 def _commits(about: dict[str, Any]) -> str:
-    """Which commit made which methods."""
+    """Methods by the commit that made them."""
     made: dict[str, list[str]] = {}
     for method, commit in (about.get("commits") or {"all": about["commit"]}).items():
         made.setdefault(commit, []).append(method)

@@ -1,4 +1,4 @@
-"""What each rung of the default preset earns: python benchmarks/rungs.py [--data FOLDER] [--only NAME ...]
+"""Gain by each rung of the default preset: python benchmarks/rungs.py [--data FOLDER] [--only NAME ...]
 
 People are held out whole. CRPS with 99 draws; coverage is the share of true values between the 5th and the 95th
 smallest of them. The simple peers are carry-forward, the same with mean change, ridge, ridge with a Gaussian of its
@@ -36,7 +36,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "rungs"
 DRAWS = 99
 PEERS = tuple(BASELINES)
 BOOTSTRAPS = 1000
-# Evaluations of the denoiser that few are held against, and people and draws that this is looked at for.
+# Evaluations of the denoiser with which a few are compared, and people and draws of the comparison.
 MANY_STEPS, MANY_STEPS_PEOPLE = 99, 600
 MEMORY_DRAWS, MEMORY_PEOPLE = 5, 1000
 
@@ -101,7 +101,7 @@ class Judged:
     """Scores of one split: cells and CRPS along the disease axis by method.
 
     steps : cells of the same people by number of evaluations, empty where no denoiser was kept;  memory : the
-    memorisation check;  about : what the default preset chose.
+    memorisation check;  about : the choices of the default preset.
     """
 
     cells: dict[str, Cells]

@@ -92,7 +92,7 @@ class Case:
 
 
 def variants() -> Iterator[dict[str, int]]:
-    """What is chosen where nothing is asked for, each cluster of it, each tile, and each tile in each cluster."""
+    """Options of the sampler: the default, the default in each cluster, each tile, and each tile in each cluster."""
     yield {}
     clusters = CLUSTERS if cuda._opened(0).facts["groups"] else (1,)
     yield from ({"cluster": cluster} for cluster in clusters)
@@ -154,7 +154,7 @@ def cohort(mode: str) -> None:
     sampler, keys = cuda.CudaSampler(folded), np.arange(people, dtype=np.uint64)
     conditions = torch.randn(people, PUBLISHED[1], generator=torch.Generator().manual_seed(1)).to(DEVICE)
     ways: list[dict[str, int]] = [{"cluster": n} for n in ((2, 1, 4) if cuda._opened(0).facts["groups"] else (1,))]
-    # As it was before steps were kept, and before one draw multiplied the embedding itself.
+    # The embedding's term computed before the products, and steps that are not recorded.
     ways += [{"context": 1}, *([{"recorded": 0}] if mode == "graph" else [])]
     for options in ways:
         named: dict[str, Any] = {"mode": mode, **options}

@@ -1,4 +1,4 @@
-"""The section of docs/results.md on where the library wins, ties and loses, from runs of every method."""
+"""The section of docs/results.md on wins, ties and losses of the library, from runs of every method."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_cohort(benchmark: Any, mode: str, cluster: int, where: str) -> None:
 
 @on_a_device
 def test_streaming(benchmark: Any) -> None:
-    """What each multiprocessor receives from L2, by the width of a stage and the size of a cluster.
+    """Bytes that each multiprocessor receives from L2, by the width of a stage and the size of a cluster.
 
     64 rows need 56 bytes a clock, 128 rows 28: the sizes that are reached choose tile and cluster.
     """
@@ -193,7 +193,7 @@ def test_compiled_torch(benchmark: Any) -> None:
 
 # -- the folded network in torch --------------------------------------------------------------------------------------
 
-# How a step is made of torch, by what it is called.
+# Ways to make a step of torch operations, by name.
 FOLDED: dict[str, dict[str, Any]] = {
     "torch on cuBLASLt": {"addmm": True},
     "torch.compile": {"wrap": torch.compile},

@@ -75,7 +75,7 @@ class Case:
         return recorded.Recording(once) if graphed else once
 
     def distances(self, found: tuple[Any, ...]) -> list[float]:
-        """Of the output, and of all gradients together, from the statement in float64; relative, in the norm."""
+        """Of the output, and of all gradients together, from the reference in float64; relative, in the norm."""
         wide = {name: value.detach().double().requires_grad_() for name, value in self.net.named_parameters()}
         out = reference.denoise(wide, self.x.double(), self.t.double(), self.c.double())
         wanted = [out.detach()]
@@ -134,7 +134,7 @@ def test_on_a_device(benchmark: Any, features: int, rows: int, backward: bool, p
         case = Case(features, rows, precision, backward, "cuda")
         once = case.contender(contender)
         distances = case.distances(once())
-        # Not `not >`: what is not a number has to fail.
+        # Not `not >`: NaN has to fail.
         assert all(distance <= GATE[precision] for distance in distances), distances
         case.note(
             benchmark,

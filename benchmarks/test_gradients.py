@@ -46,7 +46,7 @@ class Case:
         self.x, self.z = (torch.randn(rows, FEATURES, generator=generator) for _ in range(2))
         self.c = torch.randn(rows, CONDITIONS, generator=generator)
         self.t = torch.randint(1, 100, (rows,), generator=generator).float()
-        # Unequal tasks: the first has half of what the last has.
+        # Unequal tasks: the first has half as many rows as the last.
         share = torch.linspace(1, 2, tasks).cumsum(0)
         ends = (share / share[-1] * rows).round().long()
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
@@ -71,7 +71,7 @@ class Case:
 
 @pytest.fixture
 def processor(benchmark: Any) -> Iterator[None]:
-    """Two threads; left out on a CUDA machine, whose time is for what needs it, and where nothing is timed."""
+    """Two threads; left out on a CUDA machine, whose time is for device benchmarks, and where nothing is timed."""
     if benchmark.disabled or (torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1"):
         pytest.skip("a timing of the processor")
     before = torch.get_num_threads()
@@ -401,7 +401,7 @@ WAYS = {"one pass": True, "one backward pass a task": True, "torch.compile": Tru
 
 
 def _exact_step(case: Case, way: str) -> Tensor:
-    """What a way should give, in float64 (P,)."""
+    """The exact result of a way, in float64 (P,)."""
     wide = Case(case.tasks, case.rows)
     wide.net.double()
     wide.x, wide.z, wide.c, wide.t = (each.double() for each in (wide.x, wide.z, wide.c, wide.t))

@@ -32,7 +32,7 @@ def _gain(net: object, schedule: object, components: np.ndarray, *given: object)
 def test_imputation(benchmark: Any, name: str, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     people, features, paired, draws, epochs, rounds = SIZES[name]
     cohort = sg.simulate(people, features, paired, seed=0, mode="converters")
-    # What earns nothing is dropped, and then there would be no chain to time.
+    # A part without gain is dropped, and then there would be no chain to time.
     monkeypatch.setattr("secondgram.imputation.shape._fall", _gain)
     imputer = sg.SecondgramImputer(components=8, epochs=epochs).fit(cohort.take(range(min(people, 2_000))), show=False)
     file = tmp_path / "cohort.parquet"

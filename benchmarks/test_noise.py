@@ -20,7 +20,7 @@ ARGUMENTS: dict[str, Any] = {"seed": 1, "purpose": Purpose.STEP, "step": 3}
 
 
 def _gate(values: np.ndarray, tolerance: float) -> None:
-    """The first draw of the first people against the statement."""
+    """The first draw of the first people against the reference implementation."""
     plain = reference.normals(KEYS[:50], WIDTH, draws=1, dtype=np.float64, **ARGUMENTS)
     np.testing.assert_allclose(values[:1, :50], plain, rtol=0, atol=tolerance)
 
@@ -68,7 +68,7 @@ def test_kernel(benchmark: Any) -> None:
 @pytest.mark.skipif(native.reason_unavailable() is not None, reason=f"native: {native.reason_unavailable()}")
 @pytest.mark.parametrize("name", ["small"])
 def test_beside_others(benchmark: Any, name: str, threads: int) -> None:
-    """Ours against the statement in numpy, and against torch's normals, which are not keyed."""
+    """Ours against the reference implementation in numpy, and against torch's normals, which are not keyed."""
     torch = pytest.importorskip("torch")
     keys, width, draws = KEYS[:200], 64, 4
     run = lambda: noise.normals(keys, width, draws=draws, backend="native", **ARGUMENTS)  # noqa: E731

@@ -19,7 +19,7 @@ from secondgram.diffusion.schedule import Schedule
 from secondgram.diffusion.solvers import SolverTable, solver_table
 from secondgram.ops import native
 
-# (features, conditions, embedding, widths), people, draws, steps, what the network predicts
+# (features, conditions, embedding, widths), people, draws, steps, the network's prediction
 CASES: dict[str, Any] = {
     "paper, 769 features, 99 steps": ((769, 783, 256, (512, 256, 128)), 10, 20, None, "noise"),
     "small: 16 components, 4 steps": ((16, 21, 32, (32, 16, 16)), 20, 4, 4, "v"),

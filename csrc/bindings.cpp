@@ -1,5 +1,5 @@
-// Python's door to the CPU core. Addresses, sizes and plain numbers only: secondgram/ops/native.py is the one caller,
-// and it owns, checks and keeps alive every array.
+// Python bindings of the CPU extension. Addresses, sizes and plain numbers only: the one caller, secondgram/ops/native.py,
+// owns, checks and keeps alive every array.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -134,7 +134,7 @@ std::unique_ptr<secondgram::Network> network(std::size_t features, std::size_t c
   return net;
 }
 
-// Works on threads of its own, while this one looks for Ctrl-C and reports progress a few times a second.
+// The sampler works on other threads, while this one checks for Ctrl-C and reports progress a few times a second.
 void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t conditions, std::uintptr_t keys,
             std::size_t people, std::uintptr_t draws, std::size_t n_draws, std::uint64_t seed, std::uintptr_t times,
             std::uintptr_t steps, std::size_t n_steps, std::uintptr_t start, float start_noise,
@@ -207,7 +207,7 @@ std::unique_ptr<secondgram::cpu::Finish> finisher(std::size_t width, const std::
   return made;
 }
 
-// Lost cells: starts, cells, by, map, map by gap, gap, weight; zeros where there are none.
+// Missing cells (FinishRequest): lost, cell, by, map, by_gap, gap, weight; zeros where there are none.
 using MovedArrays = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
                                std::uintptr_t, std::uintptr_t>;
 
@@ -298,7 +298,7 @@ double peak(const std::string& architecture, const std::string& precision, unsig
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
-  // Raised whenever a signature changes, so that a stale build is told from a fresh one.
+  // Raised whenever a signature changes, so that a stale build is recognised.
   m.attr("interface") = 8;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),

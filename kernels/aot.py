@@ -45,7 +45,7 @@ MIX = {
     "local": ("LDL", "STL"),
 }
 TABLE = Path(__file__).parent / "resources.csv"
-# What the table holds: the published size in every precision, in batches as large as they come.
+# Rows of the table: the published size in every precision, in batches as large as they come.
 TABLED = (90, 100)
 PUBLISHED = Size(769, 783, 256, (512, 256, 128))
 TYPES = {
@@ -176,7 +176,7 @@ def cases() -> list[Case]:
 
 
 def described_case(call: Described, label: str) -> Case:
-    """What Triton would compile for a launch: it takes None and 1 as constants and looks at what 16 divides."""
+    """The case that Triton would compile for a launch: None and 1 are constants, multiples of 16 are specialised."""
     signature: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     aligned = set()
@@ -309,7 +309,7 @@ PASSES: dict[str, Callable[[str, int, Size], None]] = {
 
 
 def tabled_cases(architecture: int) -> Iterator[Case]:
-    """What `TABLE` holds of an architecture, in its order."""
+    """Cases of `TABLE` for an architecture, in its order."""
     yield from cases()
     for precision in block.PRECISIONS:
         yield from denoiser_cases(architecture, precision, BATCHES[-1], PUBLISHED)
@@ -361,7 +361,7 @@ def compile_case(case: Case, architecture: int) -> Usage:
 
 
 def _tool(name: str, *arguments: str) -> str:
-    """What a tool that Triton brings along prints."""
+    """The output of a tool that comes with Triton."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     return subprocess.run([str(tool), *arguments], check=True, capture_output=True, text=True).stdout
 

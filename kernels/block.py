@@ -1,7 +1,7 @@
 """The denoiser on Triton kernels, forward and backward, as written and folded: the programs of `plan.py`, carried out.
 
-The plain statements are `denoise` in `secondgram/diffusion/reference.py` and `FoldedDenoiser` in
-`secondgram/diffusion/folding.py`. Nothing here checks what a user gave: that is done in `secondgram/ops/`.
+Reference implementations: `denoise` in `secondgram/diffusion/reference.py`, and `FoldedDenoiser` in
+`secondgram/diffusion/folding.py`. Arguments are checked in `secondgram/ops/`, not here.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _frequencies(features: int, device: torch.device) -> Tensor:
 
 
 def _packing_tables(size: Size, pointers: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What `stage_kernel` packs, for parameters at these addresses: its table and its programs."""
+    """Table and programs of `stage_kernel`, for parameters at these addresses: the weights it packs."""
     at = dict(zip(size.parameters, pointers, strict=True))
     matrices, sources = packing(size)
     table, programs = [], []
@@ -120,7 +120,7 @@ class _WeightTables(NamedTuple):
 def _weight_tables(
     size: Size, pointers: tuple[int, ...], device: torch.device, outputs: int, inputs: int
 ) -> _WeightTables:
-    """What `weights_kernel` and `norm_kernel` compute, in tiles of outputs x inputs."""
+    """Tables and programs of `weights_kernel` and `norm_kernel`: their products, in tiles of outputs x inputs."""
     at = dict(zip(size.parameters, pointers, strict=True))
     arenas = (plan.forward(size, True).widths, plan.backward(size, False, False).widths)
     places = tuple(begins(widths) for widths in arenas)
@@ -192,7 +192,7 @@ class Tables(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """What keys the noise of a solver's step: keys [people] int64, draws [M] int32, and the counter's other words."""
+    """Keys of the noise of a solver's step: keys [people] int64, draws [M] int32, and the counter's other words."""
 
     keys: Tensor
     draws: Tensor
@@ -212,7 +212,7 @@ class Drops(NamedTuple):
         return self.numbers[DROPPED.index(name)] if self.numbers and name in DROPPED else None
 
 
-# Blocks behind which dropout stands.
+# Blocks that dropout follows.
 DROPPED = ("down1", "down2", "down3", "up1", "up2")
 NO_DROPS = Drops(0.0, ())
 
@@ -282,7 +282,7 @@ class Pass:
             if launch.kernel in tuning.KERNELS:
                 name = tuning.shape_class(self.rows, self._columns(launch))
                 classes.setdefault((launch.kernel, name), []).append(launch)
-        # A solver's step overwrites what it reads.
+        # A solver's step overwrites its inputs.
         state = {name: self.users[name].clone() for name in ("state", "before") if name in self.users}
         for (kernel, name), launches in classes.items():
 
@@ -330,7 +330,7 @@ class Pass:
         return self._tile(maker).columns
 
     def _rounds(self, launch: Launch) -> bool:
-        """Whether what a launch writes is an operand of TF32 products."""
+        """Whether the output of a launch is an operand of TF32 products."""
         return self.products == "tf32" and not launch.written("out").startswith("user:")
 
     def _matrix(self, name: str, column: int = 0) -> tuple[Tensor, Tensor, int]:
@@ -681,7 +681,7 @@ def _milliseconds(call: Callable[[], None]) -> float:
 
 
 class Kept(NamedTuple):
-    """What a forward pass leaves for the backward pass: packed weights, biases, activations and moments."""
+    """Tensors that the backward pass needs: packed weights, biases, activations and moments."""
 
     packed: Tensor
     vectors: Tensor
@@ -708,7 +708,7 @@ def denoise(
 ) -> tuple[Tensor, Kept]:
     """x (B, D), t (B,), c (B, conditions) and the parameters in order, contiguous and of one dtype.
 
-    Returns (B, D) in the dtype of x, and what `gradients` needs where `keep`.
+    Returns (B, D) in the dtype of x, and `Kept` for `gradients` where `keep`.
     """
     rows = len(x)
     sizes = kept_sizes(size, rows, keep)

@@ -1,7 +1,7 @@
 """The narrow middle of the denoiser, in one launch each way: the end of `down3` and both bottlenecks.
 
 Forward: mid = [i | e] [Wi | We]^T + bias, z = Wo mid + bo, h = SiLU(z), and twice h += SiLU(V2 SiLU(V1 h)). Folded, z
-is one product. The statement is `block` and `bottleneck` in `secondgram/diffusion/reference.py`.
+is one product. Reference implementation: `block` and `bottleneck` in `secondgram/diffusion/reference.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The folded denoiser on Triton kernels: one evaluation, or a whole chain of solver steps on the device.
 
-The plain statement is `FoldedDenoiser` in `secondgram/diffusion/folding.py`, whose arrays are taken as they stand.
+Reference implementation: `FoldedDenoiser` in `secondgram/diffusion/folding.py`, whose arrays are packed here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Products of the denoiser with everything beside them fused: forward, backward, and the last with a solver's step.
 
-The plain statement is `secondgram/diffusion/reference.py`; the folded one `secondgram/diffusion/folding.py`. Buffers
+Reference implementations: `secondgram/diffusion/reference.py`, and folded `secondgram/diffusion/folding.py`. Buffers
 and packed weights are padded with zeros to multiples of 64, so that every row starts on 16 bytes; sums are float32.
 """
 
@@ -60,7 +60,7 @@ def dropped(
 
 @triton.jit
 def product(
-    total,  # [ROWS, COLUMNS] float32, what is added to
+    total,  # [ROWS, COLUMNS] float32, the sum so far
     first,  # [rows, split]
     second,  # [rows, stop - split]
     weight,  # [columns, stop], or [stop, columns] where BACKWARD

@@ -1,6 +1,6 @@
 """Gradients of tasks on a GPU: weight gradients dY_t^T X_t from rows sorted by task, K = J J^T, g = w^T J.
 
-The plain statements are `weight_gradients`, `gram` and `combine` in `secondgram/ops/gradients.py`. No kernel uses
+Reference implementations: `weight_gradients`, `gram` and `combine` in `secondgram/ops/gradients.py`. No kernel uses
 atomics, and how work is cut depends on shapes alone: the same input gives the same bits.
 """
 
@@ -422,7 +422,7 @@ class Launch:
 
 
 def plan(tasks: int, columns: int, size: int) -> list[Launch]:
-    """What `gram` and `combine` launch for J (tasks, columns) of numbers of this many bytes."""
+    """Launches of `gram` and `combine` for J (tasks, columns) of numbers of this many bytes."""
     programs, blocks = _programs(tasks, columns, size), triton.cdiv(columns, COMBINED)
     entries, slab = tasks * tasks, tasks * columns * size
     return [
@@ -442,13 +442,13 @@ def _columns(tasks: int) -> int:
 
 
 def many_constants(tasks: int) -> dict[str, int | bool]:
-    """What `gram_many_kernel` is compiled with for this many tasks."""
+    """Compile-time constants of `gram_many_kernel` for this many tasks."""
     wide = _padded(tasks)
     return {"EDGE": min(wide, MOST_ROWS), "TWO": wide > MOST_ROWS, "COLUMNS": _columns(tasks)}
 
 
 def _programs(tasks: int, columns: int, size: int) -> int:
-    # Every program sums some blocks before it stores, and what is stored and read again is below 4 % of J.
+    # Every program sums several blocks before it stores: partial sums are below 4 % of the bytes of J.
     return max(1, min(PROGRAMS, triton.cdiv(columns, 4 * _columns(tasks)), columns * size // (250 * tasks)))
 
 

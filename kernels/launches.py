@@ -1,4 +1,4 @@
-"""Every launch of the denoiser's kernels goes through `launch`, so that it can be counted, or described unmade."""
+"""Every launch of the denoiser's kernels goes through `launch`, so that it can be counted, or recorded but not run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class Described:
-    """A launch that was not made: what it would have been called with, for an architecture that need not be here."""
+    """A launch that was recorded and not run: its kernel and arguments, for an architecture that need not be here."""
 
     name: str
     kernel: Any

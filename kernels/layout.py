@@ -1,4 +1,4 @@
-"""Where everything of a denoiser lies: its sizes, padded; packed weights and biases; the arenas of activations.
+"""Memory layout of a denoiser: its padded sizes, packed weights and biases, and the arenas of activations.
 
 The order of the parameters is that of `secondgram.Denoiser`. Widths are padded to multiples of 64, the narrowest to a
 power of two, with zeros.
@@ -177,7 +177,7 @@ class Source(NamedTuple):
 
 @lru_cache(maxsize=64)
 def packing(size: Size) -> tuple[dict[str, Matrix], list[Source]]:
-    """Packed weights of the denoiser as written, in the order of reading, and where their parts come from."""
+    """Packed weights of the denoiser as written, in the order of reading, and the parameters that fill them."""
     d, c, e, n = size.d, size.c, size.e, size.narrow
     shapes = {"embed1": (e, d + c), "embed2": (e, 2 * e), "context": (len(BLOCKS) * e, e)}
     sources = [

@@ -1,8 +1,8 @@
 """Keyed normals on a GPU.
 
-(z0, z1) = sqrt(-2 ln u0) (cos 2 pi u1, sin 2 pi u1), u = (x + 1/2) 2^-32, x from Philox4x32-10. The statement, with the
-counter's layout, is `secondgram/diffusion/noise.py`; here Box-Muller is computed in float32, from the same words, and
-agrees with it to `TOLERANCE`.
+(z0, z1) = sqrt(-2 ln u0) (cos 2 pi u1, sin 2 pi u1), u = (x + 1/2) 2^-32, x from Philox4x32-10. Reference
+implementation, with the layout of the counter: `secondgram/diffusion/noise.py`. Here Box-Muller is computed in float32,
+from the same words, and agrees with it to `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def normals(
     ----------
     keys : int64 (N,), contiguous: the bits of the uint64 keys of `person_keys`.
     width : number of features, at most 2^26.
-    seed, purpose, step : as in the statement.
+    seed, purpose, step : as in `secondgram.diffusion.noise.normals`.
     draws : int32 (M,), contiguous, on the device of `keys`, each below 2^20.
 
     Returns

@@ -18,7 +18,7 @@ Made = TypeVar("Made")
 
 
 class Owned(Generic[Made]):
-    """What was made for some weights, by key; let go, at the next making, once one of these weights is gone."""
+    """Tables made for some weights, by key; each is dropped, when another is made, once one of its weights is gone."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, tuple[Made, list[StorageWeakRef]]] = {}
@@ -29,7 +29,7 @@ class Owned(Generic[Made]):
         return len(self._made)
 
     def get(self, key: Hashable, weights: Sequence[Tensor], make: Callable[[], Made]) -> Made:
-        """What `make` gave for this key, which the weights' addresses are part of.
+        """The result of `make` for this key, which the weights' addresses are part of.
 
         Raises `RuntimeError` where it would be made while a CUDA graph is being recorded: nothing can be sent to the
         device then.

@@ -1,4 +1,4 @@
-"""What a pass of the denoiser launches, in order, and what each launch reads, writes and computes.
+"""Launch lists of the passes of the denoiser, in order: buffers that each launch reads and writes, and its product.
 
 The executor in `block.py` runs these lists as they stand; `python -m secondgram.kernels.plan` prints the table.
 """
@@ -65,7 +65,7 @@ class Program:
 
 @lru_cache(maxsize=64)
 def forward(size: Size, keep: bool) -> Program:
-    """The denoiser as written; `keep` also keeps what the backward pass needs."""
+    """The denoiser as written; `keep` also keeps the activations that the backward pass needs."""
     d, c, e, n = size.d, size.c, size.e, size.narrow
     widths = {"x": d, "waves": d, "c": c, "embed1": 2 * e, "emb": e, "context": len(BLOCKS) * e}
     if keep:
@@ -221,7 +221,7 @@ def backward(size: Size, x_gradient: bool, c_gradient: bool) -> Program:
             depth=d,
         ),
     ]
-    # Who reads a skip gives its gradient to who made it.
+    # The gradient of a skip connection comes from the block that reads it, and is added to that of the next block.
     skips = {ends.skip: f"{name}.mid.d" for name, ends in size.ends.items() if ends.skip}
     makers = {ends.target: name for name, ends in size.ends.items()}
     for name in reversed(BLOCKS):
@@ -396,7 +396,7 @@ class Cost:
 
 
 def costs(program: Program, rows: int, precision: str, forward_widths: dict[str, int] | None = None) -> list[Cost]:
-    """What every launch of a program moves and computes, padding included; a product and a sum count two."""
+    """Bytes and operations of every launch of a program, padding included; a product and a sum count two."""
     size, item = program.size, BYTES[precision]
     folds = any(launch.name == "down1.join" for launch in program.launches)
     matrices = folded_matrices(size) if folds else packing(size)[0]

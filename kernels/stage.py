@@ -1,4 +1,4 @@
-"""Entry and exit of the denoiser: what a user holds becomes padded rows and packed weights, and gradients go back.
+"""Packing: a user's rows and weights become padded rows and packed weights.
 
 A layer norm's scale, shift and centring are folded into the product behind it, as in `secondgram/diffusion/folding.py`:
 inner = W1 scale, less its mean over the inputs, and bias = W1 shift + b1. The rows then need 1 / std only.
@@ -14,8 +14,8 @@ from .noise import cos_sin_near_zero
 
 # Conditions that a program takes at a time.
 CHUNK = tl.constexpr(128)
-# What a row of the packing table holds, all int64: addresses of weight, bias, second bias, layer norm's scale and shift
-# (0 for none), the weight's shape, the padded shape, where it goes and with what stride, where the bias goes (-1: not).
+# Columns of the packing table, all int64: addresses of weight, bias, second bias, layer norm's scale and shift (0 for
+# none), the weight's shape, the padded shape, position and stride of its copy, position of the bias (-1 for none).
 FIELDS = tl.constexpr(12)
 
 

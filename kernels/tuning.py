@@ -42,7 +42,7 @@ INTERPRETED = Tile(256, 256, 64, 4, 1)
 
 
 def shape_class(rows: int, columns: int) -> str:
-    """What of a shape decides the tile: how many tiles there are to share out."""
+    """The class of a shape, by the number of tiles there are to share out: it decides the tile."""
     many = "few" if rows <= 512 else "some" if rows <= 8192 else "many"
     return f"{many} rows, {'narrow' if columns <= 256 else 'wide'}"
 
@@ -123,7 +123,7 @@ def search(architecture: int, precision: str, kernel: str, name: str, seconds: C
     for candidate in candidates(kernel, precision):
         try:
             times[candidate] = seconds(candidate)
-        except Exception:  # what a launch raises is the compiler's or the driver's own
+        except Exception:  # types of the compiler or the driver
             continue
     if not times:
         return None

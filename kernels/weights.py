@@ -9,11 +9,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# What a row of the table of products holds, all int64. Of dY, then of X: which arena (0 forward, 1 backward), where its
+# Columns of the table of products, all int64. Of dY, then of X: which arena (0 forward, 1 backward), where its
 # buffer begins in columns of the arena, its first column there, the buffer's width. Then outputs, inputs, which result
 # (0 gradients, 1 products of layer norms), where in it, and where the bias goes in the gradients (-1: nowhere).
 FIELDS = tl.constexpr(13)
-# What a row of the table of layer norms holds, all int64: where G starts, addresses of W1, scale and shift, where their
+# Columns of the table of layer norms, all int64: where G starts, addresses of W1, scale and shift, where their
 # gradients go, where the gradient of b1 stands, and the width of the norm.
 NORM_FIELDS = tl.constexpr(9)
 

@@ -182,7 +182,7 @@ def verdict(
 
 @contextmanager
 def _output(out: Path, quiet: bool, kind: Kind = Kind.FILE) -> Iterator[Target]:
-    """Refuse before the work, not after it, what cannot be written, and other runs until it is."""
+    """Hold the lock of an output while it is made. Refuses a path that cannot be written before the work, not after."""
     place = look(out, kind, streams=kind is Kind.FILE)
     with locked(place) as notes:
         for note in notes:

@@ -38,7 +38,7 @@ class _Bottleneck(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The conditional denoiser of DESIGN section 2; parameter names are those of the authors' checkpoints.
+    """The conditional denoiser of docs/design.md#network; parameter names are those of docs/design.md#parameter-names.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ class Denoiser(nn.Module):
 
     @property
     def configuration(self) -> dict[str, object]:
-        """What `Denoiser(**configuration)` needs to build the same shape."""
+        """Arguments of a denoiser of the same shape: `Denoiser(**configuration)`."""
         return {
             "features": self.features,
             "conditions": self.conditions,
@@ -141,7 +141,7 @@ class Denoiser(nn.Module):
             raise InputError(
                 f"does not hold the weights of this denoiser ({str(error).splitlines()[0]})",
                 file=source,
-                mend="Its entry names are those of DESIGN section 2",
+                mend="Expected the parameter names that docs/design.md#parameter-names lists",
             ) from error
         return net
 
@@ -156,7 +156,7 @@ class Denoiser(nn.Module):
             raise InputError("there is no such file", file=path, mend="Check the path")
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what torch raises for a damaged file depends on the byte that is wrong
+        except Exception as error:  # torch raises many types, depending on the damaged byte
             raise InputError(
                 f"is no readable checkpoint ({type(error).__name__})",
                 file=path,

@@ -1,4 +1,4 @@
-"""What this machine offers secondgram, and what secondgram would make of it."""
+"""The command `doctor`: hardware and libraries of this machine, and the backend of each operation on it."""
 
 from __future__ import annotations
 

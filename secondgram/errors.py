@@ -1,10 +1,10 @@
-"""What the library raises when a person handed it something it cannot use."""
+"""`InputError`, raised for a table, model or argument that cannot be used."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """A table, model or argument that cannot be used, with the place and the mend.
+    """A table, model or argument that cannot be used, with the place of the fault and how to mend it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The imputer from Python: the names of DESIGN section 9, determinism, and what may influence what."""
+"""The imputer from Python: the names of docs/design.md#public-names, determinism, and what may influence what."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def _inputs(features: int, conditions: int, rows: int = 4) -> tuple[Tensor, Tens
     return x, torch.rand(rows, generator=generator, dtype=torch.float64) * 99, c
 
 
-# -- the network as DESIGN section 2 writes it, one row at a time -----------------------------------------------------
+# -- the network as docs/design.md#network writes it, one row at a time -----------------------------------------------
 
 
 def _silu(x: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-// The folded denoiser, walked layer by layer for one tile of rows. The statement is secondgram/diffusion/folding.py.
+// Forward pass of the folded denoiser for one tile of rows. Reference implementation: secondgram/diffusion/folding.py.
 //
 // Everything here is the same for every instruction set; `Arch` supplies the matrix product and the elementwise loops:
-//   Arch::product(segments, n_segments, rows, columns, sums, finish)   rows of sums, given to `finish` in pieces
-//   Arch::as_factors(matrix, row, column, count)   what was written there, as products of its precision read it
-// A row never meets another row, so what a tile holds beside it cannot change it.
+//   Arch::product(segments, n_segments, rows, columns, sums, finish)   rows of sums, passed to `finish` in pieces
+//   Arch::as_factors(matrix, row, column, count)   converts values just written to the operand format of the products
+// No row enters the arithmetic of another row, so the other rows of a tile cannot change its result.
 #pragma once
 
 #include <cmath>
@@ -47,7 +47,7 @@ struct Network {
   DenseLayer out;
 };
 
-// Scratch of one worker, for tiles of at most `rows` rows and as many people.
+// Workspace of one thread, for tiles of at most `rows` rows and as many people.
 struct Workspace {
   std::size_t rows;
   Matrix x, before, output;                     // [rows, features]
@@ -79,7 +79,7 @@ struct Walk {
   const Network& net;
   Workspace& w;
 
-  // person[b] = cond_mlp(c) @ embed_b + embed_bias_b for the people of the tile, c = w.conditions.
+  // Embeds the people of the tile: person[b] = cond_mlp(c) @ embed_b + embed_bias_b, c = w.conditions.
   void meet(std::size_t people) {
     dense_silu(net.condition[0], w.conditions, w.inner, people);
     plain(net.condition[1], w.inner, w.embed, people);
@@ -121,7 +121,7 @@ struct Walk {
   }
 
  private:
-  // What becomes of a strip of sums: row r, columns [column, column + count).
+  // Epilogues of a product: row r of its sums, columns [column, column + count).
   template <typename A>
   struct Biased {
     const float* bias;

@@ -1,4 +1,4 @@
-// Standard normals from random words by Box-Muller. The statement is secondgram/diffusion/noise.py:
+// Standard normals from random words by Box-Muller. Reference implementation: secondgram/diffusion/noise.py.
 //   u = (x + 1/2) 2^-32,   (z0, z1) = sqrt(-2 ln u0) (cos 2 pi u1, sin 2 pi u1),   all in double.
 // Logarithm, sine and cosine are short series of exactly rounded operations: a compiler can vectorise them, and with
 // contraction off (CMakeLists.txt) every instruction set gives the same bits.

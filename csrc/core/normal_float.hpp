@@ -63,7 +63,7 @@ SECONDGRAM_HD inline FloatPair box_muller_float(std::uint32_t x0, std::uint32_t 
   return {radius * turn.first, radius * turn.second};
 }
 
-// The counter of DESIGN section 6 and its words; `draw` is the draw's number, `block` a group of four features.
+// Random words of the counter of docs/design.md#noise; `draw` is the draw's number, `block` a group of four features.
 SECONDGRAM_HD inline Words4 words_of(std::uint64_t seed, std::uint32_t purpose, std::uint32_t block, std::uint32_t draw,
                                      std::uint32_t step, std::uint64_t person) {
   return philox4x32_10({purpose << 24 | block, draw * 4096u + step, static_cast<std::uint32_t>(person),

@@ -1,4 +1,4 @@
-// How matrices lie in memory: the one description that every instruction set of the CPU reads.
+// Memory layout of matrices and packed weights, the same for every instruction set of the CPU.
 #pragma once
 
 #include <algorithm>
@@ -15,17 +15,17 @@
 
 namespace secondgram {
 
-// What products are made of. Sums leave a product in fp32 whatever its factors were.
+// Number format of the factors of a matrix product. Its result is fp32 in any case.
 enum class Precision { fp32, fp16, bf16 };
 
-// Weights are cut into panels whose rows are one cache line: a kernel narrower than a wider panel would walk through it in
-// strides that share few sets of the cache.
+// Weights are packed in panels whose rows are one cache line: through wider panels, a narrow micro-kernel would step by
+// strides that fall into few sets of the cache.
 constexpr std::size_t kLine = 64;
-// Rows are worked on in strips of six or eight; scratch has a multiple of both, so that a strip never ends outside.
+// A micro-kernel takes six or eight rows; workspaces have a multiple of both, so that none reads past their end.
 constexpr std::size_t kStrips = 24;
-// Columns of a row that are finished at a time, at most.
+// Columns of a row of sums that are passed to the epilogue at a time, at most.
 constexpr std::size_t kWidestPiece = 96;
-// So few columns beyond whole vectors, as 769 features leave, are dot products: a vector for them would be mostly empty.
+// Up to so many columns beyond whole vectors (769 features leave one) are dot products: a vector would be mostly empty.
 constexpr std::size_t kFewColumns = 4;
 
 constexpr std::size_t padded_rows(std::size_t rows) { return (rows + kStrips - 1) / kStrips * kStrips; }
@@ -36,7 +36,7 @@ struct Free {
 template <typename T>
 using Aligned = std::unique_ptr<T[], Free>;
 
-// Not filled.
+// Uninitialised memory, aligned to a cache line.
 template <typename T>
 Aligned<T> room(std::size_t count) {
   return Aligned<T>(static_cast<T*>(::operator new[](std::max<std::size_t>(count, 1) * sizeof(T), std::align_val_t(kLine))));
@@ -49,8 +49,8 @@ Aligned<T> zeros(std::size_t count) {
   return made;
 }
 
-// Row-major activations [rows, columns] with rows of whole cache lines. Where products of fewer bits read them, they lie a
-// second time as these want them: fp16 as each value twice in a word, bf16 as words of two neighbours.
+// Row-major activations [rows, columns] with rows of whole cache lines. For products in fp16 and bf16 there is a second
+// copy in their operand format: fp16 has each value twice in a word, bf16 two neighbours in a word.
 struct Matrix {
   std::size_t columns = 0, stride = 0;
   Aligned<float> data;
@@ -64,7 +64,7 @@ struct Matrix {
   float* row(std::size_t r) { return data.get() + r * stride; }
   const float* row(std::size_t r) const { return data.get() + r * stride; }
   std::uint32_t* factors_of(std::size_t r) { return factors.get() + r * stride; }
-  // All rows as products read them, floats or factors.
+  // All rows in the operand format of the products, floats or factors.
   template <typename Factor>
   const Factor* read_as() const {
     if constexpr (std::is_same_v<Factor, float>)
@@ -79,7 +79,7 @@ struct Matrix {
 // the last panel, and an odd last input of bf16, filled up with zeros.
 struct Packed {
   std::size_t inputs = 0, outputs = 0, columns = 0, lines = 0;  // columns of a panel, cache lines of a panel
-  std::size_t few = 0;                                          // last columns that lie in `rest` instead
+  std::size_t few = 0;                                          // last columns, stored in `rest` instead
   Precision precision = Precision::fp32;
   Aligned<unsigned char> data;
   Aligned<float> rest;  // [few, inputs]

@@ -1,4 +1,4 @@
-// How matrices lie in memory for a GPU: the one description that packing, kernels and their emulation read.
+// Memory layout of matrices on a GPU, the same for packing, kernels and their emulation.
 //
 // Everything is cut into squares of 64 rows and 64 columns of bfloat16, 8 KiB each, filled up with zeros:
 // - activations [rows, width]: square (row / 64, column / 64) is number row / 64 * panels + column / 64;
@@ -30,7 +30,7 @@ SECONDGRAM_HD constexpr std::uint32_t in_square(std::uint32_t row, std::uint32_t
   return row * 128u + (((column >> 3) ^ (row & 7u)) << 4) + ((column & 7u) << 1);
 }
 
-// What is read and written at once: sixteen bytes, eight columns of a row of a square; or two neighbouring floats.
+// Units of one read or write: sixteen bytes, eight columns of a row of a square; or two neighbouring floats.
 struct alignas(16) Sixteen {
   std::uint32_t w0, w1, w2, w3;
 };

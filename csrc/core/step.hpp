@@ -1,5 +1,5 @@
-// One row of a solver's table applied to a row of the state. The statement is solver_step in
-// secondgram/diffusion/reference.py.
+// One row of a solver table (docs/design.md#solver-table) applied to a row of the state. Reference implementation:
+// solver_step in secondgram/diffusion/reference.py.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ struct Coefficients {
   float time, from_state, from_output, keep, now, last, fresh;
 };
 
-// What the network gives for one value, as an estimate of the data.
+// Estimate of the data x0 from the state and the network's output, for one value.
 SECONDGRAM_HD inline float data_estimate(const Coefficients& k, float x, float output) {
   return k.from_state * x + k.from_output * output;
 }

@@ -37,7 +37,7 @@ SECONDGRAM_DECLARE(avx512_fp16)
 namespace {
 
 #ifdef SECONDGRAM_X86
-// Bits of cpuid leaf 7 that not every compiler has a name for. What the system saves is told by has_avx512.
+// Bits of cpuid leaf 7 that not every compiler has a name for. has_avx512 also checks that the system saves the registers.
 bool leaf7(unsigned subleaf, bool in_edx, unsigned bit) {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, subleaf, &a, &b, &c, &d) != 0 && ((in_edx ? d : a) >> bit & 1u) != 0;
@@ -72,7 +72,7 @@ const Architecture* find_architecture(const std::string& name, Precision precisi
 double peak(const std::string& name, Precision precision, unsigned threads, std::size_t rounds) {
   const Architecture* entry = find_architecture(name, precision);
   if (entry == nullptr) throw std::invalid_argument("no instruction set " + name);
-  std::atomic<float> keep{0.0f};  // what nobody reads a compiler may leave out
+  std::atomic<float> keep{0.0f};  // keeps the compiler from removing the loop
   const auto began = std::chrono::steady_clock::now();
   share_tiles(threads, threads, [&] { return [&](std::size_t) { keep = entry->rounds_of_products(rounds); }; });
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;

@@ -1,4 +1,4 @@
-// The instruction sets that tiles are compiled for, and how work is cut into tiles.
+// Dispatch: the instruction sets that tiles are compiled for, and the partition of work into tiles.
 #pragma once
 
 #include <algorithm>
@@ -13,16 +13,16 @@
 
 namespace secondgram::cpu {
 
-// Rows that a worker carries through all steps at a time. Their number changes memory and speed, never a value.
+// Rows of a tile, which one thread carries through all steps. The number changes memory and speed, never a value.
 constexpr std::size_t kTileRows = 96;
 static_assert(kTileRows == padded_rows(kTileRows), "strips of a full tile end inside");
 
-// What a tile is: some people times some draws, all draws of several people or a part of the draws of one.
+// A tile: some people times some draws, all draws of several people or a part of the draws of one.
 struct Tile {
   std::size_t person, people, draw, draws;
 };
 
-// Where there are few tiles, they are made alike, larger ones first, so that no thread waits for another's last one.
+// Partition of people and draws into tiles. Few tiles are made of equal size, larger ones first, to balance the threads.
 class Cut {
  public:
   Cut(std::size_t people, std::size_t draws, unsigned threads) : all_draws_(draws) {
@@ -47,13 +47,13 @@ class Cut {
   std::size_t all_draws_, draws_, by_draws_, parts_, fewest_, larger_;
 };
 
-// Lost cells whose part in every feature is made at a time.
+// Missing cells whose effect on every feature is computed at a time.
 constexpr std::size_t kLostAtOnce = 16;
 
-// What one worker needs to finish tiles of a width.
+// Workspace of one thread for finishing tiles of a width.
 struct FinishScratch {
-  Matrix components;            // [kTileRows, width], which a product reads
-  std::vector<float> residual;  // [width, kTileRows], and what a vector reads beyond
+  Matrix components;            // [kTileRows, width], operand of the product
+  std::vector<float> residual;  // [width, kTileRows], and padding for whole vectors
   Matrix sums;                  // [kTileRows, kWidestPiece] of a product
   std::vector<float> lost;      // [kLostAtOnce, width]
 
@@ -81,9 +81,9 @@ struct Architecture {
   FinishTile<double> finish_tile(const double*) const { return finish_doubles; }
 };
 
-// Null where it was not compiled in or this processor lacks it.
+// Null where the instruction set was not compiled in or this processor lacks it.
 const Architecture* find_architecture(const std::string& name, Precision precision);
-// Operations a second of multiply-adds in registers, a measure of what a product could reach.
+// Operations a second of multiply-adds in registers: the upper limit of a matrix product.
 double peak(const std::string& name, Precision precision, unsigned threads, std::size_t rounds);
 // Names of those that this processor has for a precision, best first.
 std::vector<std::string> architectures(Precision precision);

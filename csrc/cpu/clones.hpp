@@ -1,4 +1,4 @@
-// Functions that are compiled for several instruction sets, one of which is chosen at load time, and what they are made of.
+// Attributes of functions that are compiled for several instruction sets (chosen at load time), and of their helpers.
 #pragma once
 
 // Set by CMakeLists.txt to target_clones(...) where compiler and system can choose.
@@ -6,7 +6,7 @@
 #define SECONDGRAM_CLONES
 #endif
 
-// Of a function that is to become a part of whoever calls it, and so of each instruction set.
+// Of a helper that is inlined into its callers, and so compiled for the instruction set of each.
 #ifdef __GNUC__
 #define SECONDGRAM_FLAT __attribute__((always_inline)) inline
 #else

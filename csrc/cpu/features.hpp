@@ -1,4 +1,4 @@
-// What a processor has, where that can be asked.
+// Instruction sets of the processor, on x86.
 #pragma once
 
 #ifdef SECONDGRAM_X86

@@ -1,4 +1,5 @@
-// From residual components to draws in their own units. The statement is secondgram/imputation/finishing.py.
+// Finishing: residual components to draws in original units. Reference implementation:
+// secondgram/imputation/finishing.py.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +11,13 @@
 
 namespace secondgram::cpu {
 
-// Monotone maps of columns, each piecewise linear through `knots` points and of slope 1 beyond them; by column:
+// Quantile maps of columns, each monotone, piecewise linear through `knots` points and of slope 1 beyond; by column:
 //   x -> value + slope * (x - start)  of the last knot that x is not below.
-// Place 0 is what is below all knots; places like the last knot's make their number a power of two.
+// Place 0 is for values below all knots; copies of the last knot make the number of places a power of two.
 struct Maps {
   std::size_t columns = 0, levels = 0, places = 1;
   std::vector<float> start, value, slope;  // [columns, places]
-  // The same starts as a tree, level l from 2^l on: node 2^l + n parts what is below it from what is not.
+  // The same starts as a search tree, level l from 2^l on: node 2^l + n separates smaller values from the others.
   std::vector<float> tree;                 // [columns, places]
   std::vector<unsigned char> identity;     // [columns]
 
@@ -43,14 +44,14 @@ struct FinishRequest {
   const std::uint32_t* places; // [n_source] which components these are; the others are noise
   const double* centre;        // [people, width]
   const double* scale;         // [people, width]
-  // By how much residuals move from draw to draw, where cells of the baseline were drawn; null where none was.
+  // Shifts of residuals from draw to draw where missing cells of the baseline are drawn; null where none is.
   const std::int64_t* lost;    // [people + 1] places in `cell` and `by`
   const std::uint32_t* cell;   // which cells a person lacks
-  const float* by;             // [cells, draws] how each was drawn about its expectation
-  const float* map;            // [cells, width] what a cell's change changes
+  const float* by;             // [cells, draws] draws of the cells less their expectations
+  const float* map;            // [kinds of cells, width] slopes of the mean on a cell
   const float* by_gap;         // [width, width] the same for every unit of the gap, or null
   const float* gap;            // [people]
-  const float* weight;         // [people, width] residuals' units of that change
+  const float* weight;         // [people, width] residual per shift of the mean
 };
 
 // out [width, people, draws] = centre + moved + scale * residual, float or double. `threads` never changes a value.

@@ -1,4 +1,4 @@
-// Included once per instruction set after its products: one tile of people and draws, from components to their units.
+// Included once per instruction set after its products: finishes one tile, from components to draws in original units.
 #include <limits>
 
 namespace secondgram::cpu::SECONDGRAM_ARCH {
@@ -21,9 +21,9 @@ SECONDGRAM_TARGET void apply(const Maps& maps, std::size_t column, float* values
   through_memory(maps, column, values, count);
 }
 
-// Columns of a matrix through their maps, in blocks of columns that lie together meanwhile.
+// Applies the quantile maps of the columns of a matrix, by blocks of columns that are transposed for it.
 SECONDGRAM_TARGET void apply(const Maps& maps, Matrix& matrix, std::size_t rows) {
-  constexpr std::size_t kBlock = 16;  // as `turn` takes them
+  constexpr std::size_t kBlock = 16;  // columns of a transpose
   float block[kBlock * kTileRows];
   for (std::size_t start = 0; start < maps.columns; start += kBlock) {
     const std::size_t count = std::min(kBlock, maps.columns - start);
@@ -36,7 +36,7 @@ SECONDGRAM_TARGET void apply(const Maps& maps, Matrix& matrix, std::size_t rows)
   }
 }
 
-// What a product leaves, column by column.
+// Epilogue of a product that stores its sums column by column.
 struct Transposed {
   float* to;
   SECONDGRAM_TARGET void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
@@ -44,7 +44,7 @@ struct Transposed {
   }
 };
 
-// A tile's rows in their own units.
+// Denormalises a tile: centre + scale * residual, in original units.
 template <typename T>
 SECONDGRAM_TARGET void in_units(const FinishRequest& q, std::size_t width, const float* residual, float end,
                                 std::size_t person, std::size_t people, std::size_t draw, std::size_t draws, T* out) {
@@ -55,7 +55,7 @@ SECONDGRAM_TARGET void in_units(const FinishRequest& q, std::size_t width, const
   in_units_of_many(q, width, residual, end, person, people, draw, draws, out);
 }
 
-// Adds what lost cells move: only their rows of the maps are looked at. `room` has kLostAtOnce rows of width.
+// Adds the shifts by missing cells, of which only their rows of the maps are read. `room` has kLostAtOnce rows of width.
 SECONDGRAM_TARGET void add_moved(const FinishRequest& q, std::size_t width, std::size_t person, std::size_t people,
                                  std::size_t draw, std::size_t draws, float* room, float* residual) {
   for (std::size_t p = 0; q.lost != nullptr && p < people; ++p) {

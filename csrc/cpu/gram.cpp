@@ -11,13 +11,13 @@ namespace {
 // Whatever the instruction set, a sum has eight parts. A product of two floats is exact in a double, so that it does not
 // matter either whether it is fused with its sum.
 constexpr std::size_t kParts = 8;
-// Rows of a tile: their sums and the rows beside them stay in registers.
+// Rows of a tile: its sums and the other factor's rows stay in registers.
 constexpr std::size_t kSide = 4;
-// Columns that are widened together, to stay in a cache, and columns that a thread takes at a time.
+// Columns that are widened to double together, to stay in a cache, and columns that a thread takes at a time.
 constexpr std::size_t kBlock = GramBlock::kColumns, kPiece = 64 * kBlock;
 
 typedef double Doubles __attribute__((vector_size(kParts * sizeof(double)), may_alias));
-// A vector's alignment is forgotten by a container of vectors.
+// std::vector drops the alignment attribute of a vector type, not that of a struct.
 struct alignas(sizeof(Doubles)) Part {
   double value[kParts];
 };

@@ -1,4 +1,4 @@
-// Products of the rows of a matrix with one another. The statement is `gram` in secondgram/ops/gradients.py.
+// Gram matrix of the rows of a matrix. Reference implementation: `gram` in secondgram/ops/gradients.py.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace secondgram::cpu {
 void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t stride, double* K, unsigned threads,
           Team team);
 
-// Products of rows a block of columns at a time, for what is in a cache anyway.
+// Gram matrix by blocks of columns, for data that is in a cache already.
 class GramBlock {
  public:
   static constexpr std::size_t kColumns = 512;

@@ -1,4 +1,4 @@
-// Included once per instruction set, inside its namespace: values [count] through the map of one column.
+// Included once per instruction set, inside its namespace: the quantile map of one column applied to values [count].
 
 SECONDGRAM_TARGET inline void through_memory(const Maps& maps, std::size_t column, float* values, std::size_t count) {
   const float* tree = maps.tree.data() + column * maps.places;

@@ -1,5 +1,5 @@
-// Included once per instruction set with AVX-512, inside its namespace: values [count] through the map of one column of
-// `kTablePlaces`, whose tables stay in registers: looking up is a permutation there, where memory is asked once a lane.
+// Included once per instruction set with AVX-512, inside its namespace: the quantile map of one column with `kTablePlaces`
+// places applied to values [count]. Its tables stay in registers, where a look-up is a permutation and not a gather.
 
 constexpr std::size_t kTablePlaces = 64;
 

@@ -1,4 +1,5 @@
-// Missing cells of a visit, given its others, by a Gaussian. The statement is secondgram/imputation/missing.py.
+// Missing cells of a visit, given its other cells, by a Gaussian. Reference implementation:
+// secondgram/imputation/missing.py.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +7,7 @@
 
 namespace secondgram::cpu {
 
-// People who lack the same cells come together: what depends on the cells alone is made once for all of them.
+// People who lack the same cells form a group: matrices that depend on the cells alone are computed once for all of them.
 struct MissingRequest {
   std::size_t width;
   const double* precision;     // [width, width], symmetric
@@ -17,7 +18,7 @@ struct MissingRequest {
   const std::int64_t* person;  // rows of the values
 };
 
-// values [rows, width]: the cells that a row lacks, whatever is there, become their expectation given the row's others.
+// values [rows, width]: the missing cells of a row are overwritten by their expectations given its other cells.
 void fill_missing(const MissingRequest& request, double* values, unsigned threads);
 
 struct ScatterRequest {
@@ -29,7 +30,7 @@ struct ScatterRequest {
   const std::int64_t* start;   // [rows] where a row's cells begin in the result
 };
 
-// out [cells of all rows, draws]: what to add to the expectations, exact draws of their joint scatter.
+// out [cells of all rows, draws]: exact joint draws of the missing cells less their expectations.
 void scatter_missing(const MissingRequest& request, const ScatterRequest& scatter, float* out, unsigned threads);
 
 }  // namespace secondgram::cpu

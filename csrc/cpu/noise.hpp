@@ -1,4 +1,4 @@
-// Keyed normals on the CPU. The statement is secondgram/diffusion/noise.py.
+// Keyed normals on the CPU (docs/design.md#noise). Reference implementation: secondgram/diffusion/noise.py.
 #pragma once
 
 #include <cstddef>
@@ -21,9 +21,9 @@ struct NoiseRequest {
 // Fill out [n_draws, n_keys, width] with normals, rows `stride` apart. `threads` changes the time taken, never a value.
 void fill_normals(const NoiseRequest& request, float* out, unsigned threads);
 void fill_normals(const NoiseRequest& request, double* out, unsigned threads);
-// The same in float arithmetic, within 4e-6: for samplers, whose state is float.
+// The same in float arithmetic, within 4e-6, for the sampler, whose state is float.
 void fill_rounded_normals(const NoiseRequest& request, float* out, unsigned threads);
-// Those of `fill_normals` of one key, for some features alone: out [n_cells, n_draws].
+// The normals of `fill_normals` for one key and some features: out [n_cells, n_draws].
 void fill_cells(const NoiseRequest& request, const std::uint32_t* cells, std::size_t n_cells, float* out);
 
 }  // namespace secondgram::cpu

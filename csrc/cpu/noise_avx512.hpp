@@ -62,7 +62,7 @@ SECONDGRAM_TARGET SECONDGRAM_FLAT __m512 reciprocal(__m512 x) {
   return _mm512_mul_ps(rough, _mm512_fnmadd_ps(x, rough, _mm512_set1_ps(2.0f)));
 }
 
-// box_muller_float of normal_float.hpp, closer to box_muller by what is fused here and not rounded.
+// box_muller_float of normal_float.hpp, somewhat closer to box_muller: fused multiply-adds round less.
 SECONDGRAM_TARGET SECONDGRAM_FLAT void rounded_pair(__m512i x0, __m512i x1, __m512& first, __m512& second) {
   const auto all = [&](float value) SECONDGRAM_TARGET { return _mm512_set1_ps(value); };
   const __m512 one = all(1.0f);

@@ -1,12 +1,11 @@
-// Included once per instruction set, inside its namespace, after a product_*.hpp: the walk of a product over rows and
-// columns, SECONDGRAM_VECTORS vectors of columns at a time so that all sums stay in registers.
+// Included once per instruction set, inside its namespace, after the micro-kernel (product_*.hpp): loops of a matrix
+// product over rows and columns, SECONDGRAM_VECTORS vectors of columns at a time so that all sums stay in registers.
 
 constexpr std::size_t kSpan = kColumns * SECONDGRAM_VECTORS;
-// Columns that are finished at a time: whole spans.
+// Columns that are passed to the epilogue at a time: whole spans.
 constexpr std::size_t kPiece = kWidestPiece / kSpan * kSpan;
 
-// Segments cut into chunks, those of a segment alike; a chunk may be an eighth longer than kChunk rather than leave a short
-// one.
+// Segments cut into chunks of equal length; a chunk may be an eighth longer than kChunk so that no short one is left.
 class Chunks {
  public:
   Chunks(const Operand* operands, std::size_t n_segments) : operands_(operands) {
@@ -27,8 +26,7 @@ class Chunks {
   std::size_t of_[2] = {0, 0};
 };
 
-// What strips, one after the other, are to fetch of the chunk that comes next, from the panel of a column on: each a part of
-// one panel.
+// Prefetch of the next chunk of weights, from the panel of a column on: each strip fetches a part of one panel.
 class Fetches {
  public:
   Fetches(const Chunk& next, std::size_t column, std::size_t strips) : next_(next) {
@@ -56,7 +54,7 @@ struct Arch : Elementwise {
     if (matrix.factors) narrow(matrix.row(r) + column, matrix.factors_of(r), column, count);
   }
 
-  // Rows of sums over one or two segments, given to `finish` a piece of a row at a time.
+  // Sums of the products of one or two segments; the epilogue `finish` gets a piece of a row at a time.
   template <typename Finish>
   SECONDGRAM_TARGET static void product(const Segment* segments, std::size_t n_segments, std::size_t rows,
                                         std::size_t columns, Matrix& sums, const Finish& finish) {

@@ -1,9 +1,9 @@
-// Included inside the namespace of AVX-512 with BF16: products of bf16 in pairs, sums in fp32.
+// Micro-kernel of bf16, included inside the namespace of AVX-512 with BF16: pairs of products, sums in fp32.
 
 constexpr std::size_t kColumns = 16;  // of a vector of products
 using Factor = std::uint32_t;  // two inputs
 
-// Pairs of inputs of a chunk: what SECONDGRAM_VECTORS vectors of weights have for them stays in the first-level cache.
+// Pairs of inputs of a chunk: their SECONDGRAM_VECTORS vectors of weights stay in the first-level cache.
 constexpr std::size_t kChunk = 32768 / (kLine * SECONDGRAM_VECTORS);
 
 #include "strip.hpp"
@@ -49,7 +49,7 @@ SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t colu
     }
 }
 
-// Multiply-adds of registers alone, as many sums as a strip has, each different: what this instruction set can do at most.
+// Multiply-adds of registers alone, as many sums as a strip has, each different: the peak rate of this instruction set.
 constexpr double kFlopOfVector = 4.0 * kColumns;
 SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float b) {
   const __m512bh factor = (__m512bh)_mm512_set1_epi32(static_cast<int>(bf16_of(a) * 0x10001u));

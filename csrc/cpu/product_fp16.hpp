@@ -1,4 +1,4 @@
-// Included inside the namespace of AVX-512 with FP16: products of fp16, 32 at a time.
+// Micro-kernel of fp16, included inside the namespace of AVX-512 with FP16: 32 products at a time.
 //
 // Sums are fp16 for a chunk of inputs and fp32 from there on. With factors of 11 bits the error of such a short sum is below
 // that of factors of 8 bits (bf16).
@@ -59,7 +59,7 @@ SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t colu
     }
 }
 
-// Multiply-adds of registers alone, as many sums as a strip has, each different: what this instruction set can do at most.
+// Multiply-adds of registers alone, as many sums as a strip has, each different: the peak rate of this instruction set.
 constexpr double kFlopOfVector = 2.0 * kColumns;
 SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float b) {
   const __m512h factor = _mm512_set1_ph(static_cast<_Float16>(a)), term = _mm512_set1_ph(static_cast<_Float16>(b));

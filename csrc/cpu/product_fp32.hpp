@@ -1,9 +1,9 @@
-// Included once per instruction set, inside its namespace: products of fp32.
+// Micro-kernel of fp32, included once per instruction set, inside its namespace.
 
 constexpr std::size_t kColumns = kLanes;  // of a vector of products
 using Factor = float;
 
-// Inputs of a chunk: what SECONDGRAM_VECTORS vectors of weights have for them stays in the first-level cache.
+// Inputs of a chunk: their SECONDGRAM_VECTORS vectors of weights stay in the first-level cache.
 constexpr std::size_t kChunk = 32768 / (kColumns * SECONDGRAM_VECTORS * sizeof(float));
 
 #include "strip.hpp"
@@ -42,7 +42,7 @@ SECONDGRAM_TARGET void strip(const Chunk& chunk, std::size_t r, std::size_t colu
     }
 }
 
-// Multiply-adds of registers alone, as many sums as a strip has, each different: what this instruction set can do at most.
+// Multiply-adds of registers alone, as many sums as a strip has, each different: the peak rate of this instruction set.
 constexpr double kFlopOfVector = 2.0 * kColumns;
 SECONDGRAM_TARGET inline float multiply_adds(std::size_t rounds, float a, float b) {
   const Vector factor = Vector{} + a, term = Vector{} + b;

@@ -18,7 +18,7 @@ struct SampleRequest {
   const std::uint32_t* draws;    // [draws] draw numbers
   std::size_t people, n_draws;
   std::uint64_t seed;
-  const float* times;            // [steps, 6, embedding] what time adds to each block's embedding
+  const float* times;            // [steps, 6, embedding] terms of the time in each block's embedding
   const Coefficients* steps;     // [steps]
   std::size_t n_steps;
   const float* start;            // [people, features] mean of the first state, or null for zero

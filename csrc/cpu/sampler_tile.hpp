@@ -1,6 +1,6 @@
-// Included once per instruction set, with SECONDGRAM_ARCH naming a namespace, SECONDGRAM_LANES floats of a vector,
-// SECONDGRAM_STRIP rows by SECONDGRAM_VECTORS vectors whose sums its registers hold, SECONDGRAM_PRODUCT and SECONDGRAM_SILU
-// the files of its products and its elementwise function: the walk of one tile through all steps.
+// The reverse chain of one tile. Included once per instruction set, with the macros that csrc/README.md lists:
+// SECONDGRAM_ARCH is the namespace, SECONDGRAM_LANES the floats of a vector, SECONDGRAM_STRIP rows by SECONDGRAM_VECTORS
+// vectors are the micro-kernel, SECONDGRAM_PRODUCT and SECONDGRAM_SILU the files of micro-kernel and SiLU.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Included once per instruction set, inside its namespace: out = SiLU(scale * a + b), x / (1 + exp(-x)).
 
-// exp(x) to 1 unit in the last place or so, for loops that the compiler turns into vectors. Clamped to +-60, where a
-// logistic is 0 or 1 for all that a sum can tell: further out, quotients are denormal, which is slow.
+// exp(x) to about 1 unit in the last place, for loops that the compiler vectorises. Clamped to +-60, where a logistic is 0
+// or 1 to float precision: further out, quotients are denormal, which is slow.
 SECONDGRAM_TARGET inline float exponential(float x) {
   x = x < -60.0f ? -60.0f : (x > 60.0f ? 60.0f : x);
   const float shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to a whole number in the low bits

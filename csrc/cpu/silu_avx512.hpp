@@ -10,7 +10,7 @@ SECONDGRAM_TARGET inline void silu(const float* a, float scale, const float* b, 
     const __m512 x = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(here, a + j), all(scale), _mm512_maskz_loadu_ps(here, b + j));
     // exp(-x) = 2^whole 2^rest with rest in [-1/2, 1/2]; Taylor series of 2^rest.
 #ifdef SECONDGRAM_LONG_SILU
-    // Beyond +-80 a logistic is 0 or 1 for all that fp32 can tell, and its reciprocal stays a normal number.
+    // At +-80 a logistic is 0 or 1 to fp32 precision, and its reciprocal is still a normal number.
     const __m512 y = _mm512_max_ps(_mm512_min_ps(x, all(80.0f)), all(-80.0f));
     const __m512 power = _mm512_mul_ps(y, all(-1.44269504f));
     const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

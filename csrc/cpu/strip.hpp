@@ -1,6 +1,6 @@
-// Included by product_*.hpp, which say what a Factor is: what strips of a product share.
+// Loops common to the matrix micro-kernels. Included by product_*.hpp, which define Factor.
 
-// A segment as the strips read it.
+// A segment in the operand format of the micro-kernel.
 struct Operand {
   const Factor* from;
   std::size_t stride;
@@ -17,13 +17,13 @@ struct Chunk {
   std::size_t first, last;
 };
 
-// Weights that come next: a strip fetches some of them into the second-level cache, a line at a time as it goes.
+// Weights to prefetch into the second-level cache, a line at a time.
 struct Ahead {
   const unsigned char* from;
   std::size_t step;
 };
 
-// step(k) for every line of a chunk.
+// Calls step(k) for every line of a chunk, prefetching on the way.
 template <typename Step>
 SECONDGRAM_TARGET SECONDGRAM_FLAT void over_lines(const Chunk& chunk, Ahead ahead, const Step& step) {
   constexpr std::size_t kTogether = 4;

@@ -15,8 +15,8 @@ namespace {
 
 // Six outputs by four vectors of inputs are a tile: its sums fill 24 of the 32 registers.
 constexpr std::size_t kLanes = 16, kOutputs = 6, kVectors = 4, kWidth = kLanes * kVectors, kTile = kOutputs * kWidth;
-// Tiles that meet a task's inputs while these are in the first-level cache; strips of six outputs in a piece of work, at
-// most, which stay in the second-level cache while it goes through the inputs.
+// Tiles that read a task's inputs while these are in the first-level cache; strips of six outputs in a piece of work, at
+// most, which stay in the second-level cache while all inputs are read.
 constexpr std::size_t kTogether = 4, kPiece = 43;
 static_assert(kTile <= GramBlock::kColumns, "a tile is one block of columns");
 
@@ -25,7 +25,7 @@ typedef double Doubles __attribute__((vector_size(kLanes / 2 * sizeof(double))))
 // The same at any address.
 typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 
-// Copies a row of `count` of its `vectors` x 16 places; a call, or what a compiler makes of memcpy, takes longer.
+// Copies a row of `count` of its `vectors` x 16 places, faster than memcpy, inlined or called.
 template <std::size_t vectors>
 SECONDGRAM_TARGET void copy(const float* from, std::size_t count, float* to) {
   if (count == vectors * kLanes) {
@@ -79,7 +79,7 @@ SECONDGRAM_TARGET void few_products(const float* tiles, std::size_t count, doubl
       for (std::size_t part = 0; part < kLanes / 2; ++part) K[s * tasks + t] += sum[s][t][part];
 }
 
-// One worker's scratch.
+// Workspace of one thread.
 struct Scratch {
   Aligned<float> dY, X, tiles;
   GramBlock products;

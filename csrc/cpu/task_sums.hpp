@@ -1,4 +1,5 @@
-// Weight gradients of linear layers by task, in one pass. The statement is `layer_sums` in secondgram/ops/layer_sums.py.
+// Weight gradients of linear layers by task, in one pass. Reference implementation: `layer_sums` in
+// secondgram/ops/layer_sums.py.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Included once per instruction set without AVX-512, inside its namespace: rows and columns change places.
+// Transpose of a tile. Included once per instruction set without AVX-512, inside its namespace.
 
 // to[j][r] = from[r][j] for 16 columns and at least `rows` rows.
 SECONDGRAM_TARGET inline void turn(const float* from, std::size_t stride, std::size_t rows, float* to,

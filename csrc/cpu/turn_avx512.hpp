@@ -1,4 +1,4 @@
-// Included once per instruction set with AVX-512, inside its namespace: rows and columns change places, 16 by 16.
+// Transpose of a tile, 16 by 16. Included once per instruction set with AVX-512, inside its namespace.
 
 SECONDGRAM_TARGET inline void turn_16(const float* from, std::size_t stride, float* to, std::size_t to_stride) {
   __m512 a[16], b[16];

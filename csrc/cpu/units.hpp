@@ -1,4 +1,4 @@
-// Included once per instruction set, inside its namespace: a tile's rows in their own units.
+// Denormalises a tile: centre + scale * residual. Included once per instruction set, inside its namespace.
 
 // residual [width, kTileRows], clipped to +-end, to out [width, people, draws] of everybody.
 template <typename T>

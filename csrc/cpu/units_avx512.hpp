@@ -1,8 +1,8 @@
-// Included once per instruction set with AVX-512, inside its namespace: a tile's rows in their own units. Where a vector can
-// hold what belongs to all people of a tile, rows find theirs by permutation.
+// Denormalises a tile, with AVX-512; included once per instruction set that has it, inside its namespace. For tiles of few
+// people, centre and scale of all of them fit in one vector, and a permutation gives each row that of its person.
 
-// A tile's values of a column, `kCount` rows at a time. place : whose they are;  put : `left` of them, at an address of a
-// whole cache line where that is kCount or more.
+// A tile's values of a column, `kCount` rows at a time. place : the person of each row;  put : stores `left` of them, at an
+// address of a whole cache line where that is kCount or more.
 struct Doubles {
   static constexpr std::size_t kCount = 8;
   using Value = double;

@@ -1,18 +1,18 @@
 // Included once per instruction set, inside its namespace: vectors of SECONDGRAM_LANES floats and elementwise loops.
 //
-// SECONDGRAM_TARGET names the instruction set function by function, not file by file: an inline function of a header that
-// is compiled with a file's flags may be the one copy that the linker keeps for all.
+// SECONDGRAM_TARGET names the instruction set function by function, not file by file: with flags of the file, an inline
+// function of a header could be the one copy that the linker keeps for all (csrc/README.md).
 
 constexpr std::size_t kLanes = SECONDGRAM_LANES;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
-// The same at any address: through memcpy, GCC loads a vector of eight in halves and waits for them to meet.
+// The same at any address: through memcpy, GCC loads a vector of eight in halves and waits for both.
 typedef float Loose __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 SECONDGRAM_TARGET inline void load(Vector& v, const float* p) { v = *reinterpret_cast<const Loose*>(p); }
 SECONDGRAM_TARGET inline void store(float* p, const Vector& v) { *reinterpret_cast<Loose*>(p) = v; }
 
 #if SECONDGRAM_LANES == 16
-// The first places of a vector of which `left` are wanted.
+// Mask of the first `left` lanes of a vector.
 SECONDGRAM_TARGET inline __mmask16 first_of(std::size_t left) {
   return left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
 }
@@ -51,7 +51,7 @@ struct Elementwise {
   SECONDGRAM_TARGET static void get(Vector& v, const float* from) { load(v, from); }
   SECONDGRAM_TARGET static void get(float& v, const float* from) { v = *from; }
 
-  // Sum of what term(j, v) leaves in v, a vector from place j on or a single float; four sums at a time, as each waits for
+  // Sum of the values that term(j, v) writes to v, a vector from place j on or a float; four sums at a time, as each waits for
   // its last addition.
   template <typename Term>
   SECONDGRAM_TARGET static float sum(std::size_t count, const Term& term) {

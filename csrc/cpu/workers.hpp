@@ -1,4 +1,4 @@
-// Independent tiles of work, shared by threads: each takes the next one that nobody has.
+// Parallel loop over independent tiles: each thread takes the next tile that no thread has taken.
 #pragma once
 
 #include <algorithm>
@@ -12,12 +12,12 @@
 
 namespace secondgram::cpu {
 
-// Runs a function in some threads that are there already, GOMP_parallel of an OpenMP runtime: for short work between
-// another library's, whose threads go on looking for more of theirs and would stand in the way of new ones.
+// Runs a function on the threads of an OpenMP runtime (GOMP_parallel): for short work between calls of a library whose
+// threads keep spinning after each call and would compete with new ones.
 using Team = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
 
-// make() is called once in every thread, for its scratch; what it returns is called with tiles 0 .. total - 1, each once.
-// What a tile throws ends the work and is thrown again here.
+// make() is called once in every thread and returns a function that owns the thread's workspace; these functions are called
+// with tiles 0 .. total - 1, each once. An exception of a tile ends the work and is thrown again here.
 template <typename Make>
 void share_tiles(std::size_t total, unsigned threads, const Make& make, Team team = nullptr) {
   std::atomic<std::size_t> next{0};

@@ -1,5 +1,5 @@
-// Python's door to the CUDA sampler. Addresses, sizes and plain numbers only: secondgram/ops/cuda.py is the one caller,
-// and it owns, checks and keeps alive every array.
+// Python bindings of the CUDA sampler. Addresses, sizes and plain numbers only: the one caller, secondgram/ops/cuda.py,
+// owns, checks and keeps alive every array.
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -82,7 +82,7 @@ py::dict facts_of(const Tile& t) {
   return facts;
 }
 
-// What would be done for so many people, draws and steps on a device with these limits; no device is asked.
+// The plan for so many people, draws and steps on a device with these limits; no device is needed.
 py::dict plan(const Packed& net, std::size_t people, std::size_t draws, std::size_t steps,
               const std::map<std::string, std::size_t>& options, std::uint32_t shared_bytes, std::uint32_t processors,
               std::size_t memory_bytes, bool groups) {
@@ -149,7 +149,7 @@ void sample_on(Device& device, const Packed& net, std::uintptr_t out, std::uintp
 
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA sampler of secondgram. Not a public interface.";
-  // Raised whenever a signature changes, so that a stale build is told from a fresh one.
+  // Raised whenever a signature changes, so that a stale build is recognised.
   m.attr("interface") = 1;
   m.attr("compiler") = compiler();
   py::class_<Packed>(m, "Network");

@@ -34,18 +34,18 @@ class Device {
   // As things are now: free memory changes.
   Limits limits() const;
 
-  // One request at a time: whoever has one holds this.
+  // Held by a request: one at a time.
   std::mutex& busy() { return busy_; }
-  // Returns when what `stream` holds is done: arrays on the device are ready then.
+  // Waits for `stream`: arrays on the device are ready then.
   void begin(std::uintptr_t stream);
   // Memory that is kept from one request to the next, and given back.
   unsigned char* reserve(std::size_t bytes);
   void release();
-  // What lies in that memory from one request to the next; gone where the memory goes or is used for something else.
+  // Content of that memory from one request to the next; dropped with the memory, or when it is used otherwise.
   Kept<Recording>& kept() { return kept_; }
   void upload(unsigned char* to, const void* from, std::size_t bytes);
-  // What the next chunk brings goes to `landing`, `bytes` in all, beside what is under way; there are two turns. What
-  // lies in the host's memory has been read when this returns.
+  // Copies the inputs of the next chunk to `landing`, `bytes` in all, while a chunk is under way; two buffers alternate.
+  // Arrays in the host's memory have been read when this returns.
   void stage(unsigned turn, unsigned char* landing, std::size_t bytes, const std::vector<Input>& inputs);
   // From there to where the chain reads it, once it has come.
   void hand_over(unsigned turn, unsigned char* to, const unsigned char* landing, std::size_t bytes);

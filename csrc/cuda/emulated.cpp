@@ -22,7 +22,8 @@ struct EmulatedDevice {
   std::vector<std::unique_ptr<unsigned char[]>> stacks;
   Kept<Recording> kept_;
 
-  // Squares are copied in pieces of 16 bytes, from addresses that are multiples of them. Nonsense at first.
+  // Aligned to 1,024 bytes, because tiles are copied in pieces of 16. Filled with 0xFF, which is NaN, so that a read
+  // before a write shows.
   unsigned char* reserve(std::size_t bytes) {
     if (memory.size() < bytes + 1024) {
       kept_ = {};
@@ -31,7 +32,7 @@ struct EmulatedDevice {
     return begin();
   }
   unsigned char* begin() { return memory.data() + (1024 - reinterpret_cast<std::uintptr_t>(memory.data()) % 1024); }
-  // Between two requests nothing can be relied on but the network.
+  // Between two requests, everything but the network is overwritten: a device promises no more.
   void forget(const Packed& network) {
     if (!memory.empty())
       std::fill(begin() + network.bytes.size(), memory.data() + memory.size(), static_cast<unsigned char>(0xFF));

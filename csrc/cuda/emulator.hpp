@@ -1,7 +1,7 @@
 // A GPU's block on a CPU, for tests: every thread of a cluster is a fiber, and the instructions that walk.hpp takes
 // from its `Machine` are carried out as their documentation has them.
 //
-// What could go wrong on a device goes wrong here: asynchronous copies land late, in any order, and leave nonsense in
+// Races of a device show here: asynchronous copies land late, in any order, and leave nonsense in
 // between; products of a group of warps read their operands only at the end, and not what was written without a fence;
 // an adversary, drawn from a seed, holds warps, a whole group of them or those that copy back while everything else runs
 // as far ahead as barriers let it; threads that wait for ever are reported.
@@ -29,7 +29,7 @@ namespace secondgram::cuda::emulation {
 
 constexpr std::size_t kFiberStack = 128 << 10;
 
-// A place where some threads meet; the last to come does what there is to do for all of them.
+// A rendezvous of some threads; the last one to arrive does the common work.
 struct Meeting {
   std::uint32_t arrived = 0, generation = 0;
   const char* what = nullptr;

@@ -1,5 +1,4 @@
-// The instructions of a GPU's block, as walk.hpp asks for them. What each of them promises stands in the PTX manual;
-// emulator.hpp carries the same ones out on a CPU.
+// The GPU instructions that walk.hpp uses, as the PTX manual defines them; emulator.hpp executes the same ones on a CPU.
 #pragma once
 
 #include <cstdint>
@@ -76,7 +75,7 @@ struct Gpu {
             : "r"(address(barrier)), "r"(parity)
             : "memory");
     } while (over == 0);
-    // No lane falls behind by more than a phase, and the warp is whole for what follows.
+    // No lane falls behind by more than a phase, and the lanes of the warp continue together.
     __syncwarp();
   }
   SECONDGRAM_DEVICE static void announce(std::uint32_t barrier, std::uint32_t bytes) {
@@ -122,7 +121,7 @@ struct Gpu {
     const std::uint32_t lane = threadIdx.x % 32;
     if constexpr (kGroupProducts) {
       if (blocks > 1) {
-        // Nothing written is handed over, only leave to overwrite what was read: no fence of the cluster's memory.
+        // Signals only that a stage may be overwritten, and hands over no data: no fence of the cluster's memory.
         if (lane < blocks)
           asm volatile(
               "{\n.reg .b32 there;\n"
@@ -150,8 +149,8 @@ struct Gpu {
     } while (now < value);
     proxy_fence(true);
   }
-  // Orders this thread's writes before what tensor cores and bulk copies read: of shared memory, or of global memory
-  // too, which takes longer.
+  // Orders this thread's writes before reads by tensor cores and bulk copies: of shared memory, or of global memory too,
+  // which takes longer.
   SECONDGRAM_DEVICE static void proxy_fence(bool global) {
     if constexpr (kBulk) {
       if (global)
@@ -242,7 +241,7 @@ struct Gpu {
     return __shfl_xor_sync(0xFFFFFFFFu, value, static_cast<int>(mask));
   }
 
-  // Two at a time: one reciprocal of the product of both denominators serves both, special functions being what limits.
+  // Two at a time: one reciprocal of the product of both denominators serves both, as special functions are the limit.
   // An exponent of 2^57 is as good as infinite, and two of them still have a product.
   SECONDGRAM_DEVICE static void silu(float& a, float& b) {
     const float c = 1.0f + power_of_two(fminf(a * -1.442695041f, 57.0f));
@@ -252,7 +251,7 @@ struct Gpu {
     a *= both * d;
     b *= both * c;
   }
-  // What is asked for before comes before.
+  // A compiler barrier: loads and stores before it stay before it.
   SECONDGRAM_DEVICE static void keep_order() { asm volatile("" ::: "memory"); }
   // The same number, which the compiler cannot know.
   SECONDGRAM_DEVICE static std::uint32_t renewed(std::uint32_t number) {
@@ -267,7 +266,7 @@ struct Gpu {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
     return power;
   }
-  // What the compiler does with sums stays before or after.
+  // A compiler barrier for the sums: operations on them are not moved across it.
   template <int kWide>
   SECONDGRAM_DEVICE static void hold(float (&sums)[kWide][4]) {
 #pragma unroll

@@ -42,7 +42,7 @@ namespace {
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // what is not sticky is told once
+  cudaGetLastError();  // clears an error that is not sticky
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
@@ -117,7 +117,7 @@ struct Device::State {
   unsigned char* pinned[2] = {};
   std::size_t pinned_bytes[2] = {};
   std::function<void()> deliver[2];
-  // What chunks bring: when it has left pinned memory, and when it has been taken from where it landed.
+  // Events of the inputs of chunks: they have left pinned memory, and they have been read from `landing`.
   cudaEvent_t staged[2] = {}, taken[2] = {};
   unsigned char* pinned_inputs[2] = {};
   std::size_t pinned_input_bytes[2] = {};
@@ -162,7 +162,7 @@ Device::Device(int number) : state_(new State), number_(number) {
           "the CUDA device refuses its shared memory");
   check(cudaFuncSetAttribute(stream_weights, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
         "the CUDA device refuses its shared memory");
-  // Loaded now: what is loaded late cannot be while a graph is recorded.
+  // Kernels are loaded now, because none can be loaded while a graph is recorded.
   const void* const kernels[] = {
       reinterpret_cast<const void*>(pieces<Begin>), reinterpret_cast<const void*>(pieces<Pack>),
       reinterpret_cast<const void*>(pieces<Embed>), reinterpret_cast<const void*>(pieces<End>)};
@@ -204,14 +204,14 @@ Limits Device::limits() const {
   Limits limits = limits_;
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "cannot ask how much of the CUDA device's memory is free");
-  // What is held already is used again; a part is left to others.
+  // Memory that is held already is reused; a fifth of the free memory is left to other processes.
   limits.memory_bytes = state_->bytes + free / 10 * 8;
   return limits;
 }
 
 void Device::begin(std::uintptr_t stream) {
   const Selected selected(number_);
-  // What a request that failed has left behind goes nowhere.
+  // Results of a request that failed are dropped.
   check(cudaStreamSynchronize(state_->copies), "work on the CUDA device failed");
   check(cudaStreamSynchronize(state_->stream), "work on the CUDA device failed");
   for (auto& deliver : state_->deliver) deliver = nullptr;

@@ -1,5 +1,5 @@
-// What is done value by value around the products, eight neighbouring columns at a time: first states, conditions and
-// embeddings as activations, and the last states as draws. The same on a GPU and in the emulation.
+// Elementwise work around the products, eight neighbouring columns at a time: first states, conditions and embeddings as
+// activations, and the last states as draws. The same on a GPU and in the emulation.
 #pragma once
 
 #include "walk.hpp"
@@ -83,7 +83,7 @@ struct Pack {
   }
 };
 
-// SiLU(what the time adds + what the person adds), for every step of a list: squares [step, people], `panels` across.
+// SiLU(time's term + person's term), for every step of a list: squares [step, people], `panels` across.
 struct Embed {
   const Chunk* chunk;
   const unsigned char* people;  // squares

@@ -1,5 +1,5 @@
-// What a GPU is told to do: weights as squares, where activations lie, which products a launch works off, and the chain
-// of launches for one chunk of people after another. No CUDA here: the emulation carries out the same plan.
+// The plan of a request on a GPU: weights as squares, the place of activations, the products of each launch, and the chain
+// of launches for one chunk of people after another. No CUDA here: the emulation executes the same plan.
 #pragma once
 
 #include <algorithm>
@@ -114,7 +114,7 @@ struct Packed {
   std::vector<std::pair<Product*, std::vector<float>>> biases_;
 };
 
-// What a launch may take of a device.
+// Limits of a device for a launch.
 struct Limits {
   std::uint32_t shared_bytes = 232448;  // of a block, at most; sm_90's
   std::uint32_t processors = 132;
@@ -129,22 +129,22 @@ struct Options {
   std::uint32_t rows = 0, columns = 0, stages = 0, cluster = 0;
   std::size_t chunk_rows = 0;
   std::uint32_t step_block = 0;  // steps of one persistent launch
-  // What the embedding adds to a block: worked out before for all draws of a person (1), or among the block's own
-  // products (2), which only one draw can have. 0 chooses; no bit depends on it.
+  // The embedding's term of a block: computed before for all draws of a person (1), or among the block's own products
+  // (2), possible for one draw only. 0 chooses; no bit depends on it.
   std::uint32_t context = 0;
 };
 
 // Activations of the network, by their place in Tile::at.
 enum Buffer { kState, kInner, kFirst, kSecond, kThird, kFourth, kUp1, kUp2, kUp3, kBuffers };
 
-// One product of the network by name: what it reads and writes, and what becomes of it.
+// One product of the network by name: its inputs, its output and its epilogue.
 struct Line {
   const Product* product;
   int sources[2];
   int target;
   Finish finish;
-  int block;  // whose addition of the embedding it takes, -1 for none
-  const Product* embedding = nullptr;  // makes that addition here
+  int block;  // its term of the embedding is added, -1 for none
+  const Product* embedding = nullptr;  // computes that term here
 };
 
 inline std::vector<Line> lines_of(const Packed& n, bool embedded = false) {
@@ -174,7 +174,7 @@ inline std::uint32_t panels_of(const Packed& n, int buffer) {
   return squares_of(widths[buffer]);
 }
 
-// How a block of some lines is laid out: which activations stay in shared memory, and what it moves.
+// Layout of a block for some lines: the activations that stay in shared memory, and the bytes it moves.
 struct Tile {
   std::uint32_t rows, columns, stages, cluster;
   std::uint32_t shared[kBuffers];    // offset in the first row of squares' strip, or kNowhere
@@ -194,7 +194,7 @@ inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t
   std::uint32_t wanted[kBuffers] = {};  // a bit for each line between whose beginning and end it holds something
   bool inside[kBuffers];
   for (int b = 0; b < kBuffers; ++b) {
-    // Whether a line needs what is in b already; lines that do not touch it: -1.
+    // Whether a line needs the content of b; -1 for lines that do not touch it.
     const auto needs = [&](std::size_t i) {
       const Line& line = lines[i];
       if (line.sources[0] == b || line.sources[1] == b) return 1;
@@ -215,8 +215,8 @@ inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t
       if (need >= 0) last = i;
     }
   }
-  // Groups of warps take a row of squares each and do not wait for one another: what one of them writes must never lie
-  // where another may still read, so each row of squares has a strip of its own.
+  // Groups of warps take a row of squares each and do not wait for one another. None may write where another may still
+  // read, so each row of squares has a strip of its own.
   const std::uint32_t base = kStages + tile.stages * stage_bytes(tile.rows, tile.columns);
   const std::uint32_t strip_limit = base + (limit - base) / tile.rows / kSquareBytes * kSquareBytes;
   std::uint32_t top = base, ends[kBuffers] = {};
@@ -348,7 +348,7 @@ class Plan {
   struct Memory {
     std::size_t network, times, coefficients, chunk, keys, draws, conditions, mean, condition, hidden, embedding,
         people, embedded, context, x, before, out, activations[kBuffers], landing[2], total;
-    // What a chunk brings lies together, from `chunk` on.
+    // The inputs of a chunk lie together, from `chunk` on.
     std::size_t input_bytes() const { return out - chunk; }
   };
 
@@ -370,7 +370,7 @@ class Plan {
     lines = lines_of(network, embedded);
     // The narrow middle of the network, or all of it.
     const std::size_t begin = persistent ? 0 : kMiddleBegin, end = persistent ? lines.size() : kMiddleEnd;
-    // Two blocks share what they bring until a measurement says otherwise (Device::stream).
+    // Two blocks share the weights they load until a measurement says otherwise (Device::stream).
     const std::uint32_t cluster = !limits.groups ? 1 : options.cluster != 0 ? options.cluster : 2;
     if (cluster > 8 || (cluster & (cluster - 1)) != 0) throw std::invalid_argument("a cluster has 1, 2, 4 or 8 blocks");
     middle = choose_tile(network, lines, begin, end, options, limits, cluster);
@@ -380,7 +380,7 @@ class Plan {
 
   // -- launches, for memory that begins at `base` --------------------------------------------------------------------
 
-  // Before the first step of a chunk: the first state, and what the conditions give to every block.
+  // Before the first step of a chunk: the first state, and the conditions' term of every block.
   std::vector<Launch> begin(unsigned char* base) const {
     std::vector<Launch> all;
     const std::uint32_t state = panels_of(net_, kState), e = net_.embedding_panels();
@@ -407,7 +407,7 @@ class Plan {
     return all;
   }
 
-  // What the embedding adds to every block in steps [first, first + steps).
+  // The embedding's term of every block in steps [first, first + steps).
   std::vector<Launch> context(unsigned char* base, std::uint32_t first, std::uint32_t steps) const {
     const std::uint32_t e = net_.embedding_panels();
     std::vector<Launch> all;
@@ -440,7 +440,7 @@ class Plan {
     return all;
   }
 
-  // Steps [first, first + steps) in one launch, what the embedding adds to them being there.
+  // Steps [first, first + steps) in one launch, after the embedding's terms were computed.
   std::vector<Launch> steps(unsigned char* base, std::uint32_t first, std::uint32_t steps) const {
     Walk all = walk(base, Domain::rows, false);
     all.first_step = first, all.n_steps = steps;
@@ -483,12 +483,12 @@ class Plan {
   static constexpr std::uint32_t kSpare = 16;
 
   void cut(const Options& options, const Limits& limits) {
-    // A tile for every processor: what one launch writes is still in L2 when the next reads it.
+    // A tile for every processor: the output of one launch is still in L2 when the next reads it.
     const std::size_t rows =
         options.chunk_rows != 0 ? options.chunk_rows : std::size_t{limits.processors} * kSide * middle.rows;
     draws = std::max<std::size_t>(1, std::min(request_.n_draws, rows));
     people = std::max<std::size_t>(1, std::min(request_.people, rows / draws));
-    // What the embedding adds to many steps waits in memory, two bytes a value.
+    // The embedding's terms of many steps are kept in memory, two bytes a value.
     const std::size_t of_a_step =
         std::size_t{people_squares()} * (6 * net_.embedding_panels() + context_panels()) * kSquareBytes;
     const std::size_t fit = std::max<std::size_t>(1, kContextBytes / of_a_step), asked = options.step_block;
@@ -663,8 +663,8 @@ class Plan {
   const Request request_;
 };
 
-// What a device holds from one request to the next: whose weights lie where its memory begins, and recorded steps, the
-// last used last. All of it is about one piece of memory and goes with it.
+// State of a device from one request to the next: the network whose weights are at the beginning of its memory, and the
+// recorded steps, the last used last. All of it refers to one piece of memory and is dropped with it.
 template <class Recording>
 struct Kept {
   using Key = std::vector<std::uint64_t>;
@@ -688,7 +688,7 @@ struct Kept {
   }
 };
 
-// A part of what a chunk brings: to `to` bytes past the beginning, from the host's memory or the device's.
+// A part of the inputs of a chunk: to `to` bytes past the beginning, from the host's memory or the device's.
 struct Input {
   std::size_t to;
   const void* from;
@@ -749,7 +749,7 @@ void sample(Device& device, const Packed& network, const Request& request, const
     const std::size_t p = number / of_draws * plan.people, d = number % of_draws * plan.draws;
     return Cut{p, d, std::min(plan.people, request.people - p), std::min(plan.draws, request.n_draws - d)};
   };
-  // What a chunk brings is on its way while the chunk before it is worked on.
+  // Inputs of a chunk are copied while the chunk before it is computed.
   const auto stage = [&](std::size_t number) {
     const Cut one = cut(number);
     const Chunk chunk = plan.chunk_of(one.people, one.draws);

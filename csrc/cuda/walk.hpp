@@ -33,17 +33,17 @@ constexpr std::uint32_t kNowhere = 0xFFFFFFFFu;
 constexpr std::uint32_t kFull = 0, kEmpty = 8 * kMostStages, kCompleted = 16 * kMostStages, kRowScale = 256;
 constexpr std::uint32_t kStages = 1024;
 
-// What becomes of a sum of products; the formulas stand in secondgram/diffusion/folding.py.
+// Epilogues of a product; the formulas stand in secondgram/diffusion/folding.py.
 enum class Finish : std::uint32_t {
   plain,     // sum + bias
   silu,      // SiLU(sum + bias)
   normed,    // SiLU(rstd(row) sum + bias)
-  context,   // SiLU(sum + what the embedding adds), which was worked out before or is the product of source 0
-  residual,  // what was there + SiLU(sum + bias)
+  context,   // SiLU(sum + the embedding's term), which was computed before or is the product of source 0
+  residual,  // old value + SiLU(sum + bias)
   solver,    // sum + bias is the network's output: one step of the solver
 };
 
-// Activations that are multiplied, in shared memory from `shared` on or streamed from `squares`, and by what.
+// A source of a product: activations, in shared memory from `shared` on or streamed from `squares`, and their weight.
 struct Source {
   const unsigned char* squares;
   const unsigned char* weight;
@@ -252,7 +252,7 @@ class Walker {
           finish(op, s, pass, sums);
         }
         if (!w_.split) {
-          // What was written is read next by other threads, by the tensor cores and by asynchronous copies.
+          // Writes are read next by other threads, by the tensor cores and by asynchronous copies.
           Machine::proxy_fence(op.target.shared == kNowhere);
           sync_rows();
           if (thread_ % (kGroups ? 128 : kConsumers) == 0)
@@ -283,7 +283,7 @@ class Walker {
     }
   }
 
-  // What the finish of a pass will read is asked for before its products, so that it waits in L2 by then.
+  // Inputs of the epilogue of a pass are prefetched before its products, so that they are in L2 by then.
   SECONDGRAM_DEVICE void ask_ahead(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels) const {
     if (op.context != nullptr) {
       for (std::uint32_t i = thread_; i < kRows * kSide * panels; i += kConsumers) {
@@ -300,7 +300,7 @@ class Walker {
     }
   }
 
-  // Sums begin with what is added to them: it is asked for at once, while the first stage is on its way.
+  // Sums begin with the terms that are added to them: these are loaded at once, while the first stage is on its way.
   template <int kPanels>
   SECONDGRAM_DEVICE void start(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels, Sums& sums) {
 #pragma unroll
@@ -618,7 +618,7 @@ class Walker {
     }
   }
 
-  // Whose noise a lane makes the words of: of row or row + 8, as it is even or odd.
+  // Key and draw of the row whose random words a lane computes: row in even lanes, row + 8 in odd ones.
   struct NoiseSource {
     std::uint64_t key;
     std::uint32_t draw;

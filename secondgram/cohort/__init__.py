@@ -1,4 +1,4 @@
-"""Cohorts: who was scanned, when, and what was measured."""
+"""Cohorts: people, visits, features and covariates; readers, writers, scaling and simulators."""
 
 from .formats import read_cohort
 from .simulate import SimulatedCohort, simulate

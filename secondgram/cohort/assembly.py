@@ -18,7 +18,7 @@ from .roles import Roles
 
 # So many columns are gathered before they go into the array: rows of it are then written in long runs.
 _BLOCK = 64
-# So many people with two visits decide whether a column is a property of the person.
+# People with two visits that are looked at first to decide whether a column is constant within persons.
 _ENOUGH = 5
 
 
@@ -48,7 +48,7 @@ class Places:
 
 
 def find_people(sheet: Sheet, who: str) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) ids in order of appearance and (R,) which of them each row is. Raises `InputError` on an empty id."""
+    """(N,) ids in order of appearance, and (R,) each row's position among them. Raises `InputError` on an empty id."""
     texts = sheet.texts(who)
     missing = np.flatnonzero([text is None or not text.strip() for text in texts])
     if len(missing):

@@ -1,4 +1,4 @@
-"""Tables of visits as people have them become a cohort, and back."""
+"""`read_cohort`: tables of visits, in the layouts people have, to a cohort."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_cohort(
 ) -> Cohort:
     """Read people and their visits from CSV, TSV (also .gz), Parquet, Arrow/Feather, pandas or pyarrow.
 
-    What is not named is recognised by common names; `cohort.notes` says what was decided.
+    Columns that are not named are recognised by common names; `cohort.notes` lists the decisions.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def read_cohort(
 
 
 def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
-    """What nobody named, as the model knows it."""
+    """Arguments that were not named, as the model knows them."""
     asked = replace(
         asked,
         features=asked.features or list(known.features),

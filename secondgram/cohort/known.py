@@ -1,4 +1,4 @@
-"""What a model knows of tables such as the one it learned from, so that a part of one is read as the whole is."""
+"""Features, covariates and visits that a model was trained on, so that a part of a table is read as the whole is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Known:
 
     visits : labels, earliest first; None where they are not known.  target : position of the follow-up among them.
     earlier : labels of visits before the baseline, which are no visits of the model.
-    columns : what the table of the training had as `id`, `visit`, `time` and `site`.
+    columns : names of the columns `id`, `visit`, `time` and `site` of the training's table.
     """
 
     features: tuple[str, ...] = ()

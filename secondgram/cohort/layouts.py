@@ -1,4 +1,4 @@
-"""What column names say: which feature and which visit each column is, and in which order visits come."""
+"""Layouts of tables: the feature and visit of each column, from its name, and the order of visits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file, data frame or Arrow table becomes a source of columns that can say in which row a value stands."""
+"""Sources of columns: files, data frames and Arrow tables, with the row of each record for messages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Source(Protocol):
 def open_source(data: object) -> Source:
     """Look at a path, pandas DataFrame or Arrow table and read its column names.
 
-    Raises `InputError` for what is missing, empty or no table.
+    Raises `InputError` for a source that is missing, empty or no table.
     """
     if isinstance(data, pd.DataFrame):
         return TableSource(_from_pandas(data))
@@ -84,7 +84,7 @@ def open_source(data: object) -> Source:
 
 @contextmanager
 def guarded(label: str | None) -> Iterator[None]:
-    """Turn what damaged or unreadable files make other libraries raise into an `InputError`."""
+    """Turn exceptions of other libraries about damaged or unreadable files into an `InputError`."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
@@ -240,7 +240,7 @@ class TextSource:
         return table
 
     def _first_types(self, columns: Sequence[str], types: dict[str, pa.DataType]) -> dict[str, pa.DataType]:
-        """What the first block says of each column: float64, or text."""
+        """The type of each column, float64 or text, by the first block."""
         with self._stream() as stream:
             options = self._reading(block_size=min(max(1 << 20, 64 * self._header_bytes), 1 << 28))
             with pyarrow.csv.open_csv(stream, options, self._parsing(), _converting(columns, types)) as reader:

@@ -1,4 +1,4 @@
-"""Which column plays which part: named by the person, or recognised by a well-known name."""
+"""Roles of columns (id, visit, time, covariate, feature, ...): named by the person, or recognised by common names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UKB_STATIC, UKB_TIME, UKB_SITE = ("31", "21003", "21022"), "53", "54"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the person named; None means: find it out."""
+    """Columns that the person named, by role; None means: find it out."""
 
     id: str | None
     visit: str | None
@@ -57,7 +57,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Roles:
-    """The part of every column that is used, and what was decided on the way."""
+    """The role of every column that is used, and notes on the decisions."""
 
     fields: Fields
     id: str
@@ -128,7 +128,7 @@ def find_roles(source: Source, asked: Asked) -> Roles:
     if visit and layout != "long":
         problem = f"a {layout} table has one row per person and no visit column"
         raise InputError(problem, file=source.label, column=visit, mend="Leave out visit=..., or use layout='long'")
-    # What the person named comes before what is recognised, so that no guess takes a named column.
+    # Named columns come before recognised ones, so that no guess takes a named column.
     outcomes = claims.several(asked.outcomes, "outcome")
     named = claims.several(asked.static or [], "static covariate")
     claims.reserve([asked.time, asked.groups, asked.site])
@@ -164,7 +164,7 @@ def _is_glob(name: str) -> bool:
 
 
 class _Claims:
-    """Which column was given to which role; a column has one."""
+    """Assignment of columns to roles; a column has one."""
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
@@ -282,7 +282,7 @@ def _whole(claims: _Claims, name: str) -> Field:
 
 
 def settle(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[str]) -> Roles:
-    """Choose features and recognised covariates by what their columns hold.
+    """Choose features and recognised covariates by the content of their columns.
 
     constant : candidate fields that never change within a person though people differ.
     Raises `InputError` where no feature is left.
@@ -324,7 +324,7 @@ def settle(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[str]) ->
 
 
 def _reason(part: Field, roles: Roles, sheet: Sheet, constant: bool) -> str | None:
-    """Why a column that nobody named is no feature, or None."""
+    """The reason why a column that nobody named is no feature, or None."""
     if plain_name(part.name) in {*ID_NAMES, *VISIT_NAMES, *TIME_NAMES, *GROUP_NAMES, *SITE_NAMES}:
         return "the name of an id, visit, time, group or site"
     if not all(sheet.numeric(column) for column in part.columns.values()):

@@ -31,7 +31,7 @@ class SharedScaling:
     def fit(cls, baseline: np.ndarray, site: np.ndarray | None = None, *, robust: bool = False) -> SharedScaling:
         """From the baselines of training people: baseline (N, D), site (N,) text or None.
 
-        robust : cells far off count as if they were less far, so that one of them decides no scale.
+        robust : outlying cells are cut, so that one of them decides no scale.
         """
         if robust:
             baseline = _near(baseline)
@@ -61,7 +61,7 @@ class SharedScaling:
         return (values - self.location[rows]) / self.spread[rows]
 
     def units(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(N, D) what 0 is in original units, and how many of them 1 is."""
+        """Location and scale, (N, D) each: original units are location + scale * scaled value."""
         rows = self._rows(people, site)
         return self.location[rows], self.spread[rows]
 
@@ -120,7 +120,7 @@ def _near(values: np.ndarray) -> np.ndarray:
 
 
 def robust_spread(apart: np.ndarray) -> np.ndarray:
-    """Standard deviations (D,) that distances from the middle (N, D) speak for by their median; NaN left out.
+    """Standard deviations (D,) from the medians of the distances (N, D) from the middle; NaN left out.
 
     More than half of the values may be one, zero say: then the far ones among the distances tell.
     """
@@ -155,7 +155,7 @@ def _moments(values: np.ndarray, flat_spread: float = 1.0) -> tuple[np.ndarray, 
     mean = filled.sum(axis=0) / np.maximum(count, 1)
     square = (np.where(seen, values - mean, 0.0) ** 2).sum(axis=0)
     spread = np.sqrt(square / np.maximum(count - 1, 1))
-    # What is left of a constant column is rounding.
+    # A constant column has only rounding errors left.
     flat = spread <= 1e-9 * np.maximum(np.abs(mean), 1e-30)
     return mean, np.where(flat, flat_spread, spread)
 
@@ -190,7 +190,7 @@ class RangeScaling:
         return 2.0 * (values - self.low) / (self.high - self.low) - 1.0
 
     def units(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(N, D) what 0 is in original units, and how many of them 1 is."""
+        """Location and scale, (N, D) each: original units are location + scale * scaled value."""
         centre, half = (self.high + self.low) / 2.0, (self.high - self.low) / 2.0
         if self.within is None:
             return tuple(np.broadcast_to(each, (people, len(each))) for each in (centre, half))  # type: ignore[return-value]
@@ -320,7 +320,7 @@ class CovariateEncoder:
 
     @property
     def places(self) -> dict[str, slice]:
-        """Which of the encoded columns are whose."""
+        """By covariate, the positions of its encoded columns."""
         widths = [1 if levels is None else len(levels) for levels in self.columns.values()]
         ends = np.cumsum(widths, dtype=int)
         return {

@@ -31,7 +31,7 @@ FLOAT32_CELLS = 200_000_000
 # repr=False keeps the short text of `Cohort`.
 @dataclass(frozen=True, eq=False, repr=False)
 class SimulatedCohort(Cohort):
-    """A cohort with what only a simulation knows. Fields that the mode does not have are None.
+    """A cohort with its hidden truth. Fields that the mode does not have are None.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What every mode of the simulator shares: random streams, people, who comes back."""
+"""Common parts of the simulators: random streams, people, and selection of those who come back."""
 
 from __future__ import annotations
 

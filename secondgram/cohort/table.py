@@ -49,9 +49,9 @@ class Cohort:
     site : (N,) text or None; features may be scaled within site.
     target : position on the visit axis of the follow-up that is imputed (the baseline is position 0).
     source : the file the cohort came from, for messages.
-    notes : what reading it decided, one sentence each.
+    notes : decisions made while reading it, one sentence each.
     earlier_labels : labels of visits before the baseline, which are not among these.
-    columns : what the table it was read from calls `id`, `visit`, `time` and `site`.
+    columns : names of `id`, `visit`, `time` and `site` in the table it was read from.
     """
 
     ids: np.ndarray
@@ -232,7 +232,7 @@ class Cohort:
         return replace(self, target=int(target))
 
     def without_followup(self: C) -> C:
-        """The same people with every visit but the first unknown: what a model may see of a test person."""
+        """The same people with every visit but the first unknown, as a model may see test people."""
         visits = self.visits.copy()
         visits[:, 1:] = np.nan
         return replace(self, visits=visits)

@@ -1,8 +1,8 @@
-"""The denoiser folded for sampling: the same function with fewer products, exactly (DESIGN section 4).
+"""The denoiser folded for sampling: the same function with fewer products, exactly (docs/design.md#folded-weights).
 
 - Nothing nonlinear stands between Wi, We and Wo of a block: Wo Wi and Wo We are one matrix each.
 - The scale, shift and centring of a layer norm are linear: they fold into W1, and only a row's 1 / std remains.
-- W2 emb = W2 time(t) + W2 cond(c): one table over steps, one over people. What the embedding adds to a block depends on
+- W2 emb = W2 time(t) + W2 cond(c): one table over steps, one over people. The embedding's term of a block depends on
   person and step, not on the draw, and is shared by all draws of a person.
 
 In numpy and float64, so that a backend without torch can use it.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Blocks in the order in which they run, each with whose input it gets; the skip of an up block.
+# Names of the blocks, in the order in which they run.
 BLOCKS = ("down1", "down2", "down3", "up1", "up2", "up3")
 BOTTLENECKS = ("bot1", "bot2")
 LAYER_NORM_EPSILON = 1e-5
@@ -56,7 +56,7 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class FoldedDenoiser:
-    """Everything that a forward pass needs, float64.
+    """The weights of a forward pass, float64; also the reference implementation of the folded network.
 
     time, conditions : the two layers of each embedding;  blocks : by name, in the order of `BLOCKS`;  bottlenecks : the
     two layers of each;  out : the last layer.
@@ -85,11 +85,11 @@ class FoldedDenoiser:
         return self.conditions[1](silu(self.conditions[0](c)))
 
     def context(self, emb: np.ndarray) -> dict[str, np.ndarray]:
-        """What the embedding emb (n, E) adds to each block before its last SiLU: (n, out) by name."""
+        """The term of each block that the embedding emb (n, E) gives, before the last SiLU: (n, out) by name."""
         return {name: silu(emb @ b.embed + b.embed_bias) @ b.context + b.bias for name, b in self.blocks.items()}
 
     def __call__(self, x: np.ndarray, context: dict[str, np.ndarray]) -> np.ndarray:
-        """x (n, D) and the context of its rows -> what the network predicts (n, D)."""
+        """x (n, D) and the context of its rows -> the prediction (n, D)."""
         first = self._block("down1", x, context)
         second = self._block("down2", first, context)
         h = self._block("down3", second, context)
@@ -100,7 +100,7 @@ class FoldedDenoiser:
         return self.out(self._block("up3", h, context, x))
 
     def chain(self, c: np.ndarray, table: np.ndarray, noise: Callable[[int | None], np.ndarray]) -> np.ndarray:
-        """The last state (n, D) of a reverse chain in float64: what samplers of this network are held to.
+        """The last state (n, D) of a reverse chain in float64: reference implementation of a sampler of this network.
 
         c (n, conditions);  table (S, 7), as `SolverTable.rows`.
         noise : gives the first state (n, D) for None, and for the number of a step its standard normals (n, D).
@@ -134,7 +134,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 
 def fold(weights: Arrays) -> FoldedDenoiser:
-    """Fold the weights of a denoiser, by the names of DESIGN section 2, in any floating dtype; computed in float64."""
+    """Fold weights of any floating dtype, in float64; names are those of docs/design.md#parameter-names."""
 
     def dense(name: str) -> Dense:
         return Dense(weights[f"{name}.weight"].astype(np.float64).T, weights[f"{name}.bias"].astype(np.float64))

@@ -1,4 +1,4 @@
-"""Keyed noise, stated in numpy: the one definition that every backend is tested against.
+"""Keyed noise in numpy: the definition, and the reference implementation of every backend (docs/design.md#noise).
 
 A value depends on the seed, the person and visit, the draw, the step, the purpose and the feature, and on nothing else,
 so the same noise comes back however the work is cut. Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
@@ -8,7 +8,7 @@ so the same noise comes back however the work is cut. Philox4x32-10 (Salmon et a
     counter  purpose << 24 | block,   draw * 4096 + step,   person key, low and high 32 bits
     block    feature // 4
 
-and those words into what belongs to the features 4 block .. 4 block + 3, in float64 (Box and Muller, 1958):
+and those words into uniforms and normals of the features 4 block .. 4 block + 3, in float64 (Box and Muller, 1958):
 
     u_i = (x_i + 1/2) 2^-32
     (z0, z1) = sqrt(-2 ln u0) (cos 2 pi u1, sin 2 pi u1),   (z2, z3) the same from u2, u3
@@ -41,7 +41,7 @@ _WEYL = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint32)
 
 
 class Purpose(IntEnum):
-    """What noise is for. Two purposes never share a number; the values are part of the definition and never change."""
+    """The use of a random number. Two purposes never share a number; the values are part of the definition and stay."""
 
     START = 0
     STEP = 1

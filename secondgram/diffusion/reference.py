@@ -1,4 +1,4 @@
-"""The one statement of the mathematics of the denoiser, in plain torch and in whatever precision it is given.
+"""Reference implementation of the denoiser, its training target and a solver step, in plain torch and any dtype.
 
 Every faster backend is tested against these functions in float64.
 """
@@ -32,7 +32,7 @@ class Dropout(NamedTuple):
 
 
 def time_features(t: Tensor, features: int) -> Tensor:
-    """sincos(t) of DESIGN section 2: t (B,) real -> (B, features), the first `features` of [sin(t f), cos(t f)]."""
+    """sincos(t) of docs/design.md#network: t (B,) real -> (B, features), the first ones of [sin(t f), cos(t f)]."""
     half = (features + 1) // 2
     frequency = torch.exp(
         torch.arange(half, dtype=t.dtype, device=t.device) * (-2.0 * math.log(100.0) / features)
@@ -67,7 +67,7 @@ def bottleneck(weights: Weights, name: str, h: Tensor) -> Tensor:
 
 
 def denoise(weights: Weights, x: Tensor, t: Tensor, c: Tensor, dropout: Dropout | None = None) -> Tensor:
-    """The network of DESIGN section 2: x (B, D), t (B,), c (B, conditions) -> (B, D), what the network predicts."""
+    """The network of docs/design.md#network: x (B, D), t (B,), c (B, conditions) -> (B, D), its prediction."""
     drop = dropout or (lambda h: h)
     emb = embedding(weights, t, c, x.shape[1])
     first = drop(block(weights, "down1", x, emb))
@@ -86,7 +86,7 @@ def add_noise(x0: Tensor, z: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
 
 
 def training_target(x0: Tensor, z: Tensor, signal: Tensor, noise: Tensor, prediction: str) -> Tensor:
-    """What the network should give: z itself, or v = signal z - noise x_0 (Salimans and Ho 2022)."""
+    """The target of a prediction: z itself, or v = signal z - noise x_0 (Salimans and Ho 2022)."""
     return z if prediction == "noise" else signal[:, None] * z - noise[:, None] * x0
 
 

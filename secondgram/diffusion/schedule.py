@@ -1,4 +1,4 @@
-"""How much signal and how much noise there is at each step of the diffusion."""
+"""Schedules: signal and noise at each step of the diffusion (docs/design.md#schedules)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Solvers of the reverse diffusion as tables of coefficients, one row a network evaluation.
+"""Solvers of the reverse diffusion as tables of coefficients, a row a network evaluation (docs/design.md#solver-table).
 
 Every solver here has the form
 
@@ -49,7 +49,7 @@ def solver_table(
     ----------
     solver : `ddpm` (ancestral), `ddim`, `dpm++2m` (Lu et al. 2022, DPM-Solver++(2M)) or `sde-dpm++2m`.
     steps : network evaluations; None takes every step of the schedule for `ddpm` and 20 otherwise.
-    prediction : what the network gives, `noise` (epsilon) or `v` (Salimans and Ho 2022).
+    prediction : output of the network, `noise` (epsilon) or `v` (Salimans and Ho 2022).
     grid : `time` (uniform in t) or `lambda` (uniform in log(signal / noise)); None takes time for ddpm and ddim.
 
     Raises `InputError` for unknown names and for steps outside 1 .. 4095.

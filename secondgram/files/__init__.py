@@ -1,4 +1,4 @@
-"""Where output goes: what stands there is looked at first, and a reader never sees half a file."""
+"""Writing output: the target is checked before the work, and a reader never sees half a file."""
 
 from .lock import locked
 from .output import clear, explained, filled, remove, replacing, writing

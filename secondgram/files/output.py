@@ -1,4 +1,4 @@
-"""Writing a file so that a reader never sees half of it, and so that what is no file stays what it is."""
+"""Writing a file so that a reader never sees half of it; links, devices, pipes and sockets are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 from ..errors import InputError
 from .target import Kind, Target, foreign, look, refused, word_for
 
-# How long somebody is waited for who reads from a pipe.
+# Seconds to wait for a reader of a pipe.
 READER_WAIT = 30.0
 
 

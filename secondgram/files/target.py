@@ -1,4 +1,4 @@
-"""What stands where something is to be written, and whether it may be: decided here, for everything that writes."""
+"""Checks of an output path before anything is written: what exists there, and whether it may be replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WORDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 class Kind(Enum):
-    """What is to be written: a file that is replaced, a folder of ours that is replaced, or one that files go into."""
+    """Kind of output: a file to replace, a folder of ours to replace, or a folder to put files into."""
 
     FILE = "file"
     WHOLE_FOLDER = "whole folder"
@@ -116,7 +116,7 @@ def refused(path: object, error: OSError) -> InputError:
 
 
 def word_for(mode: int) -> str:
-    """What a file of this mode is called in a message."""
+    """The word of a message for a file of this mode."""
     return next((word for test, word in _WORDS if test(mode)), "no file")
 
 

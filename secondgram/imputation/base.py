@@ -155,7 +155,7 @@ def fit_means(
 
 
 def _without(linear: LinearMap, absent: np.ndarray) -> LinearMap:
-    """The map with no part in the level for baselines (D,) that are absent throughout: what fills them is no doubt."""
+    """The map without baselines (D,) that are absent throughout: their fill is a constant, and carries no doubt."""
     if not absent.any():
         return linear
     W = linear.W.copy()
@@ -384,7 +384,7 @@ class _Yardstick:
         size = np.abs(np.where(seen, error[START], 0.0))
         scale = _usual(error[START])
         far = np.where(seen, size / scale, 0.0) / FAR_ERROR
-        # What is to be predicted is a lever, too.
+        # A large change has leverage, too.
         far = np.maximum(far, 1.0) * np.maximum(np.where(seen, np.abs(carried), 0.0) / _usual(carried) / FAR_ERROR, 1.0)
         return cls(np.where(seen, whole.weight[:, None] / far / scale, 0.0), carried)
 

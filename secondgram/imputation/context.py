@@ -1,4 +1,4 @@
-"""What a model of the follow-up is conditioned on: baseline, covariates and gap, put on common scales."""
+"""The condition of a model of the follow-up: baseline, covariates and gap, on common scales."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def levels(cohort: Cohort) -> np.ndarray:
 
 @dataclass(eq=False)
 class Context:
-    """What the mean and the shape are conditioned on: X (N, D + C + 1) is [baseline, covariates, gap], all scaled.
+    """The condition of mean, spread and shape: X (N, D + C + 1) is [baseline, covariates, gap], all scaled.
 
     missing : of the D cells of a baseline and the C encoded covariates of its person, a Gaussian.
     """
@@ -44,7 +44,7 @@ class Context:
     def fit(cls, cohort: Cohort, pairs: TrainingPairs, holes: bool = True) -> Context:
         """From the baselines and covariates of all training people, and the gaps of the pairs.
 
-        holes : whether a missing cell is ever to be filled; what fills them is not learned without.
+        holes : whether a missing cell is ever to be filled; without any, the Gaussian that fills them is not learned.
         """
         first = cohort.take(cohort.scanned)
         scaling = SharedScaling.fit(levels(first), first.site, robust=True)
@@ -65,7 +65,7 @@ class Context:
         values = np.concatenate(known, axis=1)
         gone = np.isnan(values)
         if gone.any():
-            # What a far cell says of others is cut, what it is itself is not.
+            # An outlying cell is cut where it predicts others, and stays as it is itself.
             values = np.where(gone, self.missing.fill(_near(self.encoder, *known)), values)
         gap = (people.gap - self.gap_mean) / self.gap_spread
         return np.concatenate([values, np.where(np.isfinite(gap), gap, 0.0)[:, None]], axis=1)

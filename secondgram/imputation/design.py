@@ -1,4 +1,4 @@
-"""What a mean is fitted to: training people on the scales that they alone decide."""
+"""The design of the regressions for the mean: training people on scales that are fitted to them alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .regression import LinearMap
 FARTHEST = 25.0
 # People without a pair, for each feature, that tell a fold enough of the population.
 POPULATION = 20
-# Of a squared error, as a share: what is left of it without the doubt about covariates.
+# Least share of a squared error that is left when the doubt about covariates is subtracted.
 LEAST = 0.1
 # Of a feature's pairs with a measured baseline, enough to learn a spread from.
 FEWEST_MEASURED = 10

@@ -1,10 +1,10 @@
-"""From components to draws in their own units: what comes after the sampler, for everybody at once.
+"""Finishing: components to draws in original units, after the sampler, for all people at once.
 
     components: keyed normals -> their distributions; leading ones from the denoiser
-    residual  = margins(components @ loading)          or what a sampler has made already, clipped
+    residual  = margins(components @ loading)          or a sampler's draws, clipped
     draw      = centre + scale * residual              a residual moves where cells of a baseline were drawn
 
-`Finisher.stated` is the statement, in numpy; the C++ extension does the same without leaving its caches.
+`Finisher.stated` is the reference implementation, in numpy; the C++ extension does the same a tile at a time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ..ops.tiles import matmul
 from .packing import TOLERANCE, disagreement
 from .quantiles import QuantileMap
 
-# The batch on which it is found out whether products of fewer bits change a draw.
+# The batch on which `auto` compares products in half precision with those in fp32.
 CHECKED_PEOPLE, CHECKED_DRAWS = 24, 8
 
 
 def moves(moved: native.Moved) -> np.ndarray:
-    """The statement of `Moved`, (M, N, D): what the drawn cells change, in the map's units."""
+    """Reference implementation of the shifts of `Moved`, (M, N, D), in the map's units."""
     total = np.zeros((moved.by.shape[1], len(moved.gap), moved.map.shape[1]), dtype=np.float32)
     for person in np.flatnonzero(np.diff(moved.start)):
         mine = slice(moved.start[person], moved.start[person + 1])
@@ -94,7 +94,7 @@ class Finisher:
         places: np.ndarray | None,
         moved: native.Moved | None,
     ) -> np.ndarray:
-        """The statement of `draws`, float64."""
+        """Reference implementation of `draws` in float64."""
         return np.asarray(centre + scale * self._residual(noise, source, places, moved))
 
     def _residual(
@@ -121,11 +121,11 @@ class Finisher:
         return np.clip(r, -self.clip, self.clip) if self.clip else r
 
     def settled(self) -> str:
-        """What `auto` is for the products on this processor."""
+        """The precision of the products that `auto` resolves to on this processor."""
         return "fp32" if resolve("finishing", CANDIDATES) == "reference" else self._precision()
 
     def __getstate__(self) -> dict[str, Any]:
-        # What the extension packed stays in its process, and is packed again where it is needed.
+        # Packed matrices belong to their process; another process packs them again.
         return self.__dict__ | {"packed": {}, "chosen": None}
 
     def _precision(self) -> str:

@@ -1,4 +1,4 @@
-"""The imputer: what most people need of this library."""
+"""The imputer: fit, impute, save and load."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "p
 
 @dataclass
 class Columns:
-    """What a model was trained on, and expects again: names, and the median gap in years for people without one.
+    """Columns that a model was trained on, and expects again; also the median gap in years for people without one.
 
     visits : labels, earliest first, of which `visit` is the follow-up;  earlier : those before the baseline;
     table : what its table called id, visit, time and site. None where a model of an earlier release does not say.
@@ -180,7 +180,7 @@ class SecondgramImputer:
 
     @property
     def known(self) -> Known:
-        """What `read_cohort(like=...)` takes from this model."""
+        """Columns and visits of this model, for `read_cohort(like=...)`."""
         self._check_fitted()
         columns = self.columns_
         kinds = self.model_.encoder.columns
@@ -245,7 +245,7 @@ class SecondgramImputer:
         cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit)
         people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit)
         notes += check_sites(cohort, self.model_.sites, (self.columns_.table or {}).get("site", "site")) + of_people
-        # Both refuse before the work what it would stumble over.
+        # Fail before drawing: unusable covariates, then an unknown solver or number of steps.
         notes += self._lacking(people)
         self.model_.check(solver, steps)
         precision, of_precision = self._precision(precision)
@@ -269,7 +269,7 @@ class SecondgramImputer:
         return result
 
     def _lacking(self, people: People) -> list[str]:
-        """What to tell about missing covariates. Raises `InputError` for one that cannot be used."""
+        """Notes on missing covariates. Raises `InputError` for one that cannot be used."""
         encoder = self.model_.encoder
         gone = np.isnan(encoder.encode(people.table, people.source, people.ids))
         names = [name for name, columns in encoder.places.items() if gone[:, columns].any()]
@@ -284,7 +284,7 @@ class SecondgramImputer:
         return getattr(self, "arithmetic_", None)
 
     def _precision(self, asked: str | None) -> tuple[str, list[str]]:
-        """The precision of an imputation, and what to tell about it."""
+        """The precision of an imputation, and notes on it."""
         if asked is not None and asked not in PRECISIONS:
             raise InputError(f"precision={asked!r}", mend=f"Use one of {', '.join(PRECISIONS)}")
         kept = self._arithmetic()

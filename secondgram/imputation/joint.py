@@ -144,7 +144,7 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """What rungs 3 and 4 learn from: standard (P, D) residuals, NaN where unknown, and their scale (P, D).
+    """Training data of rungs 3 and 4: standard (P, D) residuals, NaN where unknown, and their scale (P, D).
 
     X (P, D + C + 1), weight (P,), unit (P,), fold (P,) as everywhere.
     """

@@ -165,7 +165,7 @@ class Ladder:
         return tree_digest(self.state())
 
     def settled(self) -> str:
-        """What `auto` is for the precision of its products on this processor."""
+        """The precision that `auto` resolves to on this processor."""
         shape = self.joint.shape
         found = [self._finisher.settled()]
         if shape is not None:
@@ -301,7 +301,7 @@ class Ladder:
         return X[:, : self.joint.components.width] + self.mean_change.change(X)
 
     def _lost(self, people: People, X: np.ndarray) -> LostCells | None:
-        """What people lack of baselines and covariates, None where nobody lacks anything."""
+        """Missing cells of baselines and covariates, None where nobody lacks one."""
         cells = self._cells(people, X)
         return cells if cells.gone.any() else None
 

@@ -1,4 +1,4 @@
-"""What is missing before the follow-up, cells of baselines and covariates: draws of it, and how the follow-up moves."""
+"""Missing cells of baselines and covariates: their draws, and the shifts of the follow-up that these cause."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Later:
 
 @dataclass(frozen=True, eq=False)
 class LostCells:
-    """The missing cells of N people, and what a change of one changes.
+    """The missing cells of N people, and the effect of each on the mean of the follow-up.
 
     keys (N,) uint64;  X (N, D + C + 1) : their expectations in their places;  gone (N, D + C) bool.
     map, by_gap (D + C, D) float32 : change of the scaled mean by a cell, and that for every unit of the gap, or None.

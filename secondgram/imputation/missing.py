@@ -1,4 +1,4 @@
-"""Missing baseline cells and covariates, from what is known of the same person at the same visit."""
+"""Missing baseline cells and covariates, from the known ones of the same person at the same visit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..ops.noise import normals
 from ..ops.registry import resolve
 from .residual import ResidualComponents
 
-# Rounds at most, and the relative change of what a cell leaves open at which they end.
+# Most rounds, and the relative change of the conditional variances at which they end.
 ROUNDS, CLOSE = 15, 0.02
 # People whose missing cells' variances are worked out in every round.
 LOOKED_AT = 200
@@ -98,7 +98,7 @@ class MissingCells:
         return np.ascontiguousarray(self.precision, dtype=float)
 
     def stated(self, values: np.ndarray) -> np.ndarray:
-        """The statement of `fill`."""
+        """Reference implementation of `fill`."""
         filled = np.where(np.isnan(values), 0.0, values)
         for person in np.flatnonzero(np.isnan(values).any(axis=1)):
             gone = np.isnan(values[person])

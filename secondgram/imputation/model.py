@@ -1,4 +1,4 @@
-"""What every fitted model of the follow-up can do, whatever preset or baseline method it is."""
+"""Interfaces of fitted models of the follow-up, for presets and for the methods they are compared with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SampledModel(FollowupModel, Protocol):
     def sample(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
-        """What a sampler adds to draws: (M, N, k) float32, with k = 0 where nothing is sampled. Long to make, small."""
+        """The sampler's part of draws: (M, N, k) float32, k = 0 where nothing is sampled. Slow to make, and small."""
         ...
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ class PresetModel(SampledModel, Protocol):
         ...
 
     def settled(self) -> str:
-        """What `auto` is for the precision of its products on this processor: `fp32`, `fp16` or `bf16`."""
+        """The precision that `auto` resolves to on this processor: `fp32`, `fp16` or `bf16`."""
         ...
 
     def check(self, solver: str | None, steps: int | None) -> None:

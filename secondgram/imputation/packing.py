@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 # Half precision is taken where its draws differ from those of fp32 by at most this share of the spread of the draws.
 TOLERANCE = 0.03
-# The batch on which that is found out: a fixed one, so that what is being sampled cannot change the answer.
+# Size of the batch of that comparison: a fixed one, so that the people to be sampled cannot change the choice.
 CHECKED_PEOPLE, CHECKED_DRAWS = 12, 8
 
 
 class PackedDenoiser:
     """The native samplers of one state of a network.
 
-    chosen : what `auto` takes, by solver table.
+    chosen : the precision that `auto` resolves to, by solver table.
     """
 
     def __init__(self, net: Denoiser, state: bytes) -> None:
@@ -100,7 +100,7 @@ def disagreement(rounded: np.ndarray, plain: np.ndarray) -> float:
     return float(share) if np.isfinite(share) else np.inf
 
 
-# Networks that have learned: what was packed of them stays what they are.
+# Networks whose weights do not change any more: their packed weights are never checked again.
 _learned: WeakSet[Denoiser] = WeakSet()
 _known: WeakKeyDictionary[Denoiser, PackedDenoiser] = WeakKeyDictionary()
 _looked_at: ContextVar[WeakSet[Denoiser] | None] = ContextVar("_looked_at", default=None)
@@ -108,7 +108,7 @@ _looked_at: ContextVar[WeakSet[Denoiser] | None] = ContextVar("_looked_at", defa
 
 @contextmanager
 def unchanging() -> Iterator[None]:
-    """Inside, no network learns: each is looked at once, not at every call."""
+    """Inside, the weights of networks do not change, so each network is hashed once."""
     token = _looked_at.set(WeakSet())
     try:
         yield
@@ -117,7 +117,7 @@ def unchanging() -> Iterator[None]:
 
 
 def learned(net: Denoiser) -> Denoiser:
-    """The network, which will not learn any more: it is looked at once."""
+    """Declare that the weights of a network do not change any more, so that they are hashed once. Returns it."""
     _learned.add(net)
     return net
 
@@ -142,7 +142,7 @@ def native_sampler(net: Denoiser, table: np.ndarray, precision: str) -> native.N
 
 
 def decided(net: Denoiser, table: np.ndarray, precision: str) -> str:
-    """A precision as it is, and for `auto` what callers around prefer, else what `choose` finds."""
+    """The precision that is asked for; `auto` becomes the one set by `preferring`, else the choice of `choose`."""
     return _decided(packed(net), table, precision)
 
 

@@ -1,4 +1,4 @@
-"""What a model may see: people to impute, and pairs of visits to learn from."""
+"""Data that a model may see: people to impute, and pairs of visits to learn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the whole population says about one person's baseline: the linear form of self-conditioning."""
+"""The linear form of self-conditioning: a person's baseline against the distribution of everyone's baselines."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Population:
         return cls(mean, product / len(X), len(X))
 
     def surprise(self, shrinkage: float) -> Surprise:
-        """What is surprising about a baseline at this share of the diagonal in the covariance."""
+        """The surprise of baselines, with a covariance that is shrunk to its diagonal by this share."""
         share = (1.0 - shrinkage) / self.people
         if self.left is None:
             covariance = (1.0 - shrinkage) * self.covariance
             covariance[np.diag_indices_from(covariance)] = np.diag(self.covariance) + 1e-9
             return Surprise(self.mean, np.linalg.inv(covariance), share)
-        # By the people, who are fewer (Woodbury 1950).
+        # A matrix of people x people, because they are fewer than features (Woodbury 1950).
         diagonal = shrinkage * np.diag(self.covariance) + 1e-9
         scaled = self.left / diagonal
         inner = np.linalg.inv(np.eye(self.people) / share + scaled @ self.left.T)
@@ -68,7 +68,7 @@ class Surprise:
     before the scaling (Tweedie's formula for a Gaussian): one coefficient a feature undoes the noise by what
     everybody's baselines say.
 
-    mean : map of X to (N, D);  precision : (D, D);  share : what one person's left-over weighs in Sigma.
+    mean : map of X to (N, D);  precision : (D, D);  share : weight of one person's deviation in Sigma.
     """
 
     mean: LinearMap

@@ -19,7 +19,7 @@ ROWS = 1024
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a model's numbers."""
+    """Versions of the libraries that decide a model's numbers."""
     found = {"python": platform.python_version()}
     for name in ("secondgram", "torch", "numpy", "scikit-learn"):
         try:

@@ -1,4 +1,4 @@
-"""The `paper` preset: the published method, faithful but for the defects of its sampler (DESIGN section 1)."""
+"""The `paper` preset: the published method without the defects of its sampler (docs/design.md#published-sampler)."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ class Published:
         return tree_digest(self.state())
 
     def settled(self) -> str:
-        """What `auto` is for the precision of its products on this processor."""
+        """The precision that `auto` resolves to on this processor."""
         sampler = Sampler(self.net, "linear").settle(self.options.solver, self.options.steps)
         return common_precision([sampler.precision])
 

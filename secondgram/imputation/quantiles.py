@@ -1,4 +1,4 @@
-"""Monotone maps between a standard normal and what was measured, one a column."""
+"""Quantile maps: monotone maps between a standard normal and a measured distribution, one a column."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class _Columns:
         share = weight / weight.sum()
         mean = share @ X
         spread = np.sqrt(share @ (X - mean) ** 2)
-        # What is left of a constant column is rounding; a scale of infinity switches it off.
+        # A constant column has only rounding errors left; a scale of infinity switches it off.
         return cls(mean, np.where(spread > 1e-9 * np.maximum(np.abs(mean), 1.0), spread, np.inf))
 
     def scaled(self, X: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ class _Decomposed:
     def __init__(self, X: np.ndarray, Y: np.ndarray, weight: np.ndarray) -> None:
         root = np.sqrt(weight / weight.sum())[:, None]
         seen = np.isfinite(Y)
-        # What few rows lack is nothing in the products, which are as much larger for it.
+        # Unknown values count as zero in the products, which are scaled up by the share of known ones.
         known = np.maximum((root**2 * seen).sum(axis=0), 1e-12)
         X, Y = root * X, root * np.where(seen, Y, 0.0) / known
         if X.shape[0] < X.shape[1]:

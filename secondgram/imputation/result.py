@@ -1,4 +1,4 @@
-"""What an imputation gives back: draws that are made when they are asked for."""
+"""`Imputation`, the result of `impute`: its draws are made when they are asked for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHUNK_CELLS = 6_000_000
 class Imputation:
     """Imputed follow-up visits of N people, M draws each, D features.
 
-    Every draw is keyed by seed, person, visit and draw number: it can be made again at any time, in any company.
+    Every draw is keyed by seed, person, visit and draw number: it can be made again at any time, with any other people.
 
     ids : (N,) text;  features : D names;  visit : label of the imputed visit;  gap : (N,) years used.
     draw_numbers : (M,) integers;  notes : what was decided, one sentence each.
@@ -55,12 +55,12 @@ class Imputation:
 
     @property
     def gap(self) -> np.ndarray:
-        """(N,) years between baseline and imputed visit that the model was told, NaN where none is known."""
+        """(N,) years between baseline and imputed visit that the model is given, NaN where none is known."""
         return self.people.gap
 
     @property
     def processor_path(self) -> str:
-        """Which arithmetic the draws are made with here; equal bits are promised for an equal path alone."""
+        """The arithmetic of the draws on this processor; bits are equal only where this text is."""
         with self._as_asked():
             return processor_path(preferred_precision())
 

@@ -45,7 +45,7 @@ class Sampler:
     precision : `fp32`, or `fp16` or `bf16`, to which the factors of matrix products are rounded (on `cpu`, where the
         processor has instructions for it). There, `auto` takes `fp16` or `bf16` where draws hardly change by it, by a
         check of the network against `fp32`; on a device it is `bf16`.
-    prediction : what the network was trained to give, `noise` or `v`.
+    prediction : the training target of the network, `noise` or `v`.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Sampler:
         ids : N subject ids; with the visit's label they key the noise.
         draws : M, or the M numbers of the draws to make.
         solver, steps : see `solver_table`.
-        start : `normal`, or `baseline`: the last D conditions at the noisiest step, which repairs most of what a
-            schedule that keeps signal to its end gets wrong (DESIGN section 5).
+        start : `normal`, or `baseline`: the last D conditions at the noisiest step, which repairs most of the error of
+            a schedule that keeps signal to its end (docs/design.md#terminal-signal).
         keys : (N,) uint64 in place of ids and visit.
         chunk_rows : rows a worker of the reference carries at a time; it changes memory and speed, never a value.
 
@@ -125,9 +125,9 @@ class Sampler:
         return torch.from_numpy(out) if isinstance(c, Tensor) else out
 
     def settle(self, solver: str = "ddpm", steps: int | None = None) -> Sampler:
-        """Decide now what precision `auto` is, and keep to it while the network goes on learning; the sampler itself.
+        """Resolve the precision `auto` now and keep it while the weights still change. Returns the sampler itself.
 
-        A network that is validated again and again is spared the check each time.
+        Repeated validation of a network then costs one check instead of many.
         """
         if resolve("the sampler", CANDIDATES, self.backend) == "cpu":
             table = solver_table(self.schedule, solver, steps, self.prediction)

@@ -1,4 +1,4 @@
-"""Whom to impute, and what the model is told about them."""
+"""Selection of the people to impute, their visits and features, as the model was trained on them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tup
 
 
 def check_sites(cohort: Cohort, sites: Sequence[str], column: str = "site") -> list[str]:
-    """What to tell about sites that a model was not trained on; `sites` are those it scales features within.
+    """Notes on sites that a model was not trained on; `sites` are those it scales features within.
 
     column : where the training's table had them.
 

@@ -1,4 +1,4 @@
-"""The denoiser over the leading components of the residual: what is joint, skewed or has several modes."""
+"""Rung 4, the shape: denoisers of the leading components, for joint, skewed and multimodal distributions."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CANDIDATES = ("constant", "gap", "common", "own")
 PRIOR_PAIRS = 150.0
 COMMON_PRIOR = 2.0
 ROUNDS, CLOSE = 40, 1e-5
-# E|e| of a standard normal: what is fitted is a mean size, what is wanted a standard deviation.
+# E|e| of a standard normal: a mean size is fitted, and a standard deviation is wanted.
 MEAN_SIZE = np.sqrt(2.0 / np.pi)
 OWN_COLUMNS = 2
 # Half of an interval of 90 % of a standard normal; and the fewest pairs that a spread counts as being learned from.

@@ -46,7 +46,7 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
         with (
             writing(path) as file,
             pq.ParquetWriter(file, _schema(result), **_settings()) as writer,
-            # Left last: what is being written ends before the file is closed.
+            # Leaving it waits for the write under way, before the file is closed.
             ThreadPoolExecutor(1) as other,
             progress("imputing", len(result.people), show) as advance,
             recycling(),

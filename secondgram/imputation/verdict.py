@@ -1,4 +1,4 @@
-"""What each rung of the default preset earned, and what is used for each feature and why."""
+"""Verdict of the default preset: the gain by each rung, and for each feature the predictor in use, with the reason."""
 
 from __future__ import annotations
 

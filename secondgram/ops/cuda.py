@@ -1,7 +1,7 @@
 """The CUDA extension, and the only place that hands it addresses.
 
-Loaded at the first use, as the CPU's. It needs no torch: arrays of numpy come and go by themselves, and tensors that
-lie on the device stay there.
+Loaded at the first use, as the CPU's. It needs no torch: numpy arrays are copied to and from the device, and tensors
+that are on the device stay there.
 """
 
 from __future__ import annotations
@@ -123,9 +123,10 @@ class CudaSampler:
         mode : one of `MODES`. device : its number; None takes that of the conditions, else 0.
         progress : called with the share done, now and then. Ctrl-C ends the work after the chunk under way.
         options : sizes that change speed and memory, never a value: rows (1 or 2) and columns (2 or 4) of a tile in
-            squares of 64, stages, cluster (blocks that share what they bring), chunk_rows, step_block; recorded=0 has
-            the graph's launches made one by one instead of recorded once and kept; context, where what the embedding
-            adds is worked out: before, for all draws (1), or among the products, for one draw (2), 0 chooses.
+            squares of 64, stages, cluster (blocks that share the weights they load), chunk_rows, step_block;
+            recorded=0 launches the kernels of a step one by one instead of replaying a graph; context, where the
+            embedding's term of a block is computed: before, for all draws (1), or among the products, for one draw
+            (2), 0 chooses.
 
         Raises `RuntimeError` where there is no device to use, `InputError` for an unknown mode, arrays of other shapes
         or too little memory on the device.
@@ -177,7 +178,7 @@ class CudaSampler:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device gives to a block and in all; as it stands, an H100.
+    """Resources of a device, for a block and in all; the defaults are those of an H100.
 
     groups : whether its kernels multiply with groups of four warps and copy to clusters of blocks (sm_90a).
     """
@@ -198,10 +199,10 @@ def plan(
     limits: Limits | None = None,
     **options: int,
 ) -> dict[str, Any]:
-    """How the work would be cut; no device is asked.
+    """The plan of a request, without a device.
 
-    People and draws of a chunk, launches of a step, and of a tile its size, what stays in shared memory and the bytes
-    that a block receives a step. Raises as `CudaSampler.sample`.
+    People and draws of a chunk, launches of a step, and of a tile its size, the activations kept in shared memory and
+    the bytes that a block receives a step. Raises as `CudaSampler.sample`.
     """
     return _plan_of(_packed(folded), people, draws, steps, mode, limits or Limits(), options)
 
@@ -264,13 +265,13 @@ def best_tile(
 ) -> dict[str, int]:
     """Options of `CudaSampler.sample` for the persistent kernel: rows, columns and cluster that measured rates favour.
 
-    A tile takes as long as its products, or as what it receives where that is longer; of equals the smallest cluster.
+    A tile takes the time of its products, or of its loads where that is longer; of equals the smallest cluster.
     operations_per_clock : of a multiprocessor's matrix products; an H100's in bfloat16.
     """
     limits, network = limits or Limits(), _packed(folded)
     conditions, embedding = folded.conditions[0].weight.shape
     wide, middle, narrow = (len(folded.blocks[name].bias) for name in BLOCKS[:3])
-    # What the embedding adds is not the tile's to compute: many draws share it.
+    # The embedding's term is not computed by the tile: many draws share it.
     operations = flops(folded.features, conditions, embedding, (wide, middle, narrow), draws=1 << 30)
     found = []
     for rate in rates:
@@ -291,7 +292,7 @@ def best_tile(
 
 def _packed(folded: FoldedDenoiser) -> Any:
     arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in native._arrays(folded)]
-    # The extension copies what it is shown.
+    # The extension copies the arrays.
     return _extension().network(
         features=folded.features,
         conditions=folded.conditions[0].weight.shape[0],

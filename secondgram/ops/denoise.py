@@ -50,7 +50,7 @@ def denoise(
     if c.device != x.device:
         raise InputError(f"the denoiser got x on {x.device} and c on {c.device}", mend="Move them to one device")
     time = t.to(dtype=x.dtype, device=x.device).expand(len(x))
-    # Without the kernels' module, whose import brings triton and torch's compiler, where nobody needs it.
+    # `fused` imports triton and torch's compiler: only where the kernels may run.
     plain = x.device.type == "cpu" and precision == AUTO and not torch.compiler.is_compiling()
     if plain and resolve("the denoiser", ON_PROCESSOR, backend) == "reference":
         return reference.denoise(weights, x, time, c, dropout)

@@ -1,4 +1,4 @@
-"""Loading a compiled extension at its first use, so that one that is missing is a reason and no crash."""
+"""Import a compiled extension at its first use; a missing one gives the reason instead of an exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backends that finish draws, best first, by the names of those that sample."""
+"""Backends of finishing (components to draws), best first; they have the names of the sampler's backends."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The denoiser on fused Triton kernels: as torch operators with gradients, and folded, as a sampler.
 
 The operators `secondgram::denoise` and `secondgram::denoise_gradients` have fake kernels, so that torch.compile traces
-through them and CUDA graphs capture them. The statements are `diffusion/reference.py` and `diffusion/folding.py`.
+through them and CUDA graphs capture them. Reference implementations: `diffusion/reference.py`, `diffusion/folding.py`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def reason_unavailable() -> str | None:
     return None
 
 
-# What `doctor` shows: the interpreter is no way to work, so without a device "auto" is the reference.
+# Candidates that `doctor` shows: the interpreter is too slow for work, so without a device "auto" is the reference.
 CANDIDATES = (
     Candidate("triton", lambda: "its kernels would be interpreted" if interpreted() else reason_unavailable()),
     Candidate("reference"),
@@ -85,7 +85,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Call:
-    """What of a call decides its backend: x and the weights by device and dtype, and the sizes."""
+    """Properties of a call that decide its backend: device and dtype of x and of the weights, and the sizes."""
 
     device: torch.device
     dtype: torch.dtype
@@ -175,7 +175,7 @@ def denoise(
     numbers, share = [], 0.0
     if dropout is not None:
         share = dropout.share
-        # The same numbers in the same order as the statement draws them.
+        # The same numbers in the same order as the reference implementation draws them.
         for name in _block().DROPPED:
             shape = (len(x), len(weights[f"{name}.outFC.bias"]))
             numbers.append(dropout.numbers(shape, x))
@@ -183,15 +183,15 @@ def denoise(
 
 
 class Tasks(Protocol):
-    """Who takes the gradients of each task; `offsets` (T + 1,): rows offsets[t] .. offsets[t + 1] are task t's."""
+    """A receiver of the gradients of each task; `offsets` (T + 1,): rows offsets[t] .. offsets[t + 1] are task t's."""
 
     offsets: Tensor
 
     def begin(self, rows: int) -> None:
-        """A forward pass of a fused denoiser has been made of this many rows."""
+        """Called after a forward pass of a fused denoiser, with its number of rows."""
 
     def take(self, weights: Sequence[Tensor], J: Tensor) -> None:
-        """It has been gone back through: J (T, P) float32, the weights' gradients end to end in their order."""
+        """Called by its backward pass: J (T, P) float32, the weights' gradients end to end in their order."""
 
 
 _tasks: ContextVar[Tasks | None] = ContextVar("_tasks", default=None)
@@ -199,7 +199,7 @@ _tasks: ContextVar[Tasks | None] = ContextVar("_tasks", default=None)
 
 @contextmanager
 def tasks(taker: Tasks) -> Iterator[None]:
-    """Forward passes of a fused denoiser inside hand their gradients over by task when they are gone back through.
+    """Inside, backward passes of a fused denoiser hand the weight gradients of each task to `taker`.
 
     One backward pass of the sum of all losses gives the Jacobian J of the tasks; the parameters themselves get no
     gradient. The batch is sorted by task, and every loss reads rows of its own task alone.
@@ -243,7 +243,7 @@ def _denoise(
     precision: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The output, and what the gradients need: packed weights, biases, activations, moments (empty without `keep`)."""
+    """The output, then the inputs of the backward pass: packed weights, biases, activations, moments (or empty)."""
     block = _block()
     drops = block.Drops(share, tuple(numbers))
     out, kept = block.denoise(_size(weights), precision, x, t, c, weights, keep, drops)

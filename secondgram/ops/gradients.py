@@ -1,4 +1,4 @@
-"""Gradients of tasks: weight gradients, Gram matrix and weighted sum by the backend that was asked for, and plainly.
+"""Gradients of tasks: weight gradients, Gram matrix and weighted sum, by backend and as reference implementations.
 
 J (T, P) holds the gradient of one task a row. Rows of a batch are sorted by task: rows offsets[t] .. offsets[t + 1]
 belong to task t.
@@ -21,7 +21,7 @@ from .registry import AUTO, Candidate, resolve
 
 # Columns multiplied at a time in float64, and how many such blocks are widened together: they stay in a cache.
 BLOCK, TOGETHER = 1024, 32
-# What the kernels take; float64 is computed plainly.
+# Dtypes of the kernels; float64 is computed by the reference.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -56,7 +56,7 @@ def _interpreted() -> bool:
 def backend_for(tensor: Tensor, backend: str = AUTO) -> str:
     """The name of the backend, "triton" or "reference", for gradients like this tensor.
 
-    On a processor there is nothing to choose: plainly, unless "triton" is asked for by argument.
+    On a processor it is "reference", unless "triton" is asked for by argument.
 
     Raises `InputError` for another name and `BackendUnavailableError` where the one asked for cannot run.
     """
@@ -146,6 +146,6 @@ def combine(J: Tensor, w: Tensor, out: Tensor | None = None, backend: str = AUTO
 
 
 def check_jacobian(J: Tensor) -> None:
-    """Raise `InputError` for what is no (tasks, parameters) matrix of floating-point numbers."""
+    """Raise `InputError` for anything but a (tasks, parameters) matrix of floating-point numbers."""
     if J.ndim != 2 or not J.is_floating_point() or len(J) == 0:
         raise InputError(f"J is {J.dtype} {tuple(J.shape)}", mend="Give a floating-point tensor (tasks, parameters)")

@@ -1,4 +1,4 @@
-"""Of linear layers' task gradients, their sums and their products, without keeping any of them."""
+"""Sums over tasks, and Gram matrix, of the weight gradients of linear layers, without storing a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory for large results that is used again once nobody holds them: fresh pages the system has to clear first."""
+"""Buffers for large results, reused once no array refers to them: the system has to clear fresh pages first."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _references(blocks: list[np.ndarray], number: int) -> int:
     return sys.getrefcount(blocks[number])
 
 
-# Of a block that only the list has, as this interpreter counts: more are those of somebody's arrays.
+# Reference count of a buffer that only the list holds; a higher count means that an array of a caller still uses it.
 _IDLE = _references([np.empty(0)], 0)
 
 
 @contextmanager
 def recycling() -> Iterator[None]:
-    """Inside, `empty` hands out memory that was handed out before, where no array lies in it any longer."""
+    """Inside, `empty` reuses buffers that no array refers to any more."""
     token = _blocks.set([])
     try:
         yield
@@ -35,7 +35,7 @@ def recycling() -> Iterator[None]:
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> np.ndarray:
-    """An array whose content is whatever was there, as numpy's."""
+    """An uninitialised array, as `numpy.empty`; inside `recycling`, in a reused buffer where one is free."""
     blocks = _blocks.get()
     if blocks is None:
         return np.empty(shape, dtype)
@@ -45,5 +45,5 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> np.ndarray:
     if number is None:
         number = len(blocks)
         blocks.append(np.empty(size, np.uint8))
-    # Arrays cut out of a view of a block hold the block itself, so its references tell whether one is left.
+    # Views of a view refer to the buffer itself, so its reference count shows whether one is left.
     return blocks[number][:size].view(dtype).reshape(shape)

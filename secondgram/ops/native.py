@@ -76,7 +76,7 @@ def limited(threads: int | None) -> Iterator[None]:
 
 
 def default_threads() -> int:
-    """As `limited` says around, else the processors of this process, at most 16: memory is the limit of more."""
+    """The number set by `limited`, else the processors of this process, at most 16: more wait for memory."""
     return _limit.get() or _available()
 
 
@@ -88,7 +88,7 @@ def _available() -> int:
 
 
 def normals(request: NoiseRequest, threads: int | None = None) -> npt.NDArray[Any]:
-    """Keyed normals, (M, N, width); the statement is `secondgram.diffusion.noise.normals`.
+    """Keyed normals, (M, N, width). Reference implementation: `secondgram.diffusion.noise.normals`.
 
     Raises `RuntimeError` where the extension is absent. `threads` changes the time taken, never a value.
     """
@@ -129,22 +129,22 @@ def sampler_reason_unavailable() -> str | None:
 
 
 def gram(rows: npt.NDArray[np.float32], threads: int | None = None, team: int = 0) -> npt.NDArray[np.float64]:
-    """Rows times rows, (T, T), in float64: float32 (T, P) with neighbouring columns side by side in memory.
+    """Gram matrix (T, T) of rows (T, P), in float64. Rows are float32, contiguous along their columns.
 
-    threads : never change a value.  team : address of GOMP_parallel of the OpenMP runtime whose threads do the work, 0
-    for threads of its own.
+    threads : never change a value.  team : address of GOMP_parallel of an OpenMP runtime, to work on its threads; 0
+    starts threads of its own.
 
     Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout.
     """
-    apart, beside = rows.strides if rows.ndim == 2 else (-1, -1)
-    if rows.dtype != np.float32 or apart < 0 or apart % 4 or (beside != 4 and rows.shape[1] > 1):
+    row_stride, column_stride = rows.strides if rows.ndim == 2 else (-1, -1)
+    if rows.dtype != np.float32 or row_stride < 0 or row_stride % 4 or (column_stride != 4 and rows.shape[1] > 1):
         raise ValueError(f"rows {rows.dtype} {rows.shape} with strides {rows.strides}")
     out = np.empty((len(rows), len(rows)), dtype=np.float64)
     _extension().gram(
         rows=rows.ctypes.data,
         n_rows=len(rows),
         columns=rows.shape[1],
-        stride=apart // 4,
+        stride=row_stride // 4,
         out=out.ctypes.data,
         threads=default_threads() if threads is None else max(1, threads),
         team=team,
@@ -152,12 +152,12 @@ def gram(rows: npt.NDArray[np.float32], threads: int | None = None, team: int = 
     return out
 
 
-# Multiplications from which a thread is worth its start.
+# Multiplications from which several threads are worth their start.
 SHARED = 4_000_000
 
 
 def row_products(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """left (rows, k) @ right (k, n) in float64: every number is the sum over k in its order, in every company.
+    """left (rows, k) @ right (k, n) in float64: every sum runs over k in order, whatever the other rows and columns.
 
     Where the processor can, products are fused with their sums.
 
@@ -247,7 +247,7 @@ def task_sums(
 def architectures(precision: str = "fp32") -> tuple[str, ...]:
     """Instruction sets of the native sampler that this processor has for a precision, best first.
 
-    precision : `fp32`, or `fp16` or `bf16`: what the factors of products are rounded to. Empty where it cannot run.
+    precision : `fp32`, `fp16` or `bf16`, to which the factors of products are rounded. Empty where it cannot run.
     """
     return () if sampler_reason_unavailable() else tuple(_extension().architectures(precision))
 
@@ -255,7 +255,7 @@ def architectures(precision: str = "fp32") -> tuple[str, ...]:
 def peak(precision: str, threads: int, architecture: str | None = None) -> float:
     """Operations a second of multiply-adds in registers (a product and a sum count two).
 
-    The best of twenty loops: threads of other libraries may still be looking for work.
+    The best of twenty loops: threads of other libraries may still spin while they wait for work.
     """
     name = architecture or architectures(precision)[0]
     return float(max(_extension().peak(name, precision, threads, rounds=2_000_000) for _ in range(20)))
@@ -273,7 +273,7 @@ def half_precision() -> str | None:
 class NativeSampler:
     """A folded denoiser, packed once, and its whole reverse chain in one call.
 
-    precision : `fp32`, or `fp16` or `bf16`: what the factors of matrix products are rounded to. State, sums across
+    precision : `fp32`, `fp16` or `bf16`, to which the factors of matrix products are rounded. State, sums across
         products and elementwise functions are float32 in any case.
 
     Raises `RuntimeError` where the extension is absent or the processor has no instructions for the precision.
@@ -285,7 +285,7 @@ class NativeSampler:
         self.folded, self.precision = folded, precision
         self._known: dict[bytes, npt.NDArray[np.float32]] = {}
         arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in _arrays(folded)]
-        # The extension copies what it is shown.
+        # The extension copies the arrays.
         listed = [(array.ctypes.data, *np.atleast_2d(array).shape) for array in arrays]
         widths = [len(folded.blocks[name].bias) for name in BLOCKS[:3]]
         self.network = _extension().network(
@@ -347,7 +347,7 @@ class NativeSampler:
         return out
 
     def _times(self, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        # Once for every table: the threads of numpy's products go on waiting for work beside those that sample.
+        # Computed once per solver table: after a product, BLAS threads keep spinning and compete with the sampler.
         key = table[:, 0].tobytes()
         if key not in self._known:
             self._known[key] = _time_table(self.folded, table)
@@ -355,11 +355,12 @@ class NativeSampler:
 
 
 class Moved(NamedTuple):
-    """By how much centres move from draw to draw, because cells of baselines, or covariates, are missing.
+    """Shifts of the centre from draw to draw, because missing cells of baselines and covariates are themselves drawn.
 
-    start (N + 1,) int64 : places of a person's cells in `cell` (K,) uint32 and `by` (K, M) float32, how each was drawn.
-    map (L, D) float32 : what a cell's change changes, a row a cell;  by_gap : the same for every unit of gap, or None.
-    gap (N,), weight (N, D) float32 : of the people; weight turns such a change into residuals.
+    start (N + 1,) int64 : a person's cells are start[i] .. start[i + 1] of `cell` (K,) uint32 and `by` (K, M) float32,
+        the draws less their expectations.
+    map (L, D) float32 : slopes of the mean, a row a cell;  by_gap : their change for every unit of gap, or None.
+    gap (N,), weight (N, D) float32 : of the people; weight turns a shift of the mean into one of the residual.
     All are contiguous.
     """
 
@@ -429,7 +430,7 @@ def _groups(precision: npt.NDArray[np.float64], patterns: Patterns) -> tuple[int
 def fill_missing(
     precision: npt.NDArray[np.float64], gone: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]
 ) -> None:
-    """Put into the missing cells of values (N, D) what the others of their row say; see `MissingCells.fill`.
+    """Replace the missing cells of values (N, D) by their expectations given the row; see `MissingCells.fill`.
 
     precision (D, D).  Raises `RuntimeError` where the extension is absent, `ValueError` for another dtype or layout.
     """
@@ -461,10 +462,10 @@ def scatter_missing(
 
 
 class NativeFinish:
-    """What turns components into draws, packed once; the statement is `secondgram.imputation.finishing.Finisher`.
+    """Components to draws, with packed matrices. Reference implementation: `secondgram.imputation.finishing.Finisher`.
 
     width : D;  loading : (D, D) or None;  components, margins : (start, end), both (knots, D), or None;  clip : 0 for
-    none;  precision : what factors of the product with the loading are rounded to.
+    none;  precision : `fp32`, `fp16` or `bf16`, of the factors of the product with the loading.
 
     Raises `RuntimeError` where the extension is absent or the processor has no instructions for the precision.
     """
@@ -563,6 +564,6 @@ def _arrays(folded: FoldedDenoiser) -> list[npt.NDArray[np.float64]]:
 
 
 def _time_table(folded: FoldedDenoiser, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """(S, 6, E): what the time of each step adds to each block's embedding, before its SiLU."""
+    """(S, 6, E): the term of the time of each step in each block's embedding, before its SiLU."""
     emb = folded.embedding_of_times(table[:, 0])
     return np.stack([emb @ block.embed for block in folded.blocks.values()], axis=1).astype(np.float32)

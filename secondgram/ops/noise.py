@@ -1,4 +1,4 @@
-"""Keyed noise on the fastest backend there is. What it means stands in `secondgram.diffusion.noise`."""
+"""Keyed noise on the fastest backend there is; `secondgram.diffusion.noise` defines it."""
 
 from __future__ import annotations
 

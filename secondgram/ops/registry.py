@@ -1,4 +1,4 @@
-"""Which backend runs an operation: the argument, else what its caller prefers, else the environment, else the best.
+"""Choice of a backend: the argument, else the preference of a caller, else the environment, else the best that runs.
 
 An explicit request never falls back to something else. The automatic choice says once, in a warning, why it passed over
 a better backend.
@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend chosen for an operation, who chose it, and the better ones that could not run, with their reasons."""
+    """The backend of an operation, the source of the choice, and the better ones that could not run, with reasons."""
 
     name: str
     source: str
@@ -64,9 +64,9 @@ _precision: ContextVar[str] = ContextVar("_precision", default=AUTO)
 
 @contextmanager
 def preferring(backend: str, precision: str = AUTO) -> Iterator[None]:
-    """Inside, operations that have this backend run on it unless another is asked for; the others choose as ever.
+    """Inside, operations that have this backend run on it unless another is asked for; the others choose as usual.
 
-    precision : the same for operations that have several. `auto` changes nothing: what is preferred outside holds.
+    precision : the same for operations that have several. `auto` keeps the preference that is set outside.
     """
     tokens = [
         (here, here.set(value)) for here, value in ((_preferred, backend), (_precision, precision)) if value != AUTO
@@ -79,7 +79,7 @@ def preferring(backend: str, precision: str = AUTO) -> Iterator[None]:
 
 
 def preferred_precision() -> str:
-    """The precision that callers around prefer, or `auto`."""
+    """The precision that `preferring` has set, or `auto`."""
     return _precision.get()
 
 
@@ -104,8 +104,8 @@ def choose(operation: str, candidates: Sequence[Candidate], requested: str | Non
     ----------
     operation : its name, for messages.
     candidates : best first.
-    requested : a candidate's name; None or "auto" leaves it to `preferring`, then to SECONDGRAM_BACKEND, and that unset
-        to what is available.
+    requested : a candidate's name; None or "auto" leaves it to `preferring`, then to SECONDGRAM_BACKEND, then to the
+        best that is available.
 
     Raises
     ------

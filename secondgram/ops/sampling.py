@@ -1,4 +1,4 @@
-"""The backends that carry a whole reverse chain, best first, and the precisions that some of them have."""
+"""Backends of the sampler (the whole reverse chain), best first, and the precisions of each."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ CUDA = {f"cuda-{mode}": mode for mode in cuda.MODES}
 
 
 def _triton_reason_unavailable() -> str | None:
-    # Needs torch, whose import is not for everybody who asks what there is.
+    # Imported here: torch is slow to import, and `doctor` can list backends without it.
     from . import fused
 
     return fused.reason_unavailable()
 
 
-# Those of a CUDA device stand last: until they have been measured on one, they run where they are asked for.
+# CUDA backends stand last: until they have been measured on a device, they run only where they are asked for.
 CANDIDATES = (
     Candidate("cpu", native.sampler_reason_unavailable),
     Candidate("reference"),
@@ -23,7 +23,7 @@ CANDIDATES = (
     Candidate("triton", _triton_reason_unavailable),
 )
 BACKENDS = (AUTO, *(candidate.name for candidate in CANDIDATES))
-# What the factors of matrix products are rounded to; the state and all sums beyond a product stay float32.
+# Precisions of the factors of matrix products; the state and all sums beyond a product stay float32.
 PRECISIONS = (AUTO, "fp32", "fp16", "bf16")
-# Those that a backend has beside `auto`.
+# Precisions of each backend, beside `auto`.
 HAS = {"cpu": PRECISIONS[1:], "reference": ("fp32",), "triton": PRECISIONS[1:]} | dict.fromkeys(CUDA, ("bf16",))

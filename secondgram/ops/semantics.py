@@ -1,4 +1,4 @@
-"""Which arithmetic a processor does: two paths give the same statement and differ in the last bits."""
+"""The arithmetic of a processor as a text: paths that differ compute the same formulas, with other last bits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from . import native
 from .registry import resolve
 from .sampling import CANDIDATES
 
-# Raised whenever the arithmetic of a path changes, so that what was made before is not mixed with what comes after.
+# Raised whenever the arithmetic of a path changes, so that parts of an imputation from before and after are not mixed.
 SEMANTICS = 1
 
 
 def processor_path(precision: str) -> str:
-    """What decides the bits of draws beside model, people and seed: backend, instruction sets, precision, libraries."""
+    """Backend, instruction sets, precision and libraries: beside model, people and seed, these decide bits of draws."""
     backend = resolve("the sampler", CANDIDATES)
     instructions = native.architectures(precision)[:1] if backend != "reference" else ()
     return ", ".join([f"path {SEMANTICS}", backend, *instructions, precision, *_libraries()])

@@ -1,4 +1,4 @@
-"""Work on rows in zero-padded tiles of a fixed height, so that a row's result never depends on its neighbours.
+"""Work on rows in zero-padded tiles of a fixed height, so that a row's result never depends on other rows.
 
 Matrix libraries choose their inner loops by the shape of the product. In tiles of one height every row goes through the
 same arithmetic, wherever it stands and however many rows there are; one thread a tile keeps the number of threads out
@@ -52,7 +52,7 @@ def one_thread() -> Iterator[None]:
 def in_tiles(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
     """function(tile of each array) row by row: arrays (rows, ...) -> (rows, ...).
 
-    `function` gets tiles of exactly `TILE` rows; what it makes of the padding is dropped.
+    `function` gets tiles of exactly `TILE` rows; its results for the padding are dropped.
     """
     rows = len(arrays[0])
     parts = []

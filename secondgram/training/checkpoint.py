@@ -22,16 +22,18 @@ from ..files import Kind, replacing
 
 FORMAT = "secondgram"
 FORMAT_VERSION = 2
-# Those that can be read: models of 1 say neither their visits nor their precision.
+# Versions that can be read: models of version 1 have neither visits nor a precision.
 READABLE = (1, 2)
 DESCRIPTION, NUMBERS = "model.json", "weights.safetensors"
 ARRAY = "$array"
 
 
 def write_folder(folder: str | os.PathLike[str], kind: str, tree: dict[str, Any]) -> None:
-    """Write a nested dict of JSON values and numpy arrays as a folder; a reader sees the old one or the new one.
+    """Write a nested dict of JSON values and numpy arrays as a folder.
 
-    The same tree gives the same bytes. Raises `InputError` where the folder cannot be written.
+    An existing folder is replaced by two renames, so that a reader sees the old one, the new one, or for a moment none;
+    a process that is killed between them leaves the old one as `.NAME.PID.old` beside it. The same tree gives the same
+    bytes. Raises `InputError` where the folder cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     body = _part(tree, "", arrays)

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-# From inputs to outputs, with whatever else it changes changed in place.
+# From inputs to outputs; everything else it changes is changed in place.
 Step = Callable[[Tensors], Tensors]
-# Records what a call does, does it once, and returns what does it again.
+# Runs a call once while recording it, and returns a function that replays it.
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 # Steps of a shape before it is recorded: compilers, workspaces and the optimiser's moments come with the first ones.
 WARM = 3
 
 
 def cuda_graph(call: Callable[[], None]) -> Callable[[], None]:
-    """A `Record` of what a call launches."""
+    """A `Record` of the kernels that a call launches."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
@@ -42,7 +42,7 @@ class Recorder:
     ----------
     step : called with inputs by name; its outputs are tensors by name. Everything that it reads or changes besides is
         in one place for as long as this lives, and none of it decides what it does.
-    record : `cuda_graph`, or what does the same elsewhere.
+    record : `cuda_graph`, or its equivalent elsewhere.
     device : where the step works; inputs are sent there.
 
     A step that cannot be recorded is made as it stands, then and from then on; `reason` and a warning say why.

@@ -27,7 +27,7 @@ class Batch:
         return torch.searchsorted(self.task, torch.arange(len(TASKS) + 1, device=self.task.device))
 
     def to(self, device: torch.device) -> Batch:
-        """The same there; sent without waiting."""
+        """The batch on another device; copied without waiting."""
         moved = (each.to(device, non_blocking=True) for each in (self.target, self.condition, self.mask, self.task))
         return Batch(*moved)
 

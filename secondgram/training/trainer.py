@@ -1,4 +1,4 @@
-"""The training loop: deterministic by seed, resumable to the bit, and open about what it skipped."""
+"""The training loop: deterministic by seed, resumable to the bit, with a history that counts skipped updates."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .tasks import TASKS, Batch, TaskRows, task_losses
 
 STATE_KIND = "training state"
 GRADIENTS = ("none", "gate", *gradients.METHODS)
-# Where no method needs the gradients of the tasks, they cost a backward pass each; a look at them every few epochs is
-# enough.
+# Without a method, the cosines between task gradients are logged every so many epochs: they cost one backward pass a
+# task.
 COSINES_EVERY = 5
 
 
@@ -40,7 +40,7 @@ class TrainingOptions:
         a method of `secondgram.training.gradients`, `pcgrad` say, followed by gate and clip.
     patience : epochs without a better validation score before training stops.
     validate_every : epochs between validation scores.
-    average : decay of the moving average of the weights, 0 for none; the average is what is validated and kept.
+    average : decay of the moving average of the weights, 0 for none; the average is validated and kept.
     whole_steps : draw t from the whole steps 1 .. last (the paper) instead of the reals in [0, last].
     """
 
@@ -60,7 +60,7 @@ class TrainingOptions:
 
     @classmethod
     def of(cls, options: object, **fixed: Any) -> TrainingOptions:
-        """The fields of this class that a preset's options have too, and what the preset fixes."""
+        """The fields that a preset's options share with this class, and values that the preset fixes."""
         shared = {field.name: getattr(options, field.name) for field in fields(cls) if hasattr(options, field.name)}
         return cls(**(shared | fixed))
 
@@ -75,12 +75,12 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Run:
-    """How a training run is watched and kept.
+    """Where a training run keeps its state, and whether it shows its progress.
 
     state_folder : where its state is saved, at most every `state_every` seconds; None keeps none.
     resume : go on from that state, if there is one.
     show : draw a progress bar when standard error is a terminal.
-    keep_end : save the state at the end too, so that what has ended is not done again.
+    keep_end : save the state at the end too, so that a finished training is not repeated.
     """
 
     state_folder: Path | None = None
@@ -90,7 +90,7 @@ class Run:
     keep_end: bool = False
 
     def part(self, name: str) -> Run:
-        """The same for one of several trainings that make up a run."""
+        """The `Run` of one of several trainings that make up this one, in a folder of its own."""
         folder = self.state_folder
         return self if folder is None else replace(self, state_folder=folder / name, keep_end=True)
 
@@ -110,7 +110,7 @@ class Epoch:
 
 @dataclass
 class History:
-    """What happened: one `Epoch` each, the epoch whose weights were kept, and the cosine pairs' names."""
+    """History of a training: its epochs, and the number of the epoch whose weights were kept, -1 for the last one."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best: int = -1
@@ -129,11 +129,11 @@ class Trainer:
 
     Parameters
     ----------
-    net, schedule, rows : what learns, on which noise, from which rows.
+    net, schedule, rows : the network, the schedule of its noise, and its training rows.
     seed : decides the order of rows, the coins, the noise and the dropout, epoch by epoch, so that a run that was
         killed continues as if it had not been.
     validate : score of the network as it stands, higher is better; None keeps the last weights.
-    run : how it is watched and kept.
+    run : where its state is kept, and whether progress is shown.
     record : how steps are recorded and played again; None takes CUDA graphs on a CUDA device and records nothing on a
         processor. Where it is given, a step decides nothing by values, as on a device.
     """
@@ -162,13 +162,13 @@ class Trainer:
             options.rate,
             weight_decay=options.decay,
             fused=True,
-            # Lets its step be recorded.
+            # A capturable optimiser, so that its step can be recorded.
             capturable=self.device.type == "cuda",
         )
         self.average = _copy(net) if options.average else {}
         self.best: dict[str, Tensor] = {}
         self.history = History()
-        # Changed in place, as everything that a recorded step changes.
+        # Changed in place, like all state of a recorded step.
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
         self.parameters = list(net.parameters())
         self.engine: gradients.TaskGradients | None = None
@@ -213,7 +213,7 @@ class Trainer:
     def _epoch(self, number: int) -> Epoch:
         seed = _epoch_seed(self.seed, number)
         generator = torch.Generator().manual_seed(seed)
-        # A generator of its own: which rows and which noise a step sees does not depend on the method.
+        # A generator of its own, so that rows and noise of a step do not depend on the method.
         self.orders = torch.Generator().manual_seed(seed ^ 1)
         order, clean = self.rows.plan(generator)
         losses = torch.zeros(len(TASKS), dtype=torch.float64, device=self.device)
@@ -237,7 +237,7 @@ class Trainer:
         return Epoch(sum(mean), mean, cosines, int(skipped), norms=norms)
 
     def _draw(self, batch: Batch, generator: torch.Generator) -> Tensors:
-        """What a step is made of, drawn on the processor: a seed gives the same numbers wherever the network is."""
+        """Inputs of a step, drawn on the processor: a seed gives the same numbers wherever the network is."""
         rows = len(batch.target)
         last = self.schedule.last
         if self.options.whole_steps:
@@ -431,11 +431,11 @@ class _Look:
         tasks = len(TASKS)
         self.cosines, self.together = torch.zeros(2, tasks, tasks, device=device, dtype=torch.float64).unbind()
         self.norms = torch.zeros(tasks, device=device, dtype=torch.float64)
-        # Steps looked at, counted by whoever makes them: a step that is played again counts nothing.
+        # Number of steps summed, counted by the caller: replaying a recorded step runs no Python.
         self.steps = 0
 
     def clear(self) -> None:
-        """Forget what was seen, in place."""
+        """Set all sums to zero, in place."""
         self.cosines.zero_()
         self.together.zero_()
         self.norms.zero_()

@@ -23,7 +23,7 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def standing(triple: Sequence[float | None]) -> str:
-    """`better`, `worse` or `tie`: where the interval (value, low, high) of a difference in error lies against zero."""
+    """`better` if the interval (value, low, high) of a difference in error is below 0, `worse` if above, else `tie`."""
     _, low, high = triple
     if low is None or high is None or not np.isfinite([low, high]).all():
         return "tie"

@@ -77,7 +77,7 @@ class Frame:
         y_format: Format | None = None,
         x_ticks: Sequence[float] | None = None,
     ) -> Html:
-        """Grid lines, ticks and labels; that of y stands above its axis and needs no turned head."""
+        """Grid lines, ticks and labels; the label of y is horizontal, above its axis."""
         xs, ys = self.x.ticks(6) if x_ticks is None else list(x_ticks), self.y.ticks(5)
         x_format, y_format = x_format or decimals(xs), y_format or decimals(ys)
         left, right = min(self.x.start, self.x.end), max(self.x.start, self.x.end)
@@ -119,8 +119,8 @@ def between(share: float, start: float = 2.0, end: float = 98.0) -> str:
 
 
 def square(x: str, y: str, size: float) -> Html:
-    """The mark of what is worse, centred on a place that is a share."""
-    # A share cannot be shifted by pixels but so.
+    """The mark of a worse value, centred on a place that is a share of the width."""
+    # SVG percentages take a pixel offset only through a transform.
     return tag(
         "rect",
         x=x,

@@ -47,7 +47,7 @@ def groups(evidence: Evidence) -> Html:
         mine = [group for group in found if group["kind"] == kind]
         rows = [_group_row(heading, group, {key: (names[key], ends[key]) for key in keys}) for group in mine]
         if len(rows) > 2 * FIRST:
-            # A long list is folded, what is lost in it never.
+            # A long list is folded, but groups in which a loss occurs are always shown.
             whole = table(caption, headings, {heading: rows})
             hidden.append(folded(f"{heading}: {words.count(len(rows), 'group')}", whole))
             heading = f"{heading}: where it loses"

@@ -12,7 +12,7 @@ from .html import Html, join, tag
 from .shared import FIRST, KINDS, Evidence, Triple, ours, strip_ends, upper
 from .tables import breakable, cell, figure, folded, paragraph, row, section, table, value
 
-# Of what is lost more is shown than of what is won.
+# Rows shown: more losses than wins.
 SHOWN = {"better": FIRST, "tie": FIRST, "worse": 3 * FIRST}
 # The share of 95 % intervals that leave zero out where nothing differs.
 CHANCE = 0.05

@@ -2,7 +2,8 @@
 
 J (T, P) holds one gradient a row, K = J J^T their Gram matrix. A method turns K into weights w, the update is
 g = w^T J and its norm sqrt(w^T K w). Projection of conflicting gradients (PCGrad, Yu et al. 2020) and the other methods
-are additions of this library; what the paper calls gradient manipulation is the gate and the clip on the norm.
+are additions of this library; gradient manipulation in the paper is the gate and the clip on the norm.
+See docs/design.md#task-gradients.
 """
 
 from ...ops.gradients import combine, gram

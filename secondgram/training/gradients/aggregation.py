@@ -20,7 +20,7 @@ from . import solvers
 @dataclass(frozen=True)
 class _Problem:
     """A Gram matrix taken apart: K (T, T), sizes (T,), which of them are not zero, cosines C (T, T), 0 for dead tasks,
-    orders of projection (T, T), and what methods are told."""
+    orders of projection (T, T), and the constants of the methods."""
 
     K: Tensor
     size: Tensor
@@ -128,14 +128,14 @@ def _mean(problem: _Problem) -> Tensor:
 
 
 def _pcgrad(problem: _Problem) -> Tensor:
-    """Every row at once: A (T, T) coefficients of unit gradients, V = A C; row i loses what conflicts with its j."""
+    """Every row at once: A (T, T) coefficients of unit gradients, V = A C; row i loses its conflict with its j."""
     if problem.C.device.type == "cpu" and not bool((problem.C < 0).any()):
-        # What the loop would come to: nothing is projected.
+        # Nothing conflicts, so the loop would project nothing.
         return torch.ones_like(problem.size)
     A = torch.eye(len(problem.C), dtype=problem.C.dtype, device=problem.C.device)
     V = problem.C.clone()
     for j in problem.orders.T[:, :, None]:
-        # A row never conflicts with itself: what is left of a task points along it or is zero.
+        # A row never conflicts with itself: the rest of a task's gradient points along it or is zero.
         step = -V.gather(1, j).clamp_max(0.0)
         step = torch.where(j[:, 0] == torch.arange(len(A), device=A.device), 0.0, step[:, 0])[:, None]
         A = A.scatter_add(1, j, step)
@@ -173,7 +173,7 @@ def _inverse_sizes(problem: _Problem) -> Tensor:
 
 
 def _mgda(problem: _Problem) -> Tensor:
-    # A dead task would be the whole answer, and stop the others: it is put out of reach.
+    # A dead task has the smallest norm and would take all of the weight: it is put out of reach.
     q = torch.where(problem.alive | ~problem.alive.any(), _inverse_sizes(problem), 0.0)
     a = solvers.simplex_point(problem.solid, q)
     w = torch.where(problem.alive, a * q, 0.0)
@@ -190,7 +190,7 @@ def _cagrad(problem: _Problem) -> Tensor:
     if not problem.c:
         return _mean(problem)
     gram = problem.C * part[:, None] * part
-    # What a dead task could take of the weight has a price above everything else, which is at most 1 + c.
+    # The price of weight on a dead task is above every other price, each of which is at most 1 + c.
     price = 4.0 * (~problem.alive).to(gram)
     linear = part * even / norm.where(norm > 0, 1.0) + price
     w, length = solvers.worst_case(gram, linear, problem.c)

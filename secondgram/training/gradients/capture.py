@@ -1,9 +1,9 @@
-"""What a layer's gradient is made of, taken during one backward pass: each Linear's and LayerNorm's input and the
-gradient of its output.
+"""Recording, during one backward pass, the factors of every layer's gradient: the input of each Linear and LayerNorm,
+and the gradient of its output.
 
 Inside `capturing`, `linear` and `layer_norm` of a network's own parameters go through the two functions below. Their
-backward computes the gradient of the input alone and hands on what the weight gradients are made of, so a pass costs
-what a plain one does, less the weight gradients. Any other use of a parameter is refused with its name.
+backward computes the gradient of the input alone and hands on the factors of the weight gradients, so a pass costs as
+much as a plain one without weight gradients. Any other use of a parameter is refused with its name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LINEAR = functional.linear
 NORMS = (functional.layer_norm, torch.layer_norm)
-# Layers that keep rows apart; an empty Sequential or a container is judged by what it holds.
+# Layers that keep rows apart; an empty Sequential or a container is judged by its children.
 ROWWISE = (
     nn.Linear,
     nn.LayerNorm,
@@ -133,7 +133,7 @@ class _Capture(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.backward and len(args) == 1 and not any(kwargs.values()):
-            # While a mode handles a function it is off; layers that are recomputed on the way back need it on.
+            # torch switches a function mode off inside its handler; layers that checkpointing recomputes need it on.
             loss = args[0]
             with self:
                 return Variable._execution_engine.run_backward(
@@ -203,7 +203,7 @@ def refuse_mixing_layers(net: nn.Module, *inputs: Tensor) -> None:
     """Refuse a network in which one row's output depends on another row, with the name of the layer that does it.
 
     inputs : (B, ...) each, B above 1, as the network is called. Layers that are known are judged by their type; the
-        others, by what becomes of their output when the network sees half of the rows, without dropout.
+        others, by whether their output changes when the network sees half of the rows, without dropout.
     """
     for name, layer in net.named_modules():
         if isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention, nn.RNNBase)):
@@ -226,7 +226,7 @@ def refuse_mixing_layers(net: nn.Module, *inputs: Tensor) -> None:
 
 @torch.no_grad()
 def _outputs(net: nn.Module, *inputs: Tensor) -> dict[str, list[Tensor]]:
-    """What each layer gives, innermost first."""
+    """The output of each layer, innermost first."""
     seen: dict[str, list[Tensor]] = {}
 
     def note(name: str) -> Callable[..., None]:

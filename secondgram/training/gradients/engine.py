@@ -25,8 +25,8 @@ NUMBER = 16
 SLICES = 1 << 22
 # Beyond this, J is not stored where the choice is free.
 LARGEST_JACOBIAN = 1 << 30
-# Tasks and rows up to which `auto` takes `sums`: its products grow with the square of the tasks, and what J costs grows
-# less with the rows than products do.
+# Most tasks and rows for which `auto` takes `sums`: its products grow with tasks^2, and with rows faster than the cost
+# of a stored J.
 MOST_SUMMED, LARGEST_SUMMED = 16, 1024
 
 
@@ -333,7 +333,7 @@ class TaskGradients:
         place = torch.arange(rows, device=self.device)
         return ((place >= offsets[:-1, None]) & (place < offsets[1:, None])).to(self.dtype)
 
-    # -- what becomes of them ---------------------------------------------------------------------------------------
+    # -- using the gradients ----------------------------------------------------------------------------------------
 
     @property
     def J(self) -> Tensor:
@@ -345,7 +345,7 @@ class TaskGradients:
             self._records.clear()
             for name, place in self._views.items():
                 if name not in self._written:
-                    # No row reached it, whatever an earlier step left there.
+                    # No row reached it: an earlier step's values must not stay.
                     place.zero_()
             return J
         J = torch.zeros(self.tasks, self.size, dtype=self.dtype, device=self.device)
@@ -485,7 +485,7 @@ def task_jacobian(
     """J (T, P) of any network of Linear, LayerNorm and functions that keep rows apart.
 
     row_losses : from the network's output to one loss a row (B,), or to their sum.
-    inputs : what the network is called with, (B, ...) each, rows sorted by task.
+    inputs : arguments of the network, (B, ...) each, rows sorted by task.
     check : refuse a layer that mixes rows, by its name; a network of unknown layers is called twice more for it.
 
     Raises `InputError` for such a layer and for a parameter used by anything but Linear and LayerNorm.
@@ -501,7 +501,7 @@ def task_jacobian(
 def task_gradients(losses: Sequence[Tensor], parameters: Sequence[Tensor], retain_graph: bool = False) -> Tensor:
     """J (T, P): the gradient of each task's loss for all parameters, flattened in their order, one backward a task.
 
-    The plain statement of `TaskGradients`, for any network and any losses.
+    Reference implementation of `TaskGradients`, for any network and any losses.
 
     retain_graph : keep the graph for another backward pass afterwards.
     """

@@ -163,7 +163,7 @@ def jacobi(K: Tensor) -> tuple[Tensor, Tensor]:
     """As `eigh`, by rotations."""
     tasks = len(K)
     even = tasks + tasks % 2
-    # A task of zeros makes the number even; it is never turned.
+    # A task of zeros makes the number even; it is never rotated.
     K = torch.nn.functional.pad(K, (0, even - tasks, 0, even - tasks))
     vectors = torch.eye(even, dtype=K.dtype, device=K.device)
     for number in range(max(1, even - 1) * SWEEPS):
@@ -183,7 +183,7 @@ def jacobi(K: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pairs(even: int, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows and columns of a round in which nobody meets two others; every pair meets once in even - 1 rounds.
+    """Rows and columns of one round of a round-robin; every pair of tasks is rotated once in even - 1 rounds.
 
     Counted on the device: to send them there would wait for it.
     """

@@ -1,4 +1,4 @@
-"""What mode `sums` makes of a batch: the sum of the tasks' gradients and their products, never a gradient itself."""
+"""Mode `sums`: the sum over tasks of the gradients, and their Gram matrix, without storing a gradient."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class LayerSums:
 
     def gram(self, uses: Mapping[str, list[Record]]) -> tuple[Tensor, set[str]]:
         """The part of K (T, T) that is made here, and the names of the parameters it is of; uses : by parameter."""
-        # Products of sums are no sums of products: a weight that was used again is left to who makes its slices.
+        # Products of sums are no sums of products: a weight that was used twice is left to the engine, by slices.
         once = {name: of[0] for name, of in uses.items() if len(of) == 1 and of[0].is_matrix(name)}
         if self.K is None:
             for name in self.rows.keys() - self.written:
@@ -72,7 +72,10 @@ class LayerSums:
         return Layer(record.dY, record.X, record.ends or record.offsets.tolist(), self.place[name])
 
     def combine(self, w: Tensor, places: Mapping[str, Tensor]) -> set[str]:
-        """Write into the places what needs no second pass, and name it: all, where every task weighs the same."""
+        """Write the gradients that need no second pass into the places, and return their names.
+
+        Of biases and layer norms always; of weights that were used once, where every task weighs the same.
+        """
         done = set(self.written)
         for name in self.written:
             torch.mv(self.rows[name].t(), w.to(self.J.dtype), out=places[name].view(-1))

@@ -43,7 +43,7 @@ def step_on_device(
     if not all(group.get("fused") for group in optimiser.param_groups):
         raise InputError("the optimiser is not fused", mend="Use torch.optim.Adam(..., fused=True)")
     factor, skip = gate_and_clip_on_device(norm, gate, clip)
-    # What torch's gradient scalers set: gradients are divided by the one, and the other skips the step.
+    # As torch's gradient scalers do: gradients are divided by `grad_scale`, and `found_inf` skips the step.
     optimiser.grad_scale, optimiser.found_inf = 1.0 / factor, skip.float()  # type: ignore[attr-defined]
     try:
         optimiser.step()
