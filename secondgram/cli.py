@@ -166,7 +166,7 @@ def verdict(
     quiet: Quiet = False,
 ) -> None:
     """Say what each part of a fitted model earned, and for which features the baseline is carried forward."""
-    from .evaluation.files import show_verdict
+    from .evaluation.score_tables import show_verdict
     from .imputation.imputer import load
     from .imputation.model import JudgedModel
 
@@ -236,7 +236,7 @@ def evaluate(
     """Score imputed visits against visits that were measured."""
     from .evaluation.evaluate import drawn_features
     from .evaluation.evaluate import evaluate as score
-    from .evaluation.files import show_scores
+    from .evaluation.score_tables import show_scores
 
     if out is not None:
         look(out, streams=True)
@@ -269,7 +269,7 @@ def compare(
     """
     from .evaluation.compare import ALL, DEFAULT_METHODS
     from .evaluation.compare import compare as run
-    from .evaluation.files import show_comparison
+    from .evaluation.run_folder import show_comparison
 
     look(out, Kind.FOLDER)
     people = _cohort(cohort, quiet, roles)

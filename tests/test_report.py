@@ -183,7 +183,7 @@ def test_cosines_and_skipped_steps_of_the_published_method(tmp_path: Path) -> No
 
 
 def _published_page(folder: Path, cohort: sg.SimulatedCohort, imputer: sg.SecondgramImputer) -> Seen:
-    from secondgram.evaluation.files import write_run
+    from secondgram.evaluation.run_folder import write_run
 
     scaling = SharedScaling.fit(cohort.baseline)
     result = imputer.impute(cohort, draws=5, who="all", show=False)

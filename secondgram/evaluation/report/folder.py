@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..evidence import EVIDENCE_VERSION, FILE, digest
-from ..files import RUN_VERSION
+from ..run_folder import RUN_VERSION
 
 AGAIN = "Run `secondgram compare` (or demo) again with the same --out"
 SHARED = ("seed", "draws", "features", "people")
