@@ -19,7 +19,15 @@ from secondgram.cohort.scaling import SharedScaling
 from secondgram.evaluation import findings
 from secondgram.evaluation.compare import comparison_table, scored
 from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
-from secondgram.evaluation.metrics import Cells, correlation, pit_histogram, resamples, standing
+from secondgram.evaluation.metrics import (
+    Cells,
+    correlation,
+    correlation_distances,
+    pit_histogram,
+    resamples,
+    resemblance_table,
+    standing,
+)
 from secondgram.evaluation.report.drawing import Scale
 from secondgram.evaluation.report.html import Html, join, tag
 from secondgram.evaluation.report.people import SHARES
@@ -376,7 +384,7 @@ def test_a_feature_that_nobody_has_at_follow_up(tmp_path: Path) -> None:
         {"ours": cells["carry-forward"], "ridge": cells["carry-forward"]}, ["a", "b", "c"], weights
     )
     assert standing(found["ours_ridge"][1]) == "tie"
-    matrix = findings.correlations(cells["carry-forward"])["levels"]["real"]
+    matrix = findings.correlations(cells["carry-forward"], 0)["levels"]["real"]
     assert (np.array(matrix) == 0).sum() >= 5
 
 
@@ -384,11 +392,37 @@ def test_floor_is_the_distance_of_independent_samples() -> None:
     rng = np.random.default_rng(3)
     mixing = rng.normal(size=(6, 6))
     one, other = (rng.normal(size=(4000, 6)) @ mixing for _ in range(2))
-    found = findings.correlations(Cells.of(one, one * 0, other, other[None], np.arange(4000).astype(str)))
+    found = findings.correlations(Cells.of(one, one * 0, other, other[None], np.arange(4000).astype(str)), 0)
     assert found["levels"]["distance"] == pytest.approx(found["levels"]["floor"], rel=0.6)
     shuffled = rng.permuted(other, axis=0)
-    found = findings.correlations(Cells.of(one, one * 0, shuffled, shuffled[None], np.arange(4000).astype(str)))
+    found = findings.correlations(Cells.of(one, one * 0, shuffled, shuffled[None], np.arange(4000).astype(str)), 0)
     assert found["levels"]["distance"] > 5 * found["levels"]["floor"]
+
+
+def test_the_report_and_the_tables_have_one_correlation_distance() -> None:
+    rng = np.random.default_rng(5)
+    truth, baseline = rng.normal(size=(2, 120, 5)) @ rng.normal(size=(5, 5))
+    truth[rng.random(truth.shape) < 0.1] = np.nan
+    cells = Cells.of(truth, baseline, baseline, baseline + rng.normal(size=(3, 120, 5)), np.arange(120) // 2)
+    table, found = resemblance_table(cells, seed=3), findings.correlations(cells, 3)
+    for what in ("levels", "changes"):
+        row = table.loc[f"correlation_distance_{what}"]
+        assert (found[what]["distance"], found[what]["floor"]) == (row["value"], row["floor"])
+        np.testing.assert_array_equal(
+            correlation_distances(cells, 3, scattered=False)[what], correlation_distances(cells, 3)[what][:1]
+        )
+    of_two = Cells.of(truth[:4], baseline[:4], baseline[:4], baseline[None, :4], np.arange(4) // 2)
+    few = findings.correlations(of_two, 3)
+    assert np.isnan([few["levels"]["distance"], few["levels"]["floor"]]).all()
+
+
+def test_a_run_holds_one_correlation_distance(run: Path) -> None:
+    table = pd.read_csv(run / "resemblance.csv").set_index(["method", "measure"])
+    content = json.loads((run / FILE).read_text(encoding="utf-8"))["content"]
+    for what in ("levels", "changes"):
+        row = table.loc[content["roles"]["ours"], f"correlation_distance_{what}"]
+        for name, column in (("distance", "value"), ("floor", "floor")):
+            assert content["correlation"][what][name] == pytest.approx(row[column], rel=1e-4)
 
 
 def test_change_finds_slope_and_correlation() -> None:

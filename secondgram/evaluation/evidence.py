@@ -171,7 +171,7 @@ class Evidence:
             "calibration": {name: findings.calibration(cells[name], weights) for name in shown},
             "pit": {name: findings.pit(cells[name], weights) for name in shown},
             "groups": findings.groups(focus, _grouped(tested), tested.ids, weights),
-            "correlation": findings.correlations(ours),
+            "correlation": findings.correlations(ours, seed),
             "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
             "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in shown},
             "training": {name: models[name] for name in cells if name in models},

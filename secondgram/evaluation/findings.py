@@ -17,7 +17,7 @@ from .metrics import (
     Cells,
     cell_mean,
     correlation,
-    correlation_distance,
+    correlation_distances,
     interval,
     pit_histogram,
     pooled_mean,
@@ -29,7 +29,6 @@ SCATTER_BINS = 56
 SCATTER_GROUPS = 10
 PIT_BINS = 20
 MATRIX_CELLS = 96
-FLOOR_SPLITS = 10
 SHOWN_PEOPLE = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN_FEATURES = 4
 POOLED = "smaller groups together"
@@ -215,15 +214,16 @@ def _group(focus: dict[str, Cells], mine: np.ndarray, weights: np.ndarray) -> di
 # -- correlations --------------------------------------------------------------------------
 
 
-def correlations(cells: Cells) -> dict[str, Any]:
+def correlations(cells: Cells, seed: int) -> dict[str, Any]:
     """Correlation matrices of real and imputed follow-ups, and of their changes from baseline.
 
-    A single draw a person is compared, because means vary too little. `distance` is the mean absolute difference of two
-    features' correlations; `floor` that between two halves of the real people, brought to as many people as there are.
+    A single draw a person is compared, because means vary too little. `distance` and `floor` are those of
+    `correlation_distances`: of imputed visits, and of real ones, from the real visits of other people.
     Matrices hold per cent, features in the order of a clustering of the real ones; large ones are averaged over blocks.
     """
     seen, everyone = np.isfinite(cells.truth), np.ones(len(cells.truth))
     found: dict[str, Any] = {}
+    apart = correlation_distances(cells, seed, scattered=False)
     order = None
     for what, base in (("levels", 0.0), ("changes", cells.baseline)):
         real = correlation(cells.truth - base, everyone)
@@ -232,21 +232,9 @@ def correlations(cells: Cells) -> dict[str, Any]:
         found[what] = {
             "real": _blocks(real[np.ix_(order, order)]),
             "imputed": _blocks(imputed[np.ix_(order, order)]),
-            "distance": correlation_distance(real, imputed),
-            "floor": _floor(cells.truth - base, cells.unit),
+            **dict(zip(("distance", "floor"), apart[what][0] if what in apart else (np.nan, np.nan), strict=True)),
         }
     return found | {"features": len(cells.truth.T)}
-
-
-def _floor(values: np.ndarray, unit: np.ndarray) -> float:
-    names, member = np.unique(unit.astype(str), return_inverse=True)
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(FLOOR_SPLITS if len(names) > 3 else 0):
-        half = (rng.permutation(len(names)) < len(names) // 2)[member]
-        found.append(correlation_distance(correlation(values, half), correlation(values, ~half)))
-    # Errors of halves are larger by the root of two each than those of all people.
-    return float(np.mean(found)) / np.sqrt(2.0) if found else float("nan")
 
 
 def _clustered(matrix: np.ndarray) -> np.ndarray:

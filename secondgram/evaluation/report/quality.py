@@ -125,12 +125,12 @@ def correlation(evidence: Evidence) -> Html:
         for name, cells in (("real", real), ("imputed", imputed), ("difference", imputed - real)):
             label = f"{title}, correlations, {name}: {len(real)} by {len(real)} cells, mean {cells.mean() / 100:.2f}."
             if name == "difference":
-                label = f"{title}, imputed minus real: mean absolute difference {words.number(each['distance'])}."
+                label = f"{title}, imputed minus real: distance {words.number(each['distance'])}."
             trio.append(panel(upper(name), figures.matrix(cells, label)))
         ratio = None if not each["floor"] or each["distance"] is None else each["distance"] / each["floor"]
         told = (
-            f"{title}: imputed and real correlations differ by {words.number(each['distance'])} on average; two "
-            f"samples of real people of this size would by {words.number(each['floor'])}"
+            f"{title}: imputed and real correlations differ by {words.number(each['distance'])} on average; those of "
+            f"two samples of real people by {words.number(each['floor'])}"
             + (
                 "."
                 if ratio is None
@@ -142,9 +142,9 @@ def correlation(evidence: Evidence) -> Html:
     caption = (
         "How to read it: a cell is the correlation of two features, blue where positive, orange where negative, "
         "stronger the further from zero; the rightmost picture is empty where nothing differs. One draw a person "
-        "is compared, because means of draws vary too little. Chance is told by halves of the real people; below "
-        "1 is possible, because the imputed people are the real ones and bring their baselines. Features stand in "
-        "the order of a clustering of the real visits."
+        "is compared, because means of draws vary too little. Chance is told by halves of the real people, "
+        "drawn at random: visits as good as real ones reach it. Features stand in the order of a clustering of the "
+        "real visits."
     )
     if blocks < found["features"]:
         caption += f" The {found['features']} features are averaged to {blocks} by {blocks} cells."
