@@ -43,7 +43,7 @@ COMPLETE_PEOPLE = 40
 # Points of a training curve.
 CURVE_POINTS = 160
 CARRY = "carry-forward"
-RIDGES = ("ridge-gaussian", "ridge-empirical", "multivariate-ridge", "ridge")
+RIDGES = ("ridge-gaussian", "ridge-empirical", "ridge")
 OURS = ("default", "paper")
 
 
