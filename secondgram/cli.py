@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from .errors import InputError
+from .errors import InputError, MissingColumn
 from .files import Kind, Target, clear, locked, look, writing
 from .ops.registry import BackendUnavailableError
 
@@ -93,9 +93,9 @@ def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImp
     listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits")}
     try:
         cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}), like=model)
-    except InputError as error:
+    except MissingColumn as error:
         trained = [] if model is None else [*model.columns_.features, *model.columns_.covariates]
-        if error.column not in trained or "no such column" not in error.problem:
+        if error.column not in trained:
             raise
         raise InputError(
             "the model was trained with this column, and the table has none of that name",
