@@ -21,6 +21,7 @@ from secondgram.evaluation.compare import comparison_table, scored
 from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
 from secondgram.evaluation.metrics import (
     Cells,
+    Estimate,
     correlation,
     correlation_distances,
     pit_histogram,
@@ -154,7 +155,7 @@ def test_same_run_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_verdict_is_that_of_the_evidence(run: Path) -> None:
     evidence = json.loads((run / FILE).read_text())["content"]
-    found = [standing(triple) for triple in evidence["features"]["ours_carry"]]
+    found = [standing(Estimate.of(each)) for each in evidence["features"]["ours_carry"]]
     text = (run / "report.html").read_text(encoding="utf-8")
     heading = re.search(r"<h1>(.*?)</h1>", text)
     assert heading is not None
@@ -319,9 +320,9 @@ def test_verdict_names_what_wins_ties_and_loses() -> None:
     ours = truth + (carry - truth)[::-1] * np.array([0.5, 1.0, 2.0])
     focus = {"ours": _cells(truth, baseline, ours), "carry": _cells(truth, baseline, carry)}
     found = findings.verdict(focus, ["a", "b", "c"], resamples(focus["ours"].unit, 200, 0))
-    assert [standing(triple) for triple in found["ours_carry"]] == ["better", "tie", "worse"]
+    assert [standing(each) for each in found["ours_carry"]] == ["better", "tie", "worse"]
     assert found["use"] == ["ours", "carry", "carry"]
-    np.testing.assert_allclose([triple[0] for triple in found["ours_carry"]], [-50, 0, 100], atol=1e-9)
+    np.testing.assert_allclose([each.value for each in found["ours_carry"]], [-50, 0, 100], atol=1e-9)
     for role, values in (("ours", ours), ("carry", carry)):
         np.testing.assert_allclose(found["rmse"][role], np.sqrt(((values - truth) ** 2).mean(axis=0)))
 
@@ -528,9 +529,9 @@ def test_words() -> None:
     assert number(-0.1234) == "−0.123"
     assert number(-0.0001) == "0.000"
     assert number(None) == number(float("nan")) == "–"
-    assert interval((0.2, 0.1, 0.3)) == "0.200 (0.100 to 0.300)"
-    assert difference((-12.34, -15.0, 1.0)) == "−12.3\N{NO-BREAK SPACE}% (−15.0 to +1.0)"
-    assert shares((0.9, 0.88, 0.92)) == "90.0\N{NO-BREAK SPACE}% (88.0 to 92.0)"
+    assert interval(Estimate(0.2, 0.1, 0.3)) == "0.200 (0.100 to 0.300)"
+    assert difference(Estimate(-12.34, -15.0, 1.0)) == "−12.3\N{NO-BREAK SPACE}% (−15.0 to +1.0)"
+    assert shares(Estimate(0.9, 0.88, 0.92)) == "90.0\N{NO-BREAK SPACE}% (88.0 to 92.0)"
 
 
 def test_markup_is_escaped_once() -> None:

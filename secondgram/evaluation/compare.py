@@ -25,6 +25,7 @@ from .metrics import (
     BETTER,
     FURTHER,
     METRICS,
+    UNKNOWN,
     Cells,
     Yardstick,
     further_scores,
@@ -245,7 +246,6 @@ COLUMNS = [
     "verdict",
     "carry_verdict",
 ]
-UNKNOWN = (float("nan"),) * 3
 
 
 def comparison_table(
@@ -297,7 +297,5 @@ def verdict(metric: str, ours: np.ndarray, theirs: np.ndarray, draws: int) -> st
         if metric.startswith("coverage_"):
             right = nominal_coverage(draws, int(metric.removeprefix("coverage_")))
         ours, theirs = np.abs(ours - right), np.abs(theirs - right)
-    value, low, high = interval(theirs - ours if right == "higher" else ours - theirs)
-    if not np.isfinite(value):
-        return "-"
-    return standing((value, low, high))
+    difference = interval(theirs - ours if right == "higher" else ours - theirs)
+    return standing(difference) if difference.known else "-"

@@ -30,7 +30,7 @@ from . import findings
 from .columns import labels_of, numbers_of
 from .evaluate import true_followup
 from .memorisation import memorisation
-from .metrics import FURTHER, METRICS, Cells, interval_rank, resamples
+from .metrics import FURTHER, METRICS, Cells, Estimate, interval_rank, resamples
 from .parts import cohort_digest
 
 EVIDENCE_VERSION = 1
@@ -253,7 +253,7 @@ def _joined_memory(parts: list[Drawn]) -> dict[str, Any] | None:
         value, low, high = memory[:, start : start + 3].T
         middle = float(weight @ value)
         below, above = np.sqrt((weight**2) @ (value - low) ** 2), np.sqrt((weight**2) @ (high - value) ** 2)
-        found[name] = [middle, middle - below, middle + above]
+        found[name] = Estimate(middle, middle - below, middle + above)
     return found
 
 

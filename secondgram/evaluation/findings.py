@@ -1,7 +1,7 @@
 """What a report says about a comparison: verdicts, calibration, correlations and groups, from cells.
 
 N people, D features, B bootstrap weights (1 + B, N) of which row 0 is the sample itself; values are in baseline SD. An
-interval is a triple (value, low, high), 95 %, over people.
+interval is of 95 %, over people.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from scipy.spatial.distance import squareform
 
 from .metrics import (
     Cells,
+    Estimate,
     cell_mean,
     correlation,
     correlation_distances,
@@ -32,8 +33,6 @@ MATRIX_CELLS = 96
 SHOWN_PEOPLE = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN_FEATURES = 4
 POOLED = "smaller groups together"
-
-Triple = tuple[float, float, float]
 
 
 # -- the verdict ---------------------------------------------------------------------------
@@ -78,7 +77,7 @@ def _percent(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         return 100.0 * (ours / theirs - 1.0)
 
 
-def _intervals(values: np.ndarray) -> list[Triple]:
+def _intervals(values: np.ndarray) -> list[Estimate]:
     return [interval(column) for column in values.T]
 
 
@@ -139,7 +138,7 @@ def calibration(cells: Cells, weights: np.ndarray) -> dict[str, Any]:
     return {"draws": cells.draws, "nominal": nominal, "share": _intervals(share)}
 
 
-def pit(cells: Cells, weights: np.ndarray) -> list[Triple]:
+def pit(cells: Cells, weights: np.ndarray) -> list[Estimate]:
     """Density of the probability integral transform in equal bins, 1 throughout where draws and truth are alike."""
     bins = min(PIT_BINS, cells.draws + 1)
     return _intervals(pit_histogram(cells, weights, bins) * bins)

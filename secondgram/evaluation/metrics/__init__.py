@@ -16,6 +16,7 @@ from .bootstrap import (
 from .calibration import coverage_table, pit_histogram, pit_table
 from .cells import LARGE_LOSS, TAILS, Cells, central_interval, interval_rank, nominal_coverage
 from .downstream import downstream
+from .estimate import UNKNOWN, Estimate
 from .further import BETTER, FURTHER, further_per_feature, further_scores
 from .joint import Yardstick, energy_score, joint_scores, projected_crps, variogram_score
 from .marginal import METRICS, per_feature, scores
@@ -35,7 +36,9 @@ __all__ = [
     "LARGE_LOSS",
     "METRICS",
     "TAILS",
+    "UNKNOWN",
     "Cells",
+    "Estimate",
     "Yardstick",
     "cell_mean",
     "central_interval",
