@@ -17,10 +17,10 @@ from ..imputation.model import FollowupModel
 from ..imputation.people import check_trainable
 from ..progress import progress
 from .apart import PeerFailure, predictions_apart
-from .baselines import PEERS
+from .baselines import DEFAULT_METHODS, METHODS, PEERS
 from .evaluate import BOOTSTRAPS, true_followup
 from .evidence import Evidence
-from .methods import METHODS, predictions
+from .methods import predictions
 from .metrics import (
     BETTER,
     FURTHER,
@@ -37,7 +37,6 @@ from .metrics import (
 from .metrics import scores as headline
 from .parts import Parts
 
-DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 ALL = "all"
 REFERENCE, CARRY = "ridge-gaussian", "carry-forward"
 # Seconds that another library may take for one fold.

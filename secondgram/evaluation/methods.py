@@ -1,4 +1,4 @@
-"""The methods that are compared, and what each predicts."""
+"""What each of the methods that are compared predicts."""
 
 from __future__ import annotations
 
@@ -12,32 +12,6 @@ from ..imputation.imputer import SecondgramImputer
 from ..imputation.model import FollowupModel
 from ..imputation.people import People
 from .baselines import ARMS, BASELINES, PEERS, RIVALS
-
-METHODS: dict[str, str] = {
-    "carry-forward": "the follow-up equals the baseline",
-    "carry-forward-gaussian": "the same, with draws from a Gaussian of its errors on the training pairs",
-    "mean-change": "baseline plus the change expected from covariates and gap",
-    "feature-ridge": "every feature from its own baseline, covariates and gap by ridge, with Gaussian residuals",
-    "ridge": "baseline plus a ridge on all features, covariates and gap",
-    "ridge-gaussian": "ridge, with draws from a Gaussian of its out-of-fold residuals",
-    "ridge-empirical": "the same, with every principal component of the residuals distributed as it was",
-    "pls": "partial least squares on all features, covariates and gap, with Gaussian residuals",
-    "mixed-model": "a linear mixed model for each feature: random intercept and slope of every person",
-    "lightgbm": "boosted trees on what a ridge leaves of each feature, with Gaussian residuals",
-    "iterative-imputer": "scikit-learn's IterativeImputer, drawing from the posterior of Bayesian ridges",
-    "miceforest": "multiple imputation by chained equations with boosted trees and mean matching",
-    "hyperimpute": "HyperImpute with linear learners, one draw",
-    "wgan-gp": "a conditional Wasserstein GAN with gradient penalty",
-    "paper-vanilla": "the published network on pairs alone, without gradient manipulation",
-    "paper-pretrained": "the same, trained on the baselines of everyone before",
-    "paper-no-gradient": "the published method without gradient manipulation",
-    "paper-no-self": "the published method without self-conditioning",
-    "paper-pcgrad": "the published method, conflicting task gradients projected by PCGrad",
-    "paper-upgrad": "the published method, task gradients combined by UPGrad",
-    "paper": "the published method",
-    "default": "this library",
-    "exact-posterior": "the simulator's own posterior, the best possible (mode gaussian)",
-}
 
 
 def predictions(

@@ -15,17 +15,9 @@ from ..cohort.table import Cohort
 from ..files import filled, writing
 from ..imputation.provenance import versions
 from .metrics import BETTER, METRICS, Cells, further_per_feature, nominal_coverage, per_feature
+from .metrics.catalogue import COLUMNS
 
 RUN_VERSION = 2
-# Short enough for a terminal of 80 columns.
-HEADINGS = {
-    "pearson_mean": "r mean",
-    "pearson_draw": "r draw",
-    "delta_r": "r change",
-    "rmse": "RMSE",
-    "crps": "CRPS",
-    "coverage_90": "cover 90 %",
-}
 
 
 def write_run(folder: str | os.PathLike[str], table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> None:
@@ -111,7 +103,7 @@ def show_comparison(table: pd.DataFrame, console: Console | None = None) -> None
     )
     shown.add_column("method", no_wrap=True)
     for metric in METRICS:
-        shown.add_column(HEADINGS[metric], justify="right")
+        shown.add_column(COLUMNS[metric], justify="right")
     best = {metric: _best(table, metric, attrs["draws"]) for metric in METRICS}
     for name, rows in table.groupby("method", sort=False):
         by_metric = rows.set_index("metric")

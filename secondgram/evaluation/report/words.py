@@ -6,23 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from ..metrics import Estimate
+from ..baselines import TITLES
+from ..metrics import HEADINGS, Estimate
 
 MINUS, DASH, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
-METHODS = {
-    "carry-forward": "carry-forward",
-    "default": "secondgram",
-    "paper": "the published method",
-    "paper-no-self": "the published method without self-conditioning",
-}
-HEADINGS = {
-    "pearson_mean": "r of the mean",
-    "pearson_draw": "r of one draw",
-    "delta_r": "r of the change",
-    "rmse": "RMSE",
-    "crps": "CRPS",
-    "coverage_90": "90 % coverage",
-}
 MEANS = {
     "carry_forward": "carry-forward",
     "mean_change": "mean change by covariates and gap",
@@ -38,7 +25,7 @@ TASKS = {"paired": "people scanned twice", "self_clean": "own baseline", "self_n
 
 def method(name: str) -> str:
     """A method as a sentence names it."""
-    return METHODS.get(name, name)
+    return TITLES.get(name, name)
 
 
 def heading(metric: str) -> str:
