@@ -33,8 +33,8 @@ from bed_tasks import TASKS, Split, Task
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
+from secondgram.evaluation.apart import ONE_THREAD, PeerFailure, predictions_apart
 from secondgram.evaluation.baselines import PEERS
-from secondgram.evaluation.baselines.apart import ONE_THREAD, PeerFailure, predictions_apart
 from secondgram.evaluation.compare import predictions
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import central_interval

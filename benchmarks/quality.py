@@ -22,7 +22,7 @@ import standing
 
 import secondgram as sg
 from secondgram.evaluation.compare import ALL
-from secondgram.evaluation.files import markdown, ranked
+from secondgram.evaluation.run_folder import markdown, ranked
 from secondgram.files import remove, replacing
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from .errors import InputError
+from .errors import InputError, MissingColumn
 from .files import Kind, Target, clear, locked, look, writing
 from .ops.registry import BackendUnavailableError
 
@@ -93,9 +93,9 @@ def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImp
     listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits")}
     try:
         cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}), like=model)
-    except InputError as error:
+    except MissingColumn as error:
         trained = [] if model is None else [*model.columns_.features, *model.columns_.covariates]
-        if error.column not in trained or "no such column" not in error.problem:
+        if error.column not in trained:
             raise
         raise InputError(
             "the model was trained with this column, and the table has none of that name",
@@ -166,7 +166,7 @@ def verdict(
     quiet: Quiet = False,
 ) -> None:
     """Say what each part of a fitted model earned, and for which features the baseline is carried forward."""
-    from .evaluation.files import show_verdict
+    from .evaluation.score_tables import show_verdict
     from .imputation.imputer import load
     from .imputation.model import JudgedModel
 
@@ -236,7 +236,7 @@ def evaluate(
     """Score imputed visits against visits that were measured."""
     from .evaluation.evaluate import drawn_features
     from .evaluation.evaluate import evaluate as score
-    from .evaluation.files import show_scores
+    from .evaluation.score_tables import show_scores
 
     if out is not None:
         look(out, streams=True)
@@ -269,7 +269,7 @@ def compare(
     """
     from .evaluation.compare import ALL, DEFAULT_METHODS
     from .evaluation.compare import compare as run
-    from .evaluation.files import show_comparison
+    from .evaluation.run_folder import show_comparison
 
     look(out, Kind.FOLDER)
     people = _cohort(cohort, quiet, roles)

@@ -35,6 +35,10 @@ class InputError(ValueError):
         super().__init__(f"{text}. {mend}" if mend else f"{text}.")
 
 
+class MissingColumn(InputError):
+    """A column was asked for by a name that the table does not have; `column` is that name."""
+
+
 def some(names: object, limit: int = 5) -> str:
     """The first few of a list of names, for a message: "a, b, c and 12 more"."""
     listed = [str(name) for name in names]  # type: ignore[attr-defined]

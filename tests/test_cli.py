@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import secondgram as sg
+from secondgram.errors import MissingColumn
 from secondgram.imputation.published import Published
 
 COHORT_OPTIONS = "--id --visit --time --static --outcomes --groups --site --features --layout --target --visits".split()
@@ -190,3 +191,34 @@ def test_demo(here, cli):
     assert any(name.endswith(".png") for name in names)
     for method in ("carry-forward", "ridge-gaussian", "default"):
         assert method in outcome.out
+
+
+def test_a_column_that_the_model_misses_is_told_by_kind_and_not_by_text(here, monkeypatch):
+    from secondgram.cli import ROLES, _cohort
+
+    class Trained:
+        class columns_:
+            features, covariates = ("volume",), ("age",)
+
+    def read(error: sg.InputError) -> str:
+        def fails(*given, **options):
+            raise error
+
+        monkeypatch.setattr("secondgram.cohort.read_cohort", fails)
+        with pytest.raises(sg.InputError) as told:
+            _cohort(Path("table.csv"), True, dict.fromkeys(ROLES), Trained())  # type: ignore[arg-type]
+        return str(told.value)
+
+    trained = "the model was trained with this column"
+    assert trained in read(MissingColumn("keine solche Spalte", file="table.csv", column="age"))
+    assert trained not in read(MissingColumn("there is no such column", file="table.csv", column="site"))
+    assert trained not in read(sg.InputError("there is no such column", file="table.csv", column="age"))
+
+
+def test_a_name_that_the_table_lacks_is_a_missing_column(here):
+    pd.DataFrame({"id": ["a", "a"], "visit": [0, 1], "x": [1.0, 2.0]}).to_csv("table.csv", index=False)
+    for roles in ({"features": ["y"]}, {"site": "where"}, {"id": "who"}):
+        with pytest.raises(MissingColumn, match="there is no such column") as told:
+            sg.read_cohort("table.csv", **roles)
+        assert isinstance(told.value, sg.InputError)
+        assert told.value.column in ("y", "where", "who")

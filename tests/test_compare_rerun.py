@@ -14,10 +14,10 @@ import pytest
 
 import secondgram as sg
 from secondgram.evaluation import compare as comparing
-from secondgram.evaluation.baselines.apart import PeerFailure, predictions_apart
+from secondgram.evaluation.apart import PeerFailure, predictions_apart
 from secondgram.evaluation.compare import comparison_table, verdict
-from secondgram.evaluation.files import markdown, show_comparison
 from secondgram.evaluation.metrics import METRICS, resemblance
+from secondgram.evaluation.run_folder import markdown, show_comparison
 
 FAST = ("carry-forward", "ridge-gaussian", "mean-change")
 

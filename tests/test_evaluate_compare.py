@@ -12,6 +12,7 @@ import pytest
 
 import secondgram as sg
 from secondgram.evaluation import compare as comparing
+from secondgram.evaluation import methods
 from secondgram.evaluation.metrics import FURTHER, METRICS, resemblance
 
 POINT, GAUSSIAN = "carry-forward", "ridge-gaussian"
@@ -206,14 +207,14 @@ def test_folds_hold_people_and_families_whole(folds, cohort, watched):
 
 def test_a_planted_truth_changes_nothing(cohort, watched, monkeypatch):
     small: dict[str, Any] = {"embedding": 8, "widths": [8, 8, 8], "epochs": 2}
-    original = comparing.SecondgramImputer
+    original = methods.SecondgramImputer
     monkeypatch.setattr(
-        comparing,
+        methods,
         "SecondgramImputer",
         lambda name, **options: original(name, **options, **(small | ({"steps": 4} if name == "paper" else {}))),
     )
-    methods = [*FAST, "paper", "paper-no-self", "default"]
-    compared(cohort, methods, draws=3, folds=2)
+    names = [*FAST, "paper", "paper-no-self", "default"]
+    compared(cohort, names, draws=3, folds=2)
     clean = {(name, judge.ids[0]): (judge, mean, drawn) for name, _, judge, mean, drawn in watched}
     watched.clear()
 
@@ -222,7 +223,7 @@ def test_a_planted_truth_changes_nothing(cohort, watched, monkeypatch):
     planted = np.isin(cohort.ids, tested)
     visits = cohort.visits.copy()
     visits[planted, 1] = cohort.truth[planted]
-    compared(replace(cohort, visits=visits), methods, draws=3, folds=2)
+    compared(replace(cohort, visits=visits), names, draws=3, folds=2)
     checked = 0
     for name, learn, judge, mean, drawn in watched:
         if judge.ids[0] != tested[0]:
@@ -232,7 +233,7 @@ def test_a_planted_truth_changes_nothing(cohort, watched, monkeypatch):
         np.testing.assert_array_equal(mean, clean[name, judge.ids[0]][1])
         np.testing.assert_array_equal(drawn, clean[name, judge.ids[0]][2])
         checked += 1
-    assert checked == len(methods)
+    assert checked == len(names)
 
 
 def test_a_fold_without_anyone_to_score(cohort):

@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secondgram.cohort.formats import read_cohort, write_cohort
+from secondgram.cohort.formats import read_cohort
 from secondgram.cohort.layouts import order_visits
 from secondgram.cohort.table import Cohort
+from secondgram.cohort.writing import write_cohort
 from secondgram.errors import InputError
 
 LONG = "subject_id,visit,time_years,sex,vol_a,vol_b\n0012,0,0,F,1.5,2\n0012,1,2.5,F,1.25,\n7,0,0,M,3,NA\n"

@@ -223,6 +223,22 @@ def test_the_same_fit_gives_the_same_bytes(preset, options, cohort, tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_arguments_are_checked_without_a_draw(preset, imputers, cohort, monkeypatch):
+    def never(*given: Any) -> Any:
+        raise AssertionError("ran a network")
+
+    monkeypatch.setattr("torch.nn.Module.__call__", never)
+    monkeypatch.setattr("secondgram.imputation.sampler.Sampler.sample", never)
+    for method in ("mean", "sample", "finish"):
+        monkeypatch.setattr(type(imputers[preset].model_), method, never)
+    assert len(imputers[preset].impute(cohort, draws=3, show=False).ids)
+    no_age = replace(cohort, covariate_table=cohort.covariate_table.iloc[:, :0])
+    for people, options in ((cohort, {"solver": "euler"}), (cohort, {"steps": 5000}), (no_age, {})):
+        with pytest.raises(sg.InputError):
+            imputers[preset].impute(people, draws=3, show=False, **options)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_measured_cells_come_back_exactly(preset, imputers, partly):
     result = imputers[preset].impute(partly, draws=4, who="missing", show=False)
     place = {name: row for row, name in enumerate(partly.ids)}

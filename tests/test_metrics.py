@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -11,7 +12,9 @@ from scipy import stats
 from secondgram.errors import InputError
 from secondgram.evaluation.metrics import (
     METRICS,
+    UNKNOWN,
     Cells,
+    Estimate,
     central_interval,
     interval,
     interval_rank,
@@ -19,6 +22,7 @@ from secondgram.evaluation.metrics import (
     per_feature,
     resamples,
     scores,
+    standing,
     weighted_correlation,
 )
 
@@ -246,3 +250,17 @@ def test_families_widen_the_interval() -> None:
         _, low, high = interval(resamples(unit, 2000, seed=0) @ values / 100)
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(math.sqrt(2), rel=0.1)
+
+
+def test_an_estimate_is_read_from_json_and_is_the_three_numbers_it_was() -> None:
+    assert Estimate.of([1, -2.5, None])[:2] == (1.0, -2.5)
+    assert math.isnan(Estimate.of([1, 2, None]).high)
+    value = interval(np.array([1.0, *np.linspace(0.0, 2.0, 41)]))
+    assert isinstance(value, Estimate)
+    assert value == pytest.approx((1.0, 0.05, 1.95))
+    assert json.dumps(value) == json.dumps(list(value))
+    assert not UNKNOWN.known
+    assert not Estimate.of([None] * 3).bounded
+    cases = {"better": (-1, -2, -0.5), "worse": (1, 0.5, 2), "tie": (1, -1, 2)}
+    assert [standing(Estimate(*each)) for each in cases.values()] == list(cases)
+    assert standing(Estimate.of([-1, None, -0.5])) == standing(UNKNOWN) == "tie"

@@ -19,7 +19,16 @@ from secondgram.cohort.scaling import SharedScaling
 from secondgram.evaluation import findings
 from secondgram.evaluation.compare import comparison_table, scored
 from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
-from secondgram.evaluation.metrics import Cells, correlation, pit_histogram, resamples, standing
+from secondgram.evaluation.metrics import (
+    Cells,
+    Estimate,
+    correlation,
+    correlation_distances,
+    pit_histogram,
+    resamples,
+    resemblance_table,
+    standing,
+)
 from secondgram.evaluation.report.drawing import Scale
 from secondgram.evaluation.report.html import Html, join, tag
 from secondgram.evaluation.report.people import SHARES
@@ -146,7 +155,7 @@ def test_same_run_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_verdict_is_that_of_the_evidence(run: Path) -> None:
     evidence = json.loads((run / FILE).read_text())["content"]
-    found = [standing(triple) for triple in evidence["features"]["ours_carry"]]
+    found = [standing(Estimate.of(each)) for each in evidence["features"]["ours_carry"]]
     text = (run / "report.html").read_text(encoding="utf-8")
     heading = re.search(r"<h1>(.*?)</h1>", text)
     assert heading is not None
@@ -183,7 +192,7 @@ def test_cosines_and_skipped_steps_of_the_published_method(tmp_path: Path) -> No
 
 
 def _published_page(folder: Path, cohort: sg.SimulatedCohort, imputer: sg.SecondgramImputer) -> Seen:
-    from secondgram.evaluation.files import write_run
+    from secondgram.evaluation.run_folder import write_run
 
     scaling = SharedScaling.fit(cohort.baseline)
     result = imputer.impute(cohort, draws=5, who="all", show=False)
@@ -311,9 +320,9 @@ def test_verdict_names_what_wins_ties_and_loses() -> None:
     ours = truth + (carry - truth)[::-1] * np.array([0.5, 1.0, 2.0])
     focus = {"ours": _cells(truth, baseline, ours), "carry": _cells(truth, baseline, carry)}
     found = findings.verdict(focus, ["a", "b", "c"], resamples(focus["ours"].unit, 200, 0))
-    assert [standing(triple) for triple in found["ours_carry"]] == ["better", "tie", "worse"]
+    assert [standing(each) for each in found["ours_carry"]] == ["better", "tie", "worse"]
     assert found["use"] == ["ours", "carry", "carry"]
-    np.testing.assert_allclose([triple[0] for triple in found["ours_carry"]], [-50, 0, 100], atol=1e-9)
+    np.testing.assert_allclose([each.value for each in found["ours_carry"]], [-50, 0, 100], atol=1e-9)
     for role, values in (("ours", ours), ("carry", carry)):
         np.testing.assert_allclose(found["rmse"][role], np.sqrt(((values - truth) ** 2).mean(axis=0)))
 
@@ -376,7 +385,7 @@ def test_a_feature_that_nobody_has_at_follow_up(tmp_path: Path) -> None:
         {"ours": cells["carry-forward"], "ridge": cells["carry-forward"]}, ["a", "b", "c"], weights
     )
     assert standing(found["ours_ridge"][1]) == "tie"
-    matrix = findings.correlations(cells["carry-forward"])["levels"]["real"]
+    matrix = findings.correlations(cells["carry-forward"], 0)["levels"]["real"]
     assert (np.array(matrix) == 0).sum() >= 5
 
 
@@ -384,11 +393,37 @@ def test_floor_is_the_distance_of_independent_samples() -> None:
     rng = np.random.default_rng(3)
     mixing = rng.normal(size=(6, 6))
     one, other = (rng.normal(size=(4000, 6)) @ mixing for _ in range(2))
-    found = findings.correlations(Cells.of(one, one * 0, other, other[None], np.arange(4000).astype(str)))
+    found = findings.correlations(Cells.of(one, one * 0, other, other[None], np.arange(4000).astype(str)), 0)
     assert found["levels"]["distance"] == pytest.approx(found["levels"]["floor"], rel=0.6)
     shuffled = rng.permuted(other, axis=0)
-    found = findings.correlations(Cells.of(one, one * 0, shuffled, shuffled[None], np.arange(4000).astype(str)))
+    found = findings.correlations(Cells.of(one, one * 0, shuffled, shuffled[None], np.arange(4000).astype(str)), 0)
     assert found["levels"]["distance"] > 5 * found["levels"]["floor"]
+
+
+def test_the_report_and_the_tables_have_one_correlation_distance() -> None:
+    rng = np.random.default_rng(5)
+    truth, baseline = rng.normal(size=(2, 120, 5)) @ rng.normal(size=(5, 5))
+    truth[rng.random(truth.shape) < 0.1] = np.nan
+    cells = Cells.of(truth, baseline, baseline, baseline + rng.normal(size=(3, 120, 5)), np.arange(120) // 2)
+    table, found = resemblance_table(cells, seed=3), findings.correlations(cells, 3)
+    for what in ("levels", "changes"):
+        row = table.loc[f"correlation_distance_{what}"]
+        assert (found[what]["distance"], found[what]["floor"]) == (row["value"], row["floor"])
+        np.testing.assert_array_equal(
+            correlation_distances(cells, 3, scattered=False)[what], correlation_distances(cells, 3)[what][:1]
+        )
+    of_two = Cells.of(truth[:4], baseline[:4], baseline[:4], baseline[None, :4], np.arange(4) // 2)
+    few = findings.correlations(of_two, 3)
+    assert np.isnan([few["levels"]["distance"], few["levels"]["floor"]]).all()
+
+
+def test_a_run_holds_one_correlation_distance(run: Path) -> None:
+    table = pd.read_csv(run / "resemblance.csv").set_index(["method", "measure"])
+    content = json.loads((run / FILE).read_text(encoding="utf-8"))["content"]
+    for what in ("levels", "changes"):
+        row = table.loc[content["roles"]["ours"], f"correlation_distance_{what}"]
+        for name, column in (("distance", "value"), ("floor", "floor")):
+            assert content["correlation"][what][name] == pytest.approx(row[column], rel=1e-4)
 
 
 def test_change_finds_slope_and_correlation() -> None:
@@ -494,9 +529,9 @@ def test_words() -> None:
     assert number(-0.1234) == "−0.123"
     assert number(-0.0001) == "0.000"
     assert number(None) == number(float("nan")) == "–"
-    assert interval((0.2, 0.1, 0.3)) == "0.200 (0.100 to 0.300)"
-    assert difference((-12.34, -15.0, 1.0)) == "−12.3\N{NO-BREAK SPACE}% (−15.0 to +1.0)"
-    assert shares((0.9, 0.88, 0.92)) == "90.0\N{NO-BREAK SPACE}% (88.0 to 92.0)"
+    assert interval(Estimate(0.2, 0.1, 0.3)) == "0.200 (0.100 to 0.300)"
+    assert difference(Estimate(-12.34, -15.0, 1.0)) == "−12.3\N{NO-BREAK SPACE}% (−15.0 to +1.0)"
+    assert shares(Estimate(0.9, 0.88, 0.92)) == "90.0\N{NO-BREAK SPACE}% (88.0 to 92.0)"
 
 
 def test_markup_is_escaped_once() -> None:

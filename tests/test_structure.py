@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,30 @@ FLOORS = {
 }
 # On the ground floor, no room knows another.
 APART = {"kernels", "cohort", "diffusion"}
+# Within the evaluation: scores and methods below, what compares them above.
+EVALUATION = {
+    "metrics": 0,
+    "columns": 0,
+    "pooling": 0,
+    "baselines": 0,
+    "evaluate": 1,
+    "memorisation": 1,
+    "methods": 1,
+    "score_tables": 1,
+    "analysis": 2,
+    "apart": 2,
+    "details": 2,
+    "findings": 2,
+    "parts": 2,
+    "evidence": 3,
+    "run_folder": 3,
+    "report": 4,
+    "compare": 5,
+    "plots": 5,
+    "demo": 6,
+}
+# Circles that are allowed: the modules, and why.
+ALLOWED_CIRCLES: dict[frozenset[str], str] = {}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 
 
@@ -58,6 +83,89 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_the_check_sees_imports() -> None:
     assert {"cohort", "training", "errors"} <= imported_rooms(PACKAGE / "imputation" / "imputer.py")
     assert "ops" in imported_rooms(PACKAGE / "denoiser.py")
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Every module below a folder by its full name; packages by the name of their folder."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_modules(name: str, path: Path, known: Collection[str]) -> set[str]:
+    """Those of the known modules that one imports: in functions and for types alone too."""
+    parts = name.split(".")
+    package = parts if path.name == "__init__.py" else parts[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{source}.{alias.name}" for alias in node.names]
+            found.update(each if each in known else source for each in names)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return (found & set(known)) - {name}
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Modules that reach each other, by group."""
+    reached = {}
+    for name in graph:
+        found: set[str] = set()
+        left = list(graph[name])
+        while left:
+            other = left.pop()
+            if other not in found:
+                found.add(other)
+                left += graph[other]
+        reached[name] = found
+    groups = {frozenset(b for b in reached[a] if a in reached[b]) for a in graph if a in reached[a]}
+    return sorted(sorted(group) for group in groups)
+
+
+def import_graph(package: Path) -> dict[str, set[str]]:
+    known = modules(package)
+    return {name: imported_modules(name, path, known) for name, path in known.items()}
+
+
+@pytest.mark.parametrize("package", [PACKAGE, PACKAGE.parent / "kernels"], ids=lambda path: path.name)
+def test_no_modules_import_each_other(package: Path) -> None:
+    found = circles(import_graph(package))
+    assert [group for group in found if frozenset(group) not in ALLOWED_CIRCLES] == []
+
+
+def test_nothing_imports_the_package_as_a_whole() -> None:
+    assert [name for name, imported in import_graph(PACKAGE).items() if PACKAGE.name in imported] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["from .b import thing", "def f():\n    from . import b", "if TYPE_CHECKING:\n    from pack.b import Thing",
+     "import pack.b"],
+)  # fmt: skip
+def test_a_circle_is_seen_wherever_it_is_written(code: str, tmp_path: Path) -> None:
+    pack = tmp_path / "pack"
+    (pack / "deep").mkdir(parents=True)
+    (pack / "__init__.py").write_text("", encoding="utf-8")
+    (pack / "deep" / "__init__.py").write_text("from ..a import thing", encoding="utf-8")
+    (pack / "b.py").write_text("from .deep import thing", encoding="utf-8")
+    (pack / "c.py").write_text("from .a import thing", encoding="utf-8")
+    (pack / "a.py").write_text("", encoding="utf-8")
+    assert circles(import_graph(pack)) == []
+    (pack / "a.py").write_text(code, encoding="utf-8")
+    assert circles(import_graph(pack)) == [["pack.a", "pack.b", "pack.deep"]]
+
+
+def test_the_evaluation_imports_one_way() -> None:
+    room = f"{PACKAGE.name}.evaluation."
+    for name, imported in import_graph(PACKAGE).items():
+        for other in imported:
+            if name.startswith(room) and other.startswith(room):
+                here, there = (each.removeprefix(room).split(".")[0] for each in (name, other))
+                assert here == there or EVALUATION[there] < EVALUATION[here], f"{name} imports {other}"
 
 
 def test_every_metric_and_method_is_in_the_documentation() -> None:

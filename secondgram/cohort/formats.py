@@ -19,9 +19,8 @@ from .layouts import read_names
 from .reading import Source, guarded, open_source
 from .roles import Asked, Roles, find_layout, find_roles, settle
 from .table import Cohort
-from .writing import write_cohort
 
-__all__ = ["read_cohort", "write_cohort"]
+__all__ = ["read_cohort"]
 
 
 def read_cohort(

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import InputError
+from ..errors import InputError, MissingColumn
 
 LAYOUTS = ("long", "wide", "ukb")
 _FIRST_WORDS = {"baseline", "bl", "base", "screening", "sc", "pre", "init", "initial", "first"}
@@ -63,7 +63,7 @@ class Fields:
             return self.fields[f"{name}.0"]
         close = difflib.get_close_matches(name, [*self.fields, *self.home], n=1, cutoff=0.6)
         hint = f"Did you mean {close[0]!r}?" if close else "Check the spelling, capitals included"
-        raise InputError(f"there is no such column (named as {role})", file=self.label, column=name, mend=hint)
+        raise MissingColumn(f"there is no such column (named as {role})", file=self.label, column=name, mend=hint)
 
 
 def plain_name(name: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, some
+from .writing import write_cohort
 
 C = TypeVar("C", bound="Cohort")
 
@@ -270,6 +271,4 @@ class Cohort:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write one row per person and visit (long layout); the suffix chooses CSV, TSV, Parquet or Arrow."""
-        from .formats import write_cohort
-
         write_cohort(self, path)

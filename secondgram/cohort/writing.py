@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,6 @@ import pyarrow.parquet
 from ..errors import InputError, some
 from ..files import writing
 from .reading import MISSING
-
-if TYPE_CHECKING:
-    from .table import Cohort
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -32,7 +29,30 @@ _SUFFIXES = {
 _PEOPLE_AT_ONCE = 8192
 
 
-def write_cohort(cohort: Cohort, path: str | os.PathLike[str]) -> None:
+class Visits(Protocol):
+    """What is written of a `Cohort`: its attributes of these names."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def visits(self) -> np.ndarray: ...
+    @property
+    def features(self) -> tuple[str, ...]: ...
+    @property
+    def visit_labels(self) -> tuple[str, ...]: ...
+    @property
+    def times(self) -> np.ndarray: ...
+    @property
+    def covariate_table(self) -> pd.DataFrame: ...
+    @property
+    def outcomes(self) -> pd.DataFrame: ...
+    @property
+    def groups(self) -> np.ndarray | None: ...
+    @property
+    def site(self) -> np.ndarray | None: ...
+
+
+def write_cohort(cohort: Visits, path: str | os.PathLike[str]) -> None:
     """Write one row per person and visit, for `read_cohort` to read.
 
     Columns: subject_id, visit, time_years (where a time is known), the covariates and outcomes under their own
@@ -53,7 +73,7 @@ def write_cohort(cohort: Cohort, path: str | os.PathLike[str]) -> None:
     rows = (measured | np.isfinite(cohort.times)) & measured.any(axis=1, keepdims=True)
     with writing(path) as file:
         with _writer(kind, packed, file, _schema(cohort, head, kind)) as write:
-            for start in range(0, max(len(cohort), 1), _PEOPLE_AT_ONCE):
+            for start in range(0, max(len(cohort.ids), 1), _PEOPLE_AT_ONCE):
                 write(_batch(cohort, head, rows, slice(start, start + _PEOPLE_AT_ONCE), kind))
 
 
@@ -69,7 +89,7 @@ def _kind(path: Path) -> tuple[str, bool]:
     return kind, packed
 
 
-def _head(cohort: Cohort) -> pd.DataFrame:
+def _head(cohort: Visits) -> pd.DataFrame:
     """One row per person: everything but visits, times and features."""
     parts = {"covariate": cohort.covariate_table, "outcome": cohort.outcomes}
     head = pd.concat([pd.Series(cohort.ids, name="subject_id", dtype=object), *parts.values()], axis=1)
@@ -80,7 +100,7 @@ def _head(cohort: Cohort) -> pd.DataFrame:
     return head
 
 
-def _check(cohort: Cohort, head: pd.DataFrame, path: object) -> None:
+def _check(cohort: Visits, head: pd.DataFrame, path: object) -> None:
     names = pd.Index([*map(str, head.columns), "visit", "time_years", *cohort.features])
     if names.has_duplicates:
         problem = f"two columns would have the same name: {some(names[names.duplicated()].unique())}"
@@ -97,7 +117,7 @@ def _check(cohort: Cohort, head: pd.DataFrame, path: object) -> None:
                 raise InputError(f"{value!r} would be read as missing", file=path, column=name, mend="Rename it")
 
 
-def _schema(cohort: Cohort, head: pd.DataFrame, kind: str) -> pa.Schema:
+def _schema(cohort: Visits, head: pd.DataFrame, kind: str) -> pa.Schema:
     small = cohort.visits.dtype == np.float32 and kind not in {"csv", "tsv"}
     value = pa.float32() if small else pa.float64()
     first, *rest = head.columns
@@ -110,7 +130,7 @@ def _schema(cohort: Cohort, head: pd.DataFrame, kind: str) -> pa.Schema:
     return pa.schema([*fields, *((name, value) for name in cohort.features)])
 
 
-def _batch(cohort: Cohort, head: pd.DataFrame, rows: np.ndarray, people: slice, kind: str) -> tuple[list[Any], int]:
+def _batch(cohort: Visits, head: pd.DataFrame, rows: np.ndarray, people: slice, kind: str) -> tuple[list[Any], int]:
     """The columns of some people's rows, in the order of the schema, and the number of rows."""
     person, slot = np.nonzero(rows[people])
     person = person + people.start

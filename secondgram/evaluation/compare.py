@@ -11,21 +11,21 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.scaling import SharedScaling
-from ..cohort.simulate import SimulatedCohort
 from ..cohort.table import C, Cohort
 from ..errors import InputError, some
-from ..imputation.imputer import SecondgramImputer
 from ..imputation.model import FollowupModel
-from ..imputation.people import People, check_trainable
+from ..imputation.people import check_trainable
 from ..progress import progress
-from .baselines import ARMS, BASELINES, PEERS, RIVALS
-from .baselines.apart import PeerFailure, predictions_apart
+from .apart import PeerFailure, predictions_apart
+from .baselines import DEFAULT_METHODS, METHODS, PEERS
 from .evaluate import BOOTSTRAPS, true_followup
 from .evidence import Evidence
+from .methods import predictions
 from .metrics import (
     BETTER,
     FURTHER,
     METRICS,
+    UNKNOWN,
     Cells,
     Yardstick,
     further_scores,
@@ -37,32 +37,6 @@ from .metrics import (
 from .metrics import scores as headline
 from .parts import Parts
 
-DEFAULT_METHODS = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
-METHODS: dict[str, str] = {
-    "carry-forward": "the follow-up equals the baseline",
-    "carry-forward-gaussian": "the same, with draws from a Gaussian of its errors on the training pairs",
-    "mean-change": "baseline plus the change expected from covariates and gap",
-    "feature-ridge": "every feature from its own baseline, covariates and gap by ridge, with Gaussian residuals",
-    "ridge": "baseline plus a ridge on all features, covariates and gap",
-    "ridge-gaussian": "ridge, with draws from a Gaussian of its out-of-fold residuals",
-    "ridge-empirical": "the same, with every principal component of the residuals distributed as it was",
-    "pls": "partial least squares on all features, covariates and gap, with Gaussian residuals",
-    "mixed-model": "a linear mixed model for each feature: random intercept and slope of every person",
-    "lightgbm": "boosted trees on what a ridge leaves of each feature, with Gaussian residuals",
-    "iterative-imputer": "scikit-learn's IterativeImputer, drawing from the posterior of Bayesian ridges",
-    "miceforest": "multiple imputation by chained equations with boosted trees and mean matching",
-    "hyperimpute": "HyperImpute with linear learners, one draw",
-    "wgan-gp": "a conditional Wasserstein GAN with gradient penalty",
-    "paper-vanilla": "the published network on pairs alone, without gradient manipulation",
-    "paper-pretrained": "the same, trained on the baselines of everyone before",
-    "paper-no-gradient": "the published method without gradient manipulation",
-    "paper-no-self": "the published method without self-conditioning",
-    "paper-pcgrad": "the published method, conflicting task gradients projected by PCGrad",
-    "paper-upgrad": "the published method, task gradients combined by UPGrad",
-    "paper": "the published method",
-    "default": "this library",
-    "exact-posterior": "the simulator's own posterior, the best possible (mode gaussian)",
-}
 ALL = "all"
 REFERENCE, CARRY = "ridge-gaussian", "carry-forward"
 # Seconds that another library may take for one fold.
@@ -126,8 +100,8 @@ def compare(
     table.attrs["peers"] = {name: PEERS[name].versions() for name in cells if name in PEERS}
     if out is not None and evidence is not None:
         from .details import details, write_details
-        from .files import write_run
         from .report import report
+        from .run_folder import write_run
 
         tables, table.attrs["untold"] = details(cells, cohort, seed)
         write_run(out, table, cells, cohort)
@@ -239,35 +213,6 @@ def _remembered(
     return found
 
 
-def predictions(
-    name: str,
-    learn: Cohort,
-    judge: Cohort,
-    draws: int,
-    seed: int,
-    fitted: Callable[[str, FollowupModel], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (N, D) and draws (M, N, D) of a method for people it has not seen, original units.
-
-    fitted : told the name and the model of a preset once it is trained.
-    """
-    if name == "exact-posterior":
-        assert isinstance(judge, SimulatedCohort)
-        return np.asarray(judge.posterior_mean), judge.posterior_draws(draws, seed)
-    learners = BASELINES | RIVALS | PEERS
-    if name in learners:
-        model = learners[name]().fit(learn, seed)
-        people, numbers = People.of(judge, keep_known=False), np.arange(draws)
-        return model.mean(people, numbers, seed), model.draw(people, numbers, seed)
-    preset, overrides = ARMS.get(name, (name, {}))
-    imputer = SecondgramImputer(preset, seed=seed, **overrides).fit(learn, show=False)
-    if fitted is not None:
-        fitted(name, imputer.model_)
-    imputed = imputer.impute(judge, draws=draws, seed=seed, who="all")
-    # The order of the people is that of `judge`: every one of them has a baseline.
-    return (imputed.draws.mean(axis=0) if preset == "paper" else imputed.mean), imputed.draws
-
-
 def scored(
     scaling: SharedScaling, judge: Cohort, mean: np.ndarray, drawn: np.ndarray, yardstick: Yardstick | None = None
 ) -> Cells:
@@ -300,7 +245,6 @@ COLUMNS = [
     "verdict",
     "carry_verdict",
 ]
-UNKNOWN = (float("nan"),) * 3
 
 
 def comparison_table(
@@ -352,7 +296,5 @@ def verdict(metric: str, ours: np.ndarray, theirs: np.ndarray, draws: int) -> st
         if metric.startswith("coverage_"):
             right = nominal_coverage(draws, int(metric.removeprefix("coverage_")))
         ours, theirs = np.abs(ours - right), np.abs(theirs - right)
-    value, low, high = interval(theirs - ours if right == "higher" else ours - theirs)
-    if not np.isfinite(value):
-        return "-"
-    return standing((value, low, high))
+    difference = interval(theirs - ours if right == "higher" else ours - theirs)
+    return standing(difference) if difference.known else "-"

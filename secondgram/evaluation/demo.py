@@ -15,8 +15,8 @@ from . import plots
 from .baselines import BASELINES
 from .compare import METHODS, comparison_table, predictions, scored
 from .evidence import Evidence
-from .files import show_comparison, write_run
 from .report import report
+from .run_folder import show_comparison, write_run
 
 DRAWS = 20
 PAIRED = 0.2

@@ -30,7 +30,7 @@ from . import findings
 from .columns import labels_of, numbers_of
 from .evaluate import true_followup
 from .memorisation import memorisation
-from .metrics import FURTHER, METRICS, Cells, interval_rank, resamples
+from .metrics import FURTHER, METRICS, Cells, Estimate, interval_rank, resamples
 from .parts import cohort_digest
 
 EVIDENCE_VERSION = 1
@@ -43,7 +43,7 @@ COMPLETE_PEOPLE = 40
 # Points of a training curve.
 CURVE_POINTS = 160
 CARRY = "carry-forward"
-RIDGES = ("ridge-gaussian", "ridge-empirical", "multivariate-ridge", "ridge")
+RIDGES = ("ridge-gaussian", "ridge-empirical", "ridge")
 OURS = ("default", "paper")
 
 
@@ -171,7 +171,7 @@ class Evidence:
             "calibration": {name: findings.calibration(cells[name], weights) for name in shown},
             "pit": {name: findings.pit(cells[name], weights) for name in shown},
             "groups": findings.groups(focus, _grouped(tested), tested.ids, weights),
-            "correlation": findings.correlations(ours),
+            "correlation": findings.correlations(ours, seed),
             "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
             "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in shown},
             "training": {name: models[name] for name in cells if name in models},
@@ -253,7 +253,7 @@ def _joined_memory(parts: list[Drawn]) -> dict[str, Any] | None:
         value, low, high = memory[:, start : start + 3].T
         middle = float(weight @ value)
         below, above = np.sqrt((weight**2) @ (value - low) ** 2), np.sqrt((weight**2) @ (high - value) ** 2)
-        found[name] = [middle, middle - below, middle + above]
+        found[name] = Estimate(middle, middle - below, middle + above)
     return found
 
 

@@ -1,7 +1,7 @@
 """What a report says about a comparison: verdicts, calibration, correlations and groups, from cells.
 
 N people, D features, B bootstrap weights (1 + B, N) of which row 0 is the sample itself; values are in baseline SD. An
-interval is a triple (value, low, high), 95 %, over people.
+interval is of 95 %, over people.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from scipy.spatial.distance import squareform
 
 from .metrics import (
     Cells,
+    Estimate,
     cell_mean,
     correlation,
-    correlation_distance,
+    correlation_distances,
     interval,
     pit_histogram,
     pooled_mean,
@@ -29,12 +30,9 @@ SCATTER_BINS = 56
 SCATTER_GROUPS = 10
 PIT_BINS = 20
 MATRIX_CELLS = 96
-FLOOR_SPLITS = 10
 SHOWN_PEOPLE = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN_FEATURES = 4
 POOLED = "smaller groups together"
-
-Triple = tuple[float, float, float]
 
 
 # -- the verdict ---------------------------------------------------------------------------
@@ -79,7 +77,7 @@ def _percent(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         return 100.0 * (ours / theirs - 1.0)
 
 
-def _intervals(values: np.ndarray) -> list[Triple]:
+def _intervals(values: np.ndarray) -> list[Estimate]:
     return [interval(column) for column in values.T]
 
 
@@ -140,7 +138,7 @@ def calibration(cells: Cells, weights: np.ndarray) -> dict[str, Any]:
     return {"draws": cells.draws, "nominal": nominal, "share": _intervals(share)}
 
 
-def pit(cells: Cells, weights: np.ndarray) -> list[Triple]:
+def pit(cells: Cells, weights: np.ndarray) -> list[Estimate]:
     """Density of the probability integral transform in equal bins, 1 throughout where draws and truth are alike."""
     bins = min(PIT_BINS, cells.draws + 1)
     return _intervals(pit_histogram(cells, weights, bins) * bins)
@@ -215,15 +213,16 @@ def _group(focus: dict[str, Cells], mine: np.ndarray, weights: np.ndarray) -> di
 # -- correlations --------------------------------------------------------------------------
 
 
-def correlations(cells: Cells) -> dict[str, Any]:
+def correlations(cells: Cells, seed: int) -> dict[str, Any]:
     """Correlation matrices of real and imputed follow-ups, and of their changes from baseline.
 
-    A single draw a person is compared, because means vary too little. `distance` is the mean absolute difference of two
-    features' correlations; `floor` that between two halves of the real people, brought to as many people as there are.
+    A single draw a person is compared, because means vary too little. `distance` and `floor` are those of
+    `correlation_distances`: of imputed visits, and of real ones, from the real visits of other people.
     Matrices hold per cent, features in the order of a clustering of the real ones; large ones are averaged over blocks.
     """
     seen, everyone = np.isfinite(cells.truth), np.ones(len(cells.truth))
     found: dict[str, Any] = {}
+    apart = correlation_distances(cells, seed, scattered=False)
     order = None
     for what, base in (("levels", 0.0), ("changes", cells.baseline)):
         real = correlation(cells.truth - base, everyone)
@@ -232,21 +231,9 @@ def correlations(cells: Cells) -> dict[str, Any]:
         found[what] = {
             "real": _blocks(real[np.ix_(order, order)]),
             "imputed": _blocks(imputed[np.ix_(order, order)]),
-            "distance": correlation_distance(real, imputed),
-            "floor": _floor(cells.truth - base, cells.unit),
+            **dict(zip(("distance", "floor"), apart[what][0] if what in apart else (np.nan, np.nan), strict=True)),
         }
     return found | {"features": len(cells.truth.T)}
-
-
-def _floor(values: np.ndarray, unit: np.ndarray) -> float:
-    names, member = np.unique(unit.astype(str), return_inverse=True)
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(FLOOR_SPLITS if len(names) > 3 else 0):
-        half = (rng.permutation(len(names)) < len(names) // 2)[member]
-        found.append(correlation_distance(correlation(values, half), correlation(values, ~half)))
-    # Errors of halves are larger by the root of two each than those of all people.
-    return float(np.mean(found)) / np.sqrt(2.0) if found else float("nan")
 
 
 def _clustered(matrix: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from .metrics import interval, resamples
+from .metrics import Estimate, interval, resamples
 
 # A draw is a copy of what it is this many times nearer to than to anybody else.
 COPY_RATIO = 2.0
@@ -17,12 +17,10 @@ LIMIT = 0.01
 PARTS = 20
 BOOTSTRAPS = 500
 
-Triple = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
 class Memorisation:
-    """Shares of draws, (value, low, high) with 95 % intervals over people.
+    """Shares of draws, with 95 % intervals over people.
 
     nearer : nearer to a training person than to any of as many held-out people. One half where training people have
         left no trace; any model whose covariance was learned from few people lies above it, because its draws vary in
@@ -31,13 +29,13 @@ class Memorisation:
         nobody was copied.
     """
 
-    nearer: Triple
-    copies: Triple
+    nearer: Estimate
+    copies: Estimate
 
     @property
     def passes(self) -> bool:
         """Copies are not clearly more than `LIMIT`."""
-        return self.copies[1] <= LIMIT
+        return self.copies.low <= LIMIT
 
 
 def memorisation(

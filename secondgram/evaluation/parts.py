@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import secondgram
-
 from ..cohort.table import Cohort
 from ..files import replacing
 from ..imputation.provenance import versions
@@ -70,7 +68,7 @@ class Parts:
 def source_digest() -> str:
     """SHA-256 of the package's Python files: another release, or a change of the code, is another method."""
     digest = hashlib.sha256()
-    root = Path(secondgram.__file__).parent
+    root = Path(__file__).resolve().parents[1]
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -12,7 +12,6 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from .people import People
-    from .result import Imputation
 
 # People whose cells are copied at a time, where they do not lie side by side.
 ROWS = 1024
@@ -50,27 +49,8 @@ def tree_digest(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def imputation_facts(result: Imputation) -> dict[str, Any]:
-    """All that decides the draws of an imputation, each as text or a number, by what a person would call it."""
-    numbers = np.ascontiguousarray(result.draw_numbers)
-    return {
-        "model": getattr(result.model, "digest", ""),
-        "people": _people_digest(result.people),
-        "features": hashlib.sha256("\0".join(result.features).encode()).hexdigest(),
-        "visit": result.visit,
-        "seed": result.seed,
-        "draws": len(numbers),
-        "numbers of the draws": hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest(),
-        "solver": result.solver,
-        "steps": result.steps,
-        "backend": result.backend,
-        "precision": result.precision,
-        "processor": result.processor_path,
-        "secondgram": versions()["secondgram"],
-    }
-
-
-def _people_digest(people: People) -> str:
+def people_digest(people: People) -> str:
+    """SHA-256 of all about people that decides their draws."""
     digest = hashlib.sha256(str(people.baseline.dtype).encode())
     digest.update("\0".join(people.ids).encode())
     digest.update(np.ascontiguousarray(people.keys).data)

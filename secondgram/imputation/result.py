@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,8 @@ from ..ops.semantics import processor_path
 from ..ops.tiles import one_blas_thread
 from .model import CovariateModel, JudgedModel, SampledModel
 from .people import People
+from .provenance import people_digest, versions
+from .stream import DrawColumns, Part, write_draws
 
 # Cells (draws x people x features) that are held at a time while streaming.
 CHUNK_CELLS = 6_000_000
@@ -134,9 +138,8 @@ class Imputation:
 
         Streams in bounded memory. resume=True goes on where an interrupted call with the same path stopped.
         """
-        from .stream import write_draws
-
-        write_draws(self, path, resume=resume, show=show)
+        columns = DrawColumns(self.visit, self.features, self.draw_numbers, self.people.baseline.dtype)
+        self.notes += write_draws(path, columns, self._parts(), len(self.people), self._facts, resume=resume, show=show)
 
     @property
     def chunk_people(self) -> int:
@@ -148,6 +151,31 @@ class Imputation:
             slice(start, min(start + self.chunk_people, len(self.people)))
             for start in range(0, len(self.people), self.chunk_people)
         ]
+
+    def _parts(self) -> Iterator[Part]:
+        for rows in self._slices():
+            people = self.people.take(rows)
+            yield Part(people.ids, partial(self._sample, people), partial(self._finish, people))
+
+    def _facts(self) -> dict[str, Any]:
+        """All that decides the draws, each as text or a number, by what a person would call it."""
+        numbers = np.ascontiguousarray(self.draw_numbers)
+        return {
+            "model": getattr(self.model, "digest", ""),
+            "people": people_digest(self.people),
+            "features": hashlib.sha256("\0".join(self.features).encode()).hexdigest(),
+            "visit": self.visit,
+            "seed": self.seed,
+            "draws": len(numbers),
+            "numbers of the draws": hashlib.sha256(numbers.astype(np.int64).tobytes()).hexdigest(),
+            "solver": self.solver,
+            "steps": self.steps,
+            "backend": self.backend,
+            "precision": self.precision,
+            "processor": self.processor_path,
+            "secondgram": versions()["secondgram"],
+            "people in a part": self.chunk_people,
+        }
 
     @contextmanager
     def _as_asked(self) -> Iterator[None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +19,66 @@ from ..files import clear, explained, locked, look, replacing, writing
 from ..ops.memory import recycling
 from ..progress import progress
 from .packing import unchanging
-from .provenance import imputation_facts
-
-if TYPE_CHECKING:
-    from .people import People
-    from .result import Imputation
 
 MANIFEST = "parts.json"
 
 
-def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: bool, show: bool) -> None:
+@dataclass(frozen=True)
+class DrawColumns:
+    """The columns of a file of draws: label of the visit, D features, numbers (M,) of the draws, dtype of values."""
+
+    visit: str
+    features: Sequence[str]
+    draw_numbers: np.ndarray
+    dtype: np.dtype
+
+    @property
+    def schema(self) -> pa.Schema:
+        number = pa.from_numpy_dtype(self.dtype)
+        keys = [pa.field("subject_id", pa.string()), pa.field("visit", pa.string()), pa.field("draw", pa.int32())]
+        return pa.schema(keys + [pa.field(name, number) for name in self.features])
+
+    def table(self, ids: np.ndarray, draws: np.ndarray) -> pa.Table:
+        """ids (n,), draws (M, n, D) -> one row a person and draw."""
+        count, people, width = draws.shape
+        rows = np.ascontiguousarray(draws.transpose(2, 1, 0)).reshape(width, people * count)  # [D, people * draws]
+        columns = [
+            pa.array(np.repeat(ids, count), pa.string()),
+            pa.array([self.visit] * (people * count), pa.string()),
+            pa.array(np.tile(self.draw_numbers, people), pa.int32()),
+        ]
+        return pa.Table.from_arrays(columns + [pa.array(row) for row in rows], schema=self.schema)
+
+
+@dataclass(frozen=True)
+class Part:
+    """People who are drawn and written together.
+
+    ids : (n,).  sample : makes what takes long, (M, n, ...), which is kept for going on.  finish : turns that into
+    draws (M, n, D) in original units.
+    """
+
+    ids: np.ndarray
+    sample: Callable[[], np.ndarray]
+    finish: Callable[[np.ndarray], np.ndarray]
+
+
+def write_draws(
+    path: str | os.PathLike[str],
+    columns: DrawColumns,
+    parts: Iterable[Part],
+    people: int,
+    facts: Callable[[], dict[str, Any]],
+    *,
+    resume: bool,
+    show: bool,
+) -> list[str]:
     """Write every draw: columns subject_id, visit, draw, then the features; rows ordered by person, then draw.
+
+    parts : of all `people`, in order.  facts : gives all that decides the draws and how they are cut, by name; it is
+        called where samples are kept.
+
+    Returns notes, one sentence each.
 
     The next people are drawn while those before are written. What took long, a part's samples, is also kept in a hidden
     folder beside the file, so that an interrupted run goes on; the file itself takes its name in one step, when it is
@@ -36,58 +87,56 @@ def write_draws(result: Imputation, path: str | os.PathLike[str], *, resume: boo
     """
     place = look(path, streams=True)
     with explained(path), locked(place) as notes:
-        result.notes += notes
-        parts = None
+        kept = None
         if not place.stream:
-            parts = place.real.with_name(f".{place.real.name}.parts")
-            _open_parts(parts, result, resume)
+            kept = place.real.with_name(f".{place.real.name}.parts")
+            _open_parts(kept, facts(), resume)
         elif resume:
             raise InputError("is no file, and holds nothing to go on from", file=path, mend="Leave out --resume")
         with (
             writing(path) as file,
-            pq.ParquetWriter(file, _schema(result), **_settings()) as writer,
+            pq.ParquetWriter(file, columns.schema, **_settings()) as writer,
             # Leaving it waits for the write under way, before the file is closed.
             ThreadPoolExecutor(1) as other,
-            progress("imputing", len(result.people), show) as advance,
+            progress("imputing", people, show) as advance,
             recycling(),
             unchanging(),
         ):
             before: Future[None] | None = None
-            for number, rows in enumerate(result._slices()):
-                people = result.people.take(rows)
-                sampled = _sampled(result, people, None if parts is None else parts / f"part-{number:06d}.npy")
-                table = _table(result, people.ids, result._finish(people, sampled))
+            for number, part in enumerate(parts):
+                sampled = _sampled(part, len(columns.draw_numbers), kept and kept / f"part-{number:06d}.npy")
+                table = columns.table(part.ids, part.finish(sampled))
                 if before is not None:
                     before.result()
                 before = other.submit(writer.write_table, table)
                 del table  # its memory is used again once it is written
-                advance(rows.stop - rows.start)
+                advance(len(part.ids))
             if before is not None:
                 before.result()
-        if parts is not None:
-            clear(parts)
+        if kept is not None:
+            clear(kept)
+        return list(notes)
 
 
-def _sampled(result: Imputation, people: People, part: Path | None) -> np.ndarray:
-    """The samples of these people, kept in `part`. Raises `InputError` where that holds something else."""
-    if part is None:
-        return result._sample(people)
-    if part.exists():
+def _sampled(part: Part, draws: int, file: Path | None) -> np.ndarray:
+    """The samples of these people, kept in `file`. Raises `InputError` where that holds something else."""
+    if file is None:
+        return part.sample()
+    if file.exists():
         try:
-            kept = np.load(part, allow_pickle=False)
-            if kept.shape[:2] == (len(result.draw_numbers), len(people)):
+            kept = np.load(file, allow_pickle=False)
+            if kept.shape[:2] == (draws, len(part.ids)):
                 return kept
         except (ValueError, EOFError):
             pass
-        raise InputError("is damaged", file=part, mend="Remove it or run without resume")
-    sampled = result._sample(people)
-    with replacing(part) as temporary, open(temporary, "wb") as file:
-        np.save(file, sampled, allow_pickle=False)
+        raise InputError("is damaged", file=file, mend="Remove it or run without resume")
+    sampled = part.sample()
+    with replacing(file) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, sampled, allow_pickle=False)
     return sampled
 
 
-def _open_parts(parts: Path, result: Imputation, resume: bool) -> None:
-    manifest = imputation_facts(result) | {"people in a part": result.chunk_people}
+def _open_parts(parts: Path, manifest: dict[str, Any], resume: bool) -> None:
     known = parts / MANIFEST
     if resume and known.exists() and not parts.is_symlink():
         _check_same(known, manifest)
@@ -122,21 +171,3 @@ def _check_same(known: Path, manifest: dict[str, Any]) -> None:
 def _settings() -> dict[str, object]:
     # Draws are noise in their last digits: a dictionary or a strong compression would cost time and save nothing.
     return {"use_dictionary": ["subject_id", "visit"], "compression": "lz4", "write_statistics": False}
-
-
-def _schema(result: Imputation) -> pa.Schema:
-    number = pa.from_numpy_dtype(result.people.baseline.dtype)
-    fields = [pa.field("subject_id", pa.string()), pa.field("visit", pa.string()), pa.field("draw", pa.int32())]
-    return pa.schema(fields + [pa.field(name, number) for name in result.features])
-
-
-def _table(result: Imputation, ids: np.ndarray, draws: np.ndarray) -> pa.Table:
-    """draws (M, n, D) -> one row a person and draw."""
-    count, people, width = draws.shape
-    rows = np.ascontiguousarray(draws.transpose(2, 1, 0)).reshape(width, people * count)  # [D, people * draws]
-    columns = [
-        pa.array(np.repeat(ids, count), pa.string()),
-        pa.array([result.visit] * (people * count), pa.string()),
-        pa.array(np.tile(result.draw_numbers, people), pa.int32()),
-    ]
-    return pa.Table.from_arrays(columns + [pa.array(row) for row in rows], schema=_schema(result))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+
+from .estimate import UNKNOWN, Estimate
 
 
 def resamples(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -14,20 +14,19 @@ def resamples(unit: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.concatenate([np.ones((1, len(unit))), drawn[:, member].astype(float)])
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(estimate, low, high) from bootstrap values (1 + B,): 95 % percentile interval around row 0."""
+def interval(values: np.ndarray) -> Estimate:
+    """From bootstrap values (1 + B,): 95 % percentile interval around row 0."""
     if not np.isfinite(values[0]):
-        return (float("nan"),) * 3
+        return UNKNOWN
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return float(values[0]), float(low), float(high)
+    return Estimate(float(values[0]), float(low), float(high))
 
 
-def standing(triple: Sequence[float | None]) -> str:
-    """`better` if the interval (value, low, high) of a difference in error is below 0, `worse` if above, else `tie`."""
-    _, low, high = triple
-    if low is None or high is None or not np.isfinite([low, high]).all():
+def standing(difference: Estimate) -> str:
+    """`better` if the interval of a difference in error is below 0, `worse` if above, else `tie`."""
+    if not difference.bounded:
         return "tie"
-    return "better" if high < 0 else "worse" if low > 0 else "tie"
+    return "better" if difference.high < 0 else "worse" if difference.low > 0 else "tie"
 
 
 def cell_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -5,44 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .bootstrap import cell_mean, over_features, weighted_correlation, weighted_moments, weighted_rank_correlation
-from .cells import LARGE_LOSS, Cells
-from .joint import COMPONENTS, SLICES, VARIOGRAM_FEATURES
-
-FURTHER: dict[str, str] = {
-    "spearman_mean": "Spearman rank correlation (1904) of the posterior mean with the truth, mean over features",
-    "spearman_draw": "the same of a single draw",
-    "r2_mean": "share of the truth's variance explained by the posterior mean, 1 - SSE / SST, mean over features",
-    "r2_draw": "the same of a single draw",
-    "mae_mean": "mean absolute error of the posterior mean, in baseline SD",
-    "mae_draw": "the same of a single draw",
-    "delta_r_draw": "Pearson r of a single draw's change from baseline with the true change, mean over features",
-    "delta_spearman": "Spearman rank correlation of predicted with true change, mean over features",
-    "delta_r2": "share of the true change's variance explained by the predicted change, mean over features",
-    "change_slope": "slope of true on predicted change, all features together (Cox 1958); 1 is right",
-    "annual_bias": "mean of predicted less true change per year between the visits, in baseline SD a year; 0 is right",
-    "spread_ratio": "root of the draws' mean variance over the root mean squared error of their average, corrected for "
-    "their number (Fortin et al. 2014); 1 is right, below 1 the draws vary too little",
-    "coverage_50": "share of true values inside the draws' central 50 % interval",
-    "coverage_80": "share of true values inside the draws' central 80 % interval",
-    "coverage_95": "share of true values inside the draws' central 95 % interval; needs 39 draws",
-    "tail_brier": f"Brier score (1950; fair: Ferro 2014) of the chance of a fall by {LARGE_LOSS} baseline SD",
-    "energy": "energy score of a whole visit (Gneiting and Raftery 2007), in baseline SD per root of a feature",
-    "variogram": "variogram score of order 1/2 (Scheuerer and Hamill 2015), mean over pairs of at most "
-    f"{VARIOGRAM_FEATURES} features drawn once, in baseline SD",
-    "crps_sliced": f"CRPS along {SLICES} random directions of unit length, the same ones for all, in baseline SD",
-    "crps_components": f"CRPS along the leading {COMPONENTS} components of the residual, each in its own SD, mean",
-}
-# Scores of a person's whole visit, and their names in `Cells.joint`.
-JOINT = {"energy": "energy", "variogram": "variogram", "crps_sliced": "sliced", "crps_components": "components"}
-# Which way is better: "lower", "higher", or the value that would be right.
-BETTER: dict[str, str | float] = {
-    **dict.fromkeys(("pearson_mean", "pearson_draw", "delta_r", "spearman_mean", "spearman_draw"), "higher"),
-    **dict.fromkeys(("r2_mean", "r2_draw", "delta_r_draw", "delta_spearman", "delta_r2"), "higher"),
-    **dict.fromkeys(("rmse", "crps", "mae_mean", "mae_draw", "tail_brier"), "lower"),
-    **dict.fromkeys(("energy", "variogram", "crps_sliced", "crps_components"), "lower"),
-    **{"change_slope": 1.0, "annual_bias": 0.0, "spread_ratio": 1.0},
-    **{f"coverage_{level}": level / 100 for level in (50, 80, 90, 95)},
-}
+from .catalogue import JOINT
+from .cells import Cells
 
 
 def further_per_feature(cells: Cells, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,15 +7,6 @@ import numpy as np
 from .bootstrap import cell_mean, over_features, weighted_correlation
 from .cells import Cells
 
-METRICS: dict[str, str] = {
-    "pearson_mean": "Pearson r of the posterior mean with the truth, mean over features",
-    "pearson_draw": "Pearson r of a single draw with the truth, mean over features",
-    "delta_r": "Pearson r of predicted with true change from baseline, mean over features",
-    "rmse": "root mean squared error of the posterior mean, in baseline SD",
-    "crps": "continuous ranked probability score of the draws, in baseline SD (one draw: mean absolute error)",
-    "coverage_90": "share of true values inside the draws' central 90 % interval",
-}
-
 
 def per_feature(cells: Cells, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric per feature for each row of people's weights: weights (B, N) -> (B, D) each."""

@@ -82,12 +82,13 @@ def correlation_distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.nanmean(apart)) if np.isfinite(apart).any() else float("nan")
 
 
-def correlation_distances(cells: Cells, seed: int = 0) -> dict[str, np.ndarray]:
+def correlation_distances(cells: Cells, seed: int = 0, scattered: bool = True) -> dict[str, np.ndarray]:
     """For `levels` and, where they vary, `changes`: distance of imputed from real, and real from real, (1 + SPLITS, 2).
 
     People or groups are split in halves A and B at random: imputed visits of A against real ones of B, and real ones of
     A against real ones of B, so that both distances have the same sampling error in them and a method whose visits are
-    as good as real ones reaches the floor. Row 0 is the mean over the splits, the others the splits of resampled units.
+    as good as real ones reaches the floor. Row 0 is the mean over the splits, the others the splits of resampled units;
+    `scattered=False` gives row 0 alone.
     """
     rng = np.random.default_rng([SEED, seed])
     chosen = np.sort(rng.permutation(cells.truth.shape[1])[:FEATURES])
@@ -99,10 +100,11 @@ def correlation_distances(cells: Cells, seed: int = 0) -> dict[str, np.ndarray]:
     weights = resamples(cells.unit, SPLITS, seed)[1:]
     found: dict[str, np.ndarray] = {}
     for what, real, imputed in (("levels", truth, draw), ("changes", truth - baseline, draw - baseline)):
-        plain, drawn = np.zeros((SPLITS, 2)), np.zeros((SPLITS, 2))
+        plain, drawn = np.zeros((SPLITS, 2)), np.zeros((SPLITS if scattered else 0, 2))
         for split in range(SPLITS):
             half = (np.random.default_rng([SEED, seed, split]).permutation(len(names)) < len(names) // 2)[member]
-            for place, weight in ((plain, np.ones(len(half))), (drawn, weights[split])):
+            passes = [(plain, np.ones(len(half))), *([(drawn, weights[split])] if scattered else [])]
+            for place, weight in passes:
                 against = correlation(real, weight * ~half)
                 place[split] = [
                     correlation_distance(correlation(each, weight * half), against) for each in (imputed, real)
@@ -112,7 +114,9 @@ def correlation_distances(cells: Cells, seed: int = 0) -> dict[str, np.ndarray]:
             continue
         # Duplicates widen a resample's distances; what matters is how they scatter.
         centre = np.nanmean(plain, axis=0)
-        found[what] = np.concatenate([centre[None], drawn - np.nanmean(drawn, axis=0) + centre])
+        found[what] = centre[None]
+        if scattered:
+            found[what] = np.concatenate([centre[None], drawn - np.nanmean(drawn, axis=0) + centre])
     return found
 
 

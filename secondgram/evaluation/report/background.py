@@ -20,7 +20,7 @@ def memory(evidence: Evidence) -> Html:
     if mine is None:
         text = "This could not be checked: too few people have complete visits, or every person has one value only."
         return section("memory", title, paragraph(text))
-    passes = mine["copies"][1] is not None and mine["copies"][1] <= LIMIT
+    passes = mine["copies"].low <= LIMIT
     finding = (
         f"{'No sign of it' if passes else 'There are signs of it'}: the share of draws that are clearly nearer to "
         "one training person than to anybody held out, less the share of the opposite, is "
@@ -28,7 +28,7 @@ def memory(evidence: Evidence) -> Html:
     )
     rows: dict[str, list[Html]] = {}
     for key, what, at in (("copies", "Copies", LIMIT), ("nearer", "Nearer to a training person", 0.5)):
-        values = [float(v) for each in found.values() for v in each[key]] + [at]
+        values = [v for each in found.values() for v in each[key]] + [at]
         ends = spanning(values, 0.1)
         for name, each in found.items():
             kind = "ours" if name == evidence["roles"]["ours"] else "other"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..metrics import Estimate
 from .html import Child, Html, join, tag
 from .words import number
 
@@ -133,7 +134,7 @@ def square(x: str, y: str, size: float) -> Html:
 
 
 def strip(
-    triple: Sequence[float | None], ends: tuple[float, float], label: str, kind: str = "ours", at: float | None = None
+    estimate: Estimate, ends: tuple[float, float], label: str, kind: str = "ours", at: float | None = None
 ) -> Html:
     """An interval in a row of a table: as wide as its cell, on a scale that all rows share; `at` is a reference."""
     low_end, high_end = ends
@@ -145,11 +146,19 @@ def strip(
     parts = []
     if at is not None:
         parts.append(tag("line", x1=place(at), x2=place(at), y1="0", y2="100%", class_="reference"))
-    value, low, high = triple
-    if value is not None:
-        if low is not None and high is not None:
-            parts.append(tag("line", x1=place(low), x2=place(high), y1="50%", y2="50%", class_=f"whisker {kind}"))
-        spot = place(value)
+    if estimate.known:
+        if estimate.bounded:
+            parts.append(
+                tag(
+                    "line",
+                    x1=place(estimate.low),
+                    x2=place(estimate.high),
+                    y1="50%",
+                    y2="50%",
+                    class_=f"whisker {kind}",
+                )
+            )
+        spot = place(estimate.value)
         parts.append(
             square(spot, "50%", 4.5)
             if kind == "worse"

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import standing
+from ..metrics import Estimate, standing
 from . import image, words
 from .drawing import Frame, Scale, between, decimals, mark, picture, spanning, square
 from .html import Html, join, tag
 
-Triple = Sequence[float | None]
 CATERPILLAR_HEIGHT = 300.0
 STANDINGS = ("better", "tie", "worse")
 
@@ -32,10 +31,10 @@ def tally(counts: dict[str, int], label: str) -> Html:
     return tag("svg", *parts, role="img", aria_label=label, class_="tally", width="100%", height="18")
 
 
-def caterpillar(triples: Sequence[Triple], label: str, y_label: str) -> Html:
+def caterpillar(estimates: Sequence[Estimate], label: str, y_label: str) -> Html:
     """Differences per feature in order, each with its interval; zero is a tie."""
-    known = sorted((t for t in triples if t[0] is not None), key=lambda t: float(t[0]))  # type: ignore[arg-type]
-    values = [float(v) for t in known for v in t if v is not None]
+    known = sorted((each for each in estimates if each.known), key=lambda each: each.value)
+    values = [v for each in known for v in each if np.isfinite(v)]
     # A few very wide intervals would flatten all others.
     low, high = (float(v) for v in np.quantile(values, [0.01, 0.99])) if values else (-1.0, 1.0)
     y = Scale(*spanning([low, high], 0.12, zero=True), CATERPILLAR_HEIGHT - 14.0, 38.0)
@@ -46,9 +45,9 @@ def caterpillar(triples: Sequence[Triple], label: str, y_label: str) -> Html:
         parts.append(tag("text", words.signed(tick, 0 if y.high - y.low > 5 else 1), x=0, y=y(tick) - 5, class_="tick"))
     size = min(4.5, max(1.2, 180.0 / max(len(known), 1)))
     thin = " faint" if len(known) > 150 else " thin" if len(known) > 80 else ""
-    for place, triple in enumerate(known):
-        kind, x = standing(triple), between((place + 0.5) / len(known), 9.0, 100.0)
-        value, *ends = (y(y.cut(float(v if v is not None else triple[0]))) for v in triple)  # type: ignore[arg-type]
+    for place, each in enumerate(known):
+        kind, x = standing(each), between((place + 0.5) / len(known), 9.0, 100.0)
+        value, *ends = (y(y.cut(v if np.isfinite(v) else each.value)) for v in each)
         parts.append(tag("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_=f"whisker {kind}{thin}"))
         dot = tag("circle", cx=x, cy=value, r=size, class_=f"mark {kind}")
         parts.append(square(x, f"{value:.2f}", max(size, 2.5)) if kind == "worse" else dot)
@@ -65,7 +64,7 @@ def scatter(found: dict[str, Any], label: str) -> Html:
     )  # fmt: skip
     low, high = max(x.low, y.low), min(x.high, y.high)
     parts = [frame.segment((low, low), (high, high), "reference")] if low < high else []
-    slope, start = found["slope"][0], found["start"]
+    slope, start = found["slope"].value, found["start"]
     line = [(v, start + slope * v) for v in np.linspace(x.low, x.high, 60) if y.holds(start + slope * v)]
     parts.append(frame.path([line[0], line[-1]], "ours") if line else Html(""))
     for predicted, true, below, above in found["groups"]:
@@ -83,7 +82,7 @@ def calibration(found: dict[str, dict[str, Any]], kinds: dict[str, str], label: 
     parts = [frame.segment((0, 0), (1, 1), "reference")]
     for name, curve in found.items():
         points = list(zip(curve["nominal"], curve["share"], strict=True))
-        parts.append(frame.path([(x, s[0]) for x, s in points], kinds[name]))
+        parts.append(frame.path([(x, s.value) for x, s in points], kinds[name]))
         for x, (value, low, high) in points:
             parts.append(frame.segment((x, low), (x, high), f"whisker {kinds[name]}"))
             parts.append(mark(frame.x(x), frame.y(value), kinds[name], 3.5))
@@ -91,21 +90,20 @@ def calibration(found: dict[str, dict[str, Any]], kinds: dict[str, str], label: 
     return frame.svg(label, frame.axes("share promised (%)", "true values inside (%)", whole, whole), *parts)
 
 
-def pit(bars: Sequence[Triple], label: str, kind: str) -> Html:
+def pit(bars: Sequence[Estimate], label: str, kind: str) -> Html:
     """Histogram of where the truth falls among the draws."""
-    top = max([1.5, *(float(high or 0) for _, _, high in bars)])
+    top = max([1.5, *(bar.high for bar in bars if bar.bounded)])
     frame = Frame.of((0.0, 1.0), (0.0, top * 1.05), height=220)
     width = 1.0 / len(bars)
     parts = []
-    for place, (value, low, high) in enumerate(bars):
+    for place, bar in enumerate(bars):
+        value = bar.value if bar.known else 0.0
         left, right = frame.x(place * width) + 1, frame.x((place + 1) * width) - 1
-        height = frame.y(0) - frame.y(value or 0)
-        parts.append(
-            tag("rect", x=left, y=frame.y(value or 0), width=right - left, height=height, class_=f"bar {kind}")
-        )
-        if low is not None and high is not None:
+        height = frame.y(0) - frame.y(value)
+        parts.append(tag("rect", x=left, y=frame.y(value), width=right - left, height=height, class_=f"bar {kind}"))
+        if bar.bounded:
             middle = (place + 0.5) * width
-            parts.append(frame.segment((middle, low), (middle, high), "whisker strong thin"))
+            parts.append(frame.segment((middle, bar.low), (middle, bar.high), "whisker strong thin"))
     parts.append(frame.segment((0, 1), (1, 1), "reference"))
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
     return frame.svg(label, frame.axes("place of the truth among the draws", "density", x_ticks=ticks), *parts)

@@ -9,10 +9,13 @@ from typing import Any
 
 from ...errors import InputError
 from ..evidence import EVIDENCE_VERSION, FILE, digest
-from ..files import RUN_VERSION
+from ..metrics import Estimate
+from ..run_folder import RUN_VERSION
 
 AGAIN = "Run `secondgram compare` (or demo) again with the same --out"
 SHARED = ("seed", "draws", "features", "people")
+# Values with intervals by name: one of them, or a list.
+ESTIMATES = ("ours_carry", "ridge_carry", "ours_ridge", "slope", "r", "share", "coverage", "copies", "nearer")
 PARTS = (
     *(
         "roles",
@@ -74,7 +77,27 @@ class RunFolder:
                     file=folder / FILE,
                     mend=AGAIN,
                 )
-        return cls(about, evidence)
+        return cls(about, with_estimates(evidence))
+
+
+def with_estimates(evidence: dict[str, Any]) -> dict[str, Any]:
+    """Evidence as a file holds it, its values with intervals as `Estimate`s."""
+    found = dict(evidence)
+    for name in ("change", "memory"):
+        found[name] = {method: each and _estimates(each) for method, each in found[name].items()}
+    found["features"] = _estimates(found["features"])
+    found["groups"] = [_estimates(group) for group in found["groups"]]
+    found["calibration"] = {method: _estimates(each) for method, each in found["calibration"].items()}
+    found["pit"] = {method: [Estimate.of(bar) for bar in bars] for method, bars in found["pit"].items()}
+    return found
+
+
+def _estimates(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: _read(value) if key in ESTIMATES else value for key, value in part.items()}
+
+
+def _read(value: Any) -> Any:
+    return [Estimate.of(each) for each in value] if not value or isinstance(value[0], list) else Estimate.of(value)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -67,10 +67,10 @@ def groups(evidence: Evidence) -> Html:
 def _group_row(heading: str, group: dict[str, Any], keys: dict[str, tuple[str, tuple[float, float]]]) -> Html:
     cells = [cell(f"{group['people']:,}", "people", "number beside")]
     for key, (name, ends) in keys.items():
-        triple, text = group[key], words.difference(group[key])
-        label = f"{heading}, {group['name']}: {name} {text}, {standing(triple)}"
+        estimate, text = group[key], words.difference(group[key])
+        label = f"{heading}, {group['name']}: {name} {text}, {standing(estimate)}"
         cells.append(cell(value(text), name))
-        cells.append(cell(strip(triple, ends, label, standing(triple), at=0.0), kind="plot"))
+        cells.append(cell(strip(estimate, ends, label, standing(estimate), at=0.0), kind="plot"))
     if "coverage" in group:
-        cells.append(cell(words.percent(group["coverage"][0]), "90 % intervals hold"))
+        cells.append(cell(words.percent(group["coverage"].value), "90 % intervals hold"))
     return row(group["name"], *cells)

@@ -25,8 +25,8 @@ def change(evidence: Evidence) -> Html:
         panels.append(panel(words.method(name), figures.scatter(each, f"True against predicted change of {text}.")))
     first = next(iter(found))
     slope, r = found[first]["slope"], found[first]["r"]
-    calibrated = slope[1] <= 1.0 <= slope[2]
-    judged = "as it should be" if calibrated else f"too {'timid' if slope[0] > 1 else 'bold'} a prediction"
+    calibrated = slope.low <= 1.0 <= slope.high
+    judged = "as it should be" if calibrated else f"too {'timid' if slope.value > 1 else 'bold'} a prediction"
     finding = (
         f"A change of 1 that {words.method(first)} predicts was a change of "
         f"{words.interval(slope, 2)}, {judged}. "
@@ -55,10 +55,10 @@ def calibration(evidence: Evidence) -> Html:
     kinds = {name: "ours" if name == roles["ours"] else "peer" for name in found}
     mine = found[roles["ours"]]
     outer = min(range(len(mine["nominal"])), key=lambda place: abs(mine["nominal"][place] - 0.9))
-    promised, triple = mine["nominal"][outer], mine["share"][outer]
-    side = "wider than they need be" if triple[1] > promised else "too narrow" if triple[2] < promised else "honest"
+    promised, held = mine["nominal"][outer], mine["share"][outer]
+    side = "wider than they need be" if held.low > promised else "too narrow" if held.high < promised else "honest"
     finding = (
-        f"Intervals that promise {words.percent(promised)} hold {words.shares(triple)} of the true values: {side}. "
+        f"Intervals that promise {words.percent(promised)} hold {words.shares(held)} of the true values: {side}. "
         f"Every person has {mine['draws']} draws."
     )
     told = "; ".join(
@@ -69,11 +69,11 @@ def calibration(evidence: Evidence) -> Html:
     keys = figures.legend({kinds[name]: words.method(name) for name in found})
     panels = [panel("Intervals of every width", curve)]
     for name, bars in evidence["pit"].items():
-        values = [bar[0] for bar in bars if bar[0] is not None]
+        values = [bar.value for bar in bars if bar.known]
         label = (
             f"Place of the truth among the draws of {words.method(name)}: density from "
             f"{words.number(min(values), 2)} to {words.number(max(values), 2)}, at the edges "
-            f"{words.number(bars[0][0], 2)} and {words.number(bars[-1][0], 2)}; 1 throughout is perfect."
+            f"{words.number(bars[0].value, 2)} and {words.number(bars[-1].value, 2)}; 1 throughout is perfect."
         )
         panels.append(panel(f"Place of the truth, {words.method(name)}", figures.pit(bars, label, kinds[name])))
     caption = (
@@ -93,7 +93,7 @@ def _coverage(evidence: Evidence, promised: float) -> Html | None:
     rows_of = [group for group in evidence["groups"] if group["kind"] in ("gap", "age") and "coverage" in group]
     if not rows_of:
         return paragraph("Neither the years between visits nor age are known, so coverage is not told apart by them.")
-    values = [float(v) for group in rows_of for v in group["coverage"]] + [promised]
+    values = [v for group in rows_of for v in group["coverage"] if np.isfinite(v)] + [promised]
     ends = (min(values) - 0.01, min(max(values) + 0.01, 1.0))
     rows: dict[str, list[Html]] = {"gap": [], "age": []}
     for group in rows_of:
@@ -125,12 +125,12 @@ def correlation(evidence: Evidence) -> Html:
         for name, cells in (("real", real), ("imputed", imputed), ("difference", imputed - real)):
             label = f"{title}, correlations, {name}: {len(real)} by {len(real)} cells, mean {cells.mean() / 100:.2f}."
             if name == "difference":
-                label = f"{title}, imputed minus real: mean absolute difference {words.number(each['distance'])}."
+                label = f"{title}, imputed minus real: distance {words.number(each['distance'])}."
             trio.append(panel(upper(name), figures.matrix(cells, label)))
         ratio = None if not each["floor"] or each["distance"] is None else each["distance"] / each["floor"]
         told = (
-            f"{title}: imputed and real correlations differ by {words.number(each['distance'])} on average; two "
-            f"samples of real people of this size would by {words.number(each['floor'])}"
+            f"{title}: imputed and real correlations differ by {words.number(each['distance'])} on average; those of "
+            f"two samples of real people by {words.number(each['floor'])}"
             + (
                 "."
                 if ratio is None
@@ -142,9 +142,9 @@ def correlation(evidence: Evidence) -> Html:
     caption = (
         "How to read it: a cell is the correlation of two features, blue where positive, orange where negative, "
         "stronger the further from zero; the rightmost picture is empty where nothing differs. One draw a person "
-        "is compared, because means of draws vary too little. Chance is told by halves of the real people; below "
-        "1 is possible, because the imputed people are the real ones and bring their baselines. Features stand in "
-        "the order of a clustering of the real visits."
+        "is compared, because means of draws vary too little. Chance is told by halves of the real people, "
+        "drawn at random: visits as good as real ones reach it. Features stand in the order of a clustering of the "
+        "real visits."
     )
     if blocks < found["features"]:
         caption += f" The {found['features']} features are averaged to {blocks} by {blocks} cells."

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..metrics import BETTER
+from ..metrics import BETTER, Estimate
 from . import words
 from .drawing import spanning, strip
 from .html import Html, join, tag
 from .shared import Evidence, upper
 from .tables import cell, folded, paragraph, row, section, table, value
+
+
+class Scored(NamedTuple):
+    """A method by one metric, and its difference to the reference method."""
+
+    value: Estimate
+    difference: Estimate
 
 
 def methods(evidence: Evidence) -> Html:
@@ -20,11 +27,11 @@ def methods(evidence: Evidence) -> Html:
     metric = next((name for name in ("crps", "rmse") if name in shown), next(iter(shown)))
     order = _ranked(shown, metric)
     best = order[0]
-    value_of = words.interval(shown[metric][best][:3])
+    value_of = words.interval(shown[metric][best].value)
     finding = f"{upper(words.method(best))} comes first by {words.heading(metric)}: {value_of}."
-    apart = shown[metric][best][3]
-    if apart[0] is not None:
-        reference = next((name for name in order if shown[metric][name][3][0] is None), "the reference")
+    apart = shown[metric][best].difference
+    if apart.known:
+        reference = next((name for name in order if not shown[metric][name].difference.known), "the reference")
         finding += f" Its difference to {reference} on the same people is {words.difference(apart, '', 4)}."
     parts = [paragraph(finding, kind="finding")]
     first = [name for name in dict.fromkeys((metric, "rmse")) if name in shown]
@@ -43,25 +50,25 @@ def methods(evidence: Evidence) -> Html:
     return section("methods", "Methods, ranked", *parts)
 
 
-def _by_metric(told: dict[str, list[Any]]) -> dict[str, dict[str, tuple[Any, ...]]]:
-    """metric -> method -> (value, low, high, (difference, low, high)); metrics that no method has are left out."""
-    found: dict[str, dict[str, tuple[Any, ...]]] = {}
+def _by_metric(told: dict[str, list[Any]]) -> dict[str, dict[str, Scored]]:
+    """metric -> method -> its score; metrics that no method has are left out."""
+    found: dict[str, dict[str, Scored]] = {}
     blank = [None] * len(told["method"])
     columns = [told.get(name, blank) for name in ("value", "low", "high")]
     apart = [told.get(name, blank) for name in ("difference", "difference_low", "difference_high")]
     for place, (name, metric) in enumerate(zip(told["method"], told["metric"], strict=True)):
-        numbers = tuple(column[place] for column in columns)
-        if numbers[0] is not None:
-            found.setdefault(metric, {})[name] = (*numbers, tuple(column[place] for column in apart))
+        scored = Scored(*(Estimate.of([column[place] for column in each]) for each in (columns, apart)))
+        if scored.value.known:
+            found.setdefault(metric, {})[name] = scored
     return found
 
 
-def _ranked(shown: dict[str, dict[str, tuple[Any, ...]]], metric: str) -> list[str]:
+def _ranked(shown: dict[str, dict[str, Scored]], metric: str) -> list[str]:
     sign = -1.0 if BETTER.get(metric) == "higher" else 1.0
-    return sorted(shown[metric], key=lambda name: sign * float(shown[metric][name][0]))
+    return sorted(shown[metric], key=lambda name: sign * shown[metric][name].value.value)
 
 
-def _ranking(evidence: Evidence, shown: dict[str, tuple[Any, ...]], metric: str, order: list[str]) -> Html:
+def _ranking(evidence: Evidence, shown: dict[str, Scored], metric: str, order: list[str]) -> Html:
     carried = evidence["roles"].get("carry")
     ends = _method_ends(shown, [carried] if carried in shown else [])
     meaning = evidence["meaning"].get(metric, metric)
@@ -72,25 +79,25 @@ def _ranking(evidence: Evidence, shown: dict[str, tuple[Any, ...]], metric: str,
     )
 
 
-def _method_ends(shown: dict[str, tuple[Any, ...]], always: list[str]) -> tuple[float, float]:
+def _method_ends(shown: dict[str, Scored], always: list[str]) -> tuple[float, float]:
     """Ends of a scale for the methods' values; what is far off most of them, and not in `always`, is left outside."""
-    values = np.array([float(numbers[0]) for numbers in shown.values()])
+    values = np.array([scored.value.value for scored in shown.values()])
     low, high = (float(v) for v in np.quantile(values, [0.1, 0.75]))
     space = 4.0 * (high - low) or np.inf
     near = [name for name, value in zip(shown, values, strict=True) if low - space <= value <= high + space]
-    return spanning([float(v) for name in {*near, *always} for v in shown[name][:3] if v is not None], 0.05)
+    return spanning([v for name in {*near, *always} for v in shown[name].value if np.isfinite(v)], 0.05)
 
 
 def _method_rows(
-    evidence: Evidence, shown: dict[str, tuple[Any, ...]], metric: str, order: list[str], ends: tuple[float, float]
+    evidence: Evidence, shown: dict[str, Scored], metric: str, order: list[str], ends: tuple[float, float]
 ) -> list[Html]:
     rows = []
     for name in order:
-        triple = shown[name][:3]
-        off = " →" if triple[0] > ends[1] else " ←" if triple[0] < ends[0] else ""
-        text = words.interval(triple) + off
+        estimate = shown[name].value
+        off = " →" if estimate.value > ends[1] else " ←" if estimate.value < ends[0] else ""
+        text = words.interval(estimate) + off
         mine = name == evidence["roles"]["ours"]
-        drawing = strip(triple, ends, f"{name}: {words.heading(metric)} {text}", "ours" if mine else "other")
+        drawing = strip(estimate, ends, f"{name}: {words.heading(metric)} {text}", "ours" if mine else "other")
         cells = [cell(value(text)), cell(drawing, kind="plot")]
         rows.append(row(_named(name), *cells, kind="ours" if mine else None))
     return rows
@@ -102,9 +109,7 @@ def _named(name: str) -> Html:
     return join(told, None if told == name else tag("span", f" {name}", class_="soft"))
 
 
-def _further(
-    evidence: Evidence, shown: dict[str, dict[str, tuple[Any, ...]]], metrics: list[str], order: list[str]
-) -> Html:
+def _further(evidence: Evidence, shown: dict[str, dict[str, Scored]], metrics: list[str], order: list[str]) -> Html:
     """One table, its rows by metric."""
     rows = {}
     for metric in metrics:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..metrics import Estimate
 from . import words
 
 Evidence = dict[str, Any]
-Triple = Sequence["float | None"]
 # Longer lists are cut or folded.
 FIRST = 8
 KINDS = {"better": "Better", "tie": "Ties", "worse": "Worse"}
@@ -27,11 +28,11 @@ def upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def strip_ends(triples: Sequence[Triple]) -> tuple[float, float]:
+def strip_ends(estimates: Sequence[Estimate]) -> tuple[float, float]:
     """Ends of a scale for many differences, zero among them."""
-    values = [float(v) for triple in triples for v in triple if v is not None] or [0.0]
+    values = [v for estimate in estimates for v in estimate if math.isfinite(v)] or [0.0]
     # Of many intervals a few very wide ones would flatten the others.
-    cut = 0.02 if len(triples) > 40 else 0.0
+    cut = 0.02 if len(estimates) > 40 else 0.0
     low, high = (float(v) for v in np.quantile(values, [cut, 1.0 - cut]))
     low, high = min(low, 0.0), max(high, 0.0)
     space = 0.05 * (high - low) or 1.0

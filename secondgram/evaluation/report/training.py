@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..metrics import standing
+from ..metrics import UNKNOWN, Estimate, standing
 from . import figures, words
 from .drawing import spanning, strip
 from .html import Html, tag
@@ -29,20 +29,20 @@ def training(evidence: Evidence) -> Html:
 
 def _rungs(told: dict[str, Any]) -> list[Html]:
     ladder, rows = told["ladder"], []
-    triples = list(zip(ladder["difference"], ladder["low"], ladder["high"], strict=True))
-    values = [float(v) for triple in triples for v in triple if v is not None] or [0.0]
+    gains = [Estimate.of(each) for each in zip(ladder["difference"], ladder["low"], ladder["high"], strict=True)]
+    values = [v for estimate in gains for v in estimate if math.isfinite(v)] or [0.0]
     ends = spanning(values, 0.06, zero=True)
     for place, rung in enumerate(ladder["rung"]):
-        triple = triples[place] if place else (None, None, None)
-        gain = words.difference(triple, "", 4)
-        kind = standing(triple)
+        estimate = gains[place] if place else UNKNOWN
+        gain = words.difference(estimate, "", 4)
+        kind = standing(estimate)
         rows.append(
             row(
                 words.plain(rung),
                 cell(str(ladder["choice"][place]).replace("_", " "), "choice", "words"),
                 cell(value(gain), "gain"),
                 cell(
-                    strip(triple, ends, f"{rung}: {gain}, {kind}", kind, at=0.0) if triple[0] is not None else "",
+                    strip(estimate, ends, f"{rung}: {gain}, {kind}", kind, at=0.0) if estimate.known else "",
                     kind="plot",
                 ),
             )

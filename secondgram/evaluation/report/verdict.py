@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..metrics import standing
+from ..metrics import Estimate, standing
 from . import figures, words
 from .drawing import strip
 from .html import Html, join, tag
-from .shared import FIRST, KINDS, Evidence, Triple, ours, strip_ends, upper
+from .shared import FIRST, KINDS, Evidence, ours, strip_ends, upper
 from .tables import breakable, cell, figure, folded, paragraph, row, section, table, value
 
 # Rows shown: more losses than wins.
@@ -18,9 +18,9 @@ SHOWN = {"better": FIRST, "tie": FIRST, "worse": 3 * FIRST}
 CHANCE = 0.05
 
 
-def tallied(triples: Sequence[Triple]) -> dict[str, int]:
+def tallied(estimates: Sequence[Estimate]) -> dict[str, int]:
     """How many are better, tie and worse."""
-    counts = Counter(standing(triple) for triple in triples)
+    counts = Counter(standing(estimate) for estimate in estimates)
     return {kind: counts[kind] for kind in KINDS}
 
 
@@ -87,22 +87,22 @@ def verdict(evidence: Evidence) -> Html:
 
 
 def _against(evidence: Evidence, key: str, other: str, y_label: str, what: str) -> list[Html]:
-    triples, names = evidence["features"][key], evidence["features"]["name"]
-    counts, total = tallied(triples), len(names)
+    estimates, names = evidence["features"][key], evidence["features"]["name"]
+    counts, total = tallied(estimates), len(names)
     told = f"better on {counts['better']}, tie on {counts['tie']}, worse on {counts['worse']} of {total} features"
     columns = []
     for kind, title in KINDS.items():
-        found = [(name, triple) for name, triple in zip(names, triples, strict=True) if standing(triple) == kind]
+        found = [(name, each) for name, each in zip(names, estimates, strict=True) if standing(each) == kind]
         # The clearest first; ties by how near they are to one side.
-        found.sort(key=lambda each: -abs(each[1][0] or 0.0))
+        found.sort(key=lambda each: -abs(each[1].value) if each[1].known else 0.0)
         first = SHOWN[kind]
-        items = [tag("li", breakable(name), tag("small", words.difference(triple))) for name, triple in found[:first]]
+        items = [tag("li", breakable(name), tag("small", words.difference(each))) for name, each in found[:first]]
         if len(found) > first:
             items.append(tag("li", f"and {len(found) - first:,} more, in the table below", class_="soft"))
         body = tag("ul", *items) if items else paragraph("None.", kind="soft")
         heading = tag("h4", tag("span", str(counts[kind]), class_="many"), " ", title)
         columns.append(tag("div", heading, body, class_=f"outcome {kind}"))
-    value_range = [t[0] for t in triples if t[0] is not None]
+    value_range = [each.value for each in estimates if each.known]
     spread = (
         f" Differences go from {words.signed(min(value_range))} to {words.signed(max(value_range))} %."
         if value_range
@@ -116,7 +116,7 @@ def _against(evidence: Evidence, key: str, other: str, y_label: str, what: str) 
         figure(
             "How to read it: one line a feature, in the order of its difference, with a 95 % interval over "
             "people. Below zero is less error. Full circles are better, hollow ones tie, squares are worse.",
-            figures.caterpillar(triples, f"Difference to {other} per feature: {told}.{spread}", y_label),
+            figures.caterpillar(estimates, f"Difference to {other} per feature: {told}.{spread}", y_label),
         ),
     ]
 
@@ -134,10 +134,10 @@ def _feature_table(evidence: Evidence) -> Html:
         use = roles[features["use"][place]]
         cells = [cell(words.method(use), "use", "words")]
         for key, label in keys:
-            triple = features[key][place]
-            kind, text = standing(triple), words.difference(triple)
+            estimate = features[key][place]
+            kind, text = standing(estimate), words.difference(estimate)
             cells.append(cell(join(value(text), " ", tag("span", KINDS[kind].lower(), class_="soft")), label))
-            cells.append(cell(strip(triple, ends[key], f"{name} {label}: {text}, {kind}", kind, at=0.0), kind="plot"))
+            cells.append(cell(strip(estimate, ends[key], f"{name} {label}: {text}, {kind}", kind, at=0.0), kind="plot"))
         rows.append(row(breakable(name), *cells))
     headings = ["feature", "use"]
     for _, label in keys:

@@ -6,21 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 
+from ..baselines import TITLES
+from ..metrics import HEADINGS, Estimate
+
 MINUS, DASH, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
-METHODS = {
-    "carry-forward": "carry-forward",
-    "default": "secondgram",
-    "paper": "the published method",
-    "paper-no-self": "the published method without self-conditioning",
-}
-HEADINGS = {
-    "pearson_mean": "r of the mean",
-    "pearson_draw": "r of one draw",
-    "delta_r": "r of the change",
-    "rmse": "RMSE",
-    "crps": "CRPS",
-    "coverage_90": "90 % coverage",
-}
 MEANS = {
     "carry_forward": "carry-forward",
     "mean_change": "mean change by covariates and gap",
@@ -33,12 +22,10 @@ MEANS = {
 }
 TASKS = {"paired": "people scanned twice", "self_clean": "own baseline", "self_noised": "own baseline, noised"}
 
-Interval = Sequence["float | None"]
-
 
 def method(name: str) -> str:
     """A method as a sentence names it."""
-    return METHODS.get(name, name)
+    return TITLES.get(name, name)
 
 
 def heading(metric: str) -> str:
@@ -71,30 +58,30 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as per cent."""
-    return DASH if share is None else f"{number(100 * share, digits)}{SPACE}%"
+    return DASH if share is None or not math.isfinite(share) else f"{number(100 * share, digits)}{SPACE}%"
 
 
-def interval(triple: Interval | None, digits: int = 3) -> str:
+def interval(estimate: Estimate, digits: int = 3) -> str:
     """ "0.203 (0.190 to 0.216)"."""
-    if triple is None or triple[0] is None:
+    if not estimate.known:
         return DASH
-    value, low, high = triple
+    value, low, high = estimate
     return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
-def difference(triple: Interval | None, unit: str = f"{SPACE}%", digits: int = 1) -> str:
+def difference(estimate: Estimate, unit: str = f"{SPACE}%", digits: int = 1) -> str:
     """ "−12.3 % (−15.0 to −9.8)"."""
-    if triple is None or triple[0] is None:
+    if not estimate.known:
         return DASH
-    value, low, high = triple
+    value, low, high = estimate
     return f"{signed(value, digits)}{unit} ({signed(low, digits)} to {signed(high, digits)})"
 
 
-def shares(triple: Interval | None, digits: int = 1) -> str:
+def shares(estimate: Estimate, digits: int = 1) -> str:
     """ "92.4 % (91.3 to 93.6)" from shares."""
-    if triple is None or triple[0] is None:
+    if not estimate.known:
         return DASH
-    value, low, high = (None if each is None else 100 * each for each in triple)
+    value, low, high = (100 * each for each in estimate)
     return f"{number(value, digits)}{SPACE}% ({number(low, digits)} to {number(high, digits)})"
 
 

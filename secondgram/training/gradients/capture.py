@@ -72,6 +72,23 @@ class Site:
         return (self.weight or self.bias or "").rpartition(".")[0] or "the layer"
 
 
+@dataclass(eq=False)
+class Record:
+    """One use of a layer: its input, or its normalised input, X (R, in), and the gradient dY (R, out) of its output;
+    task t has the rows offsets[t] .. offsets[t + 1]."""
+
+    site: Site
+    X: Tensor
+    dY: Tensor
+    offsets: Tensor
+    ends: list[int]
+    member: Tensor  # (T, R), one where a row belongs to a task
+
+    def is_matrix(self, name: str) -> bool:
+        """Whether a parameter is the weight of a linear layer."""
+        return self.site.kind == "linear" and name == self.site.weight
+
+
 # site, input (B, in) or normalised input, gradient of the output (B, out)
 Receive = Callable[[Site, Tensor, Tensor], None]
 

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...ops import gradients as ops
 from ...ops.layer_sums import runs_natively
 from ...ops.registry import AUTO
-from .capture import Site, capturing, refuse_mixing_layers
+from .capture import Record, Site, capturing, refuse_mixing_layers
 from .sums import LayerSums
 
 MODES = ("auto", "jac", "layer", "ghost", "sums")
@@ -28,23 +28,6 @@ LARGEST_JACOBIAN = 1 << 30
 # Most tasks and rows for which `auto` takes `sums`: its products grow with tasks^2, and with rows faster than the cost
 # of a stored J.
 MOST_SUMMED, LARGEST_SUMMED = 16, 1024
-
-
-@dataclass(eq=False)
-class Record:
-    """One use of a layer: its input, or its normalised input, X (R, in), and the gradient dY (R, out) of its output;
-    task t has the rows offsets[t] .. offsets[t + 1]."""
-
-    site: Site
-    X: Tensor
-    dY: Tensor
-    offsets: Tensor
-    ends: list[int]
-    member: Tensor  # (T, R), one where a row belongs to a task
-
-    def is_matrix(self, name: str) -> bool:
-        """Whether a parameter is the weight of a linear layer."""
-        return self.site.kind == "linear" and name == self.site.weight
 
 
 def cheapest(rows: int, tasks: int, widths: Sequence[tuple[int, int]]) -> str:

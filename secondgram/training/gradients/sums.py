@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...ops import gradients as ops
 from ...ops.layer_sums import Layer, layer_sums
-
-if TYPE_CHECKING:
-    from .engine import Record
+from .capture import Record
 
 
 class LayerSums:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...cohort.table import Cohort
+from ..cohort.table import Cohort
+from .methods import predictions
 
 TASK, RESULT = "task.pickle", "result.npz"
 # Sums over several threads come out differently with their number: a seed decides a method.
@@ -25,7 +26,7 @@ class PeerFailure(Exception):
 def predictions_apart(
     name: str, learn: Cohort, judge: Cohort, draws: int, seed: int, limit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `compare.predictions`, in a new process and within `limit` seconds; raises `PeerFailure`."""
+    """As `methods.predictions`, in a new process and within `limit` seconds; raises `PeerFailure`."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / TASK).write_bytes(pickle.dumps((name, learn, judge, draws, seed)))
         try:
@@ -53,8 +54,6 @@ def predictions_apart(
 
 
 def _work(folder: Path) -> None:
-    from ..compare import predictions
-
     # Written by the process that started this one, into a folder that nobody else may read.
     mean, drawn = predictions(*pickle.loads((folder / TASK).read_bytes()))
     np.savez(folder / RESULT, mean=mean, draws=drawn)

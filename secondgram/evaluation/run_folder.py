@@ -1,4 +1,4 @@
-"""Tables for reading: a run's folder, Markdown, and the terminal."""
+"""A comparison for reading: its folder, Markdown, and the terminal."""
 
 from __future__ import annotations
 
@@ -15,17 +15,9 @@ from ..cohort.table import Cohort
 from ..files import filled, writing
 from ..imputation.provenance import versions
 from .metrics import BETTER, METRICS, Cells, further_per_feature, nominal_coverage, per_feature
+from .metrics.catalogue import COLUMNS
 
 RUN_VERSION = 2
-# Short enough for a terminal of 80 columns.
-HEADINGS = {
-    "pearson_mean": "r mean",
-    "pearson_draw": "r draw",
-    "delta_r": "r change",
-    "rmse": "RMSE",
-    "crps": "CRPS",
-    "coverage_90": "cover 90 %",
-}
 
 
 def write_run(folder: str | os.PathLike[str], table: pd.DataFrame, cells: dict[str, Cells], cohort: Cohort) -> None:
@@ -111,7 +103,7 @@ def show_comparison(table: pd.DataFrame, console: Console | None = None) -> None
     )
     shown.add_column("method", no_wrap=True)
     for metric in METRICS:
-        shown.add_column(HEADINGS[metric], justify="right")
+        shown.add_column(COLUMNS[metric], justify="right")
     best = {metric: _best(table, metric, attrs["draws"]) for metric in METRICS}
     for name, rows in table.groupby("method", sort=False):
         by_metric = rows.set_index("metric")
@@ -139,40 +131,3 @@ def _best(table: pd.DataFrame, metric: str, draws: int) -> set[str]:
         return set(distance.index[distance == distance.min()])
     target = rows.max() if BETTER[metric] == "higher" else rows.min()
     return set(rows.index[np.isclose(rows, target)])
-
-
-def show_scores(table: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the scores of one imputation."""
-    console = console or Console()
-    shown = Table(title=f"{table.attrs.get('people', '?')} people")
-    for column in ("metric", "value", "95 % interval", "meaning"):
-        shown.add_column(column, justify="right" if column in ("value", "95 % interval") else "left")
-    for name, row in table.iterrows():
-        if np.isfinite(row["value"]):
-            shown.add_row(str(name), f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}", row["meaning"])
-        else:
-            shown.add_row(str(name), "-", "-", row["meaning"])
-    console.print(shown)
-
-
-def show_verdict(ladder: pd.DataFrame, verdict: pd.DataFrame, console: Console | None = None) -> None:
-    """Print what each rung earned, and how many features have which verdict."""
-    console = console or Console()
-    shown = Table(title="what each rung earned", caption="on training people it was not fitted on; 95 % intervals")
-    for column in ("rung", "choice", "CRPS", "difference"):
-        shown.add_column(column, justify="left" if column in ("rung", "choice") else "right")
-    for rung, row in ladder.iterrows():
-        change = f"{row['difference']:+.4f}\n[dim]{row['low']:+.4f} {row['high']:+.4f}[/dim]"
-        shown.add_row(
-            str(rung),
-            str(row["choice"]),
-            f"{row['crps']:.4f}" if np.isfinite(row["crps"]) else "-",
-            change if np.isfinite(row["difference"]) and rung != ladder.index[0] else "-",
-        )
-    console.print(shown)
-    better = (verdict["high"] < 0) & (verdict["mean"] != "carry_forward")
-    carried = int((verdict["mean"] == "carry_forward").sum())
-    console.print(
-        f"{len(verdict)} features: {int(better.sum())} clearly better than carry-forward, {carried} carried forward, "
-        f"{len(verdict) - int(better.sum()) - carried} not clearly better"
-    )
