@@ -21,10 +21,14 @@ from secondgram.cohort.scaling import SharedScaling
 from secondgram.diffusion.schedule import Schedule
 from secondgram.evaluation.evidence import Evidence
 from secondgram.imputation import published, shape
-from secondgram.imputation.ladder import DefaultOptions
+from secondgram.imputation.imputer import PRESETS
+from secondgram.imputation.ladder import DefaultOptions, Ladder
 from secondgram.imputation.people import People, TrainingPairs
+from secondgram.imputation.provenance import imputation_facts
 from secondgram.imputation.published import PaperOptions, Published
+from secondgram.imputation.refit import impute_refitted
 from secondgram.imputation.result import Imputation
+from secondgram.imputation.sampler import Sampler
 from secondgram.imputation.shape import Shape, ShapeOptions, fit_shape
 from secondgram.ops import native
 from secondgram.ops.registry import preferred_precision, resolve
@@ -49,6 +53,14 @@ def small(**more: Any) -> sg.Denoiser:
         widths=(8, 8, 8),
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def noting(into: dict[str, Any], name: str, answer: Any = None) -> Callable[..., Any]:
+    def noted(*given: Any, **named: Any) -> Any:
+        into[name] = given, named
+        return answer
+
+    return noted
 
 
 # -- scales ---------------------------------------------------------------------------------------
@@ -329,21 +341,24 @@ def test_what_is_asked_of_an_imputation_reaches_the_model_however_it_is_read(
     assert model.set == {("reference", "fp32", 3)}
 
 
-def test_what_is_asked_of_an_imputer_is_what_the_imputation_holds(people: sg.SimulatedCohort) -> None:
+def test_what_is_asked_of_an_imputer_is_what_the_imputation_holds(people: sg.SimulatedCohort, half: sg.Cohort) -> None:
     net = small(conditions=3 + people.static.shape[1])
     imputer = sg.SecondgramImputer("paper", backend="reference")
     imputer.model_ = Published.around(net, people)
     imputer._remember(people)
-    made = imputer.impute(people, 3, 11, "all", 4, "ddim", gap=2.5, precision="fp32", threads=2, show=False)
+    made = imputer.impute(half, 3, 11, "all", 4, "ddim", gap=2.5, precision="fp32", threads=2, show=False)
     assert made.draw_numbers.tolist() == [0, 1, 2]
     told = (made.seed, made.solver, made.steps, made.backend, made.precision, made.threads, made.visit)
     assert told == (11, "ddim", 4, "reference", "fp32", 2, people.followup_label)
     assert made.ids.tolist() == people.ids.tolist()
     assert np.isnan(made.people.known).all()
-    unknown = ~np.isfinite(people.gap)
+    unknown = ~np.isfinite(half.gap)
+    assert unknown.sum() == 3
     assert (made.gap[unknown] == 2.5).all()
+    np.testing.assert_array_equal(made.gap[~unknown], half.gap[~unknown])
     missing = imputer.impute(people, 1, show=False)
     assert missing.ids.tolist() == people.ids[~people.paired].tolist()
+    assert set(imputer.impute(half, 1, show=False).gap[3:6]) == {np.median(people.gap[people.paired])}
     assert (missing.solver, missing.steps) == (None, None)
 
 
@@ -421,6 +436,192 @@ def test_draws_of_the_published_method_end_where_follow_ups_of_training_did(peop
     np.testing.assert_allclose(drawn, np.tile([low[0], (low[1] + high[1]) / 2, high[2]], (len(people), 1)), rtol=1e-5)
 
 
+@pytest.mark.native
+def test_a_precision_reaches_the_native_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    made = SimpleNamespace(sample=lambda *given, **named: np.zeros((1, 2, 3), dtype=np.float32))
+    monkeypatch.setattr("secondgram.imputation.sampler.native_sampler", noting(asked, "sampler", made))
+    net = small()
+    for precision in ("fp32", "auto"):
+        Sampler(net, backend="cpu", precision=precision).sample(np.zeros((2, 4)), ["a", "b"])
+        given = asked["sampler"][0]
+        assert (given[0], given[2]) == (net, precision)
+
+
+@pytest.fixture(scope="module")
+def half(people: sg.SimulatedCohort) -> sg.Cohort:
+    """The same people; of some of them one cell of the follow-up is known, of others the time of it is not."""
+    visits, times = people.visits.copy(), people.times.copy()
+    single = np.flatnonzero(~people.paired)
+    visits[single[:3], 1, 0] = people.truth[single[:3], 0]
+    times[single[3:6], 1] = np.nan
+    return replace(people, visits=visits, times=times)
+
+
+@pytest.fixture(scope="module")
+def ladder(people: sg.SimulatedCohort) -> sg.SecondgramImputer:
+    return sg.SecondgramImputer(shape="off", precision="fp32").fit(people, show=False)
+
+
+def test_a_seed_and_the_numbers_of_draws_decide_them(ladder: sg.SecondgramImputer, half: sg.Cohort) -> None:
+    """Of everybody, whether some of the follow-up is known or not."""
+    model = ladder.model_
+    shown = People.of(half.take(~half.paired | (np.isfinite(half.followup).sum(axis=1) == 1)), keep_known=True)
+    drawn = model.draw(shown, np.arange(3), 7)
+    open_cells = np.isnan(shown.known)
+    assert (open_cells.sum(axis=1) == 2).sum() == 3
+    np.testing.assert_array_equal(model.draw(shown, np.arange(3), 7), drawn)
+    np.testing.assert_array_equal(model.draw(shown, np.array([2, 0]), 7), drawn[[2, 0]])
+    assert (model.draw(shown, np.arange(3), 8) != drawn)[:, open_cells].all()
+    assert (drawn[0] != drawn[1])[open_cells].all()
+    other = replace(shown, keys=shown.keys + np.uint64(1))
+    assert (model.draw(other, np.arange(3), 7) != drawn)[:, open_cells].all()
+
+
+def test_solver_and_steps_reach_the_network_of_the_default_preset(
+    ladder: sg.SecondgramImputer, people: sg.SimulatedCohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ladder.model_
+    assert isinstance(model, Ladder)
+    asked: dict[str, Any] = {}
+    shown = People.of(people, keep_known=False)
+    nets = Shape([small()], Schedule.make("linear", 100, zero_terminal=True), np.array([0]))
+    monkeypatch.setattr(model.joint, "shape", nets)
+    monkeypatch.setattr(model.joint, "sample", noting(asked, "sample", np.zeros((2, len(people), 1))))
+    for given, expected in ((("ddim", 5), ("ddim", 5)), ((None, None), (model.options.solver, model.options.steps))):
+        for call in (model.sample, model.mean):
+            call(shown, np.array([3, 4]), 11, *given)
+            X, keys, draws, seed, *sampling = asked["sample"][0]
+            assert (draws.tolist(), seed, tuple(sampling)) == ([3, 4], 11, expected)
+            np.testing.assert_array_equal(keys, shown.keys)
+            np.testing.assert_array_equal(X, model.context.inputs(shown))
+    with pytest.raises(sg.InputError, match="solver steps"):
+        model.check("ddim", 5000)
+
+
+def test_what_a_fit_is_asked_reaches_the_model(
+    people: sg.SimulatedCohort, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Fitted:
+        @classmethod
+        def fit(cls, train: sg.Cohort, options: Any, *, seed: int, run: Run) -> Fitted:
+            set_to = resolve("the sampler", CANDIDATES), preferred_precision(), torch.get_num_threads()
+            asked["fit"] = train, options, seed, run, set_to
+            return cls()
+
+        def settled(self) -> str:
+            return "fp32"
+
+    monkeypatch.setitem(PRESETS, "paper", (PaperOptions, Fitted))
+    made = sg.SecondgramImputer("paper", 4, backend="reference", precision="auto", epochs=3)
+    made.fit(people, state=tmp_path / "state", state_every=2.5, resume=True, show=False)
+    train, options, seed, run, set_to = asked["fit"]
+    assert train is people
+    assert (options.epochs, seed, set_to) == (3, 4, ("reference", "fp32", 1))
+    assert run == Run(tmp_path / "state", 2.5, True, False)
+
+
+class Telling(Asked):
+    """Draws that say whose they are, and which."""
+
+    def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        who = np.array([int(name[-4:]) for name in people.ids])
+        return 100.0 * who[None, :, None] + draws[:, None, None] + np.arange(self.width) / 10
+
+
+def told(people: sg.SimulatedCohort, model: Any = None) -> Imputation:
+    ids = np.array([f"p{number:04d}" for number in range(5)], dtype=object)
+    some = replace(People.of(people.take(np.arange(5)), keep_known=False), ids=ids)
+    return Imputation(model or Telling(3), some, people.features, "1", np.array([2, 5]), 11, precision="fp32")
+
+
+def test_a_file_says_whose_draw_each_row_is(
+    people: sg.SimulatedCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secondgram.imputation.result.CHUNK_CELLS", 12)
+    told(people).to_parquet(tmp_path / "draws.parquet")
+    table = pd.read_parquet(tmp_path / "draws.parquet")
+    assert table["subject_id"].tolist() == [f"p{number:04d}" for number in range(5) for _ in range(2)]
+    assert table["draw"].tolist() == [2, 5] * 5
+    assert set(table["visit"]) == {"1"}
+    for place, name in enumerate(people.features):
+        expected = 100.0 * np.repeat(np.arange(5), 2) + table["draw"] + place / 10
+        np.testing.assert_allclose(table[name], expected)
+
+
+OTHERS: dict[str, Callable[[Imputation], Imputation]] = {
+    "seed": lambda made: replace(made, seed=12),
+    "solver": lambda made: replace(made, solver="ddim"),
+    "steps": lambda made: replace(made, steps=5),
+    "draws": lambda made: replace(made, draw_numbers=np.array([2])),
+    "numbers": lambda made: replace(made, draw_numbers=np.array([2, 6])),
+    "visit": lambda made: replace(made, visit="2"),
+    "features": lambda made: replace(made, features=made.features[::-1]),
+    "backend": lambda made: replace(made, backend="reference"),
+    "precision": lambda made: replace(made, precision="bf16"),
+    "gap": lambda made: replace(made, people=replace(made.people, gap=made.people.gap + 1)),
+    "baseline": lambda made: replace(made, people=replace(made.people, baseline=made.people.baseline + 1)),
+    "known": lambda made: replace(made, people=replace(made.people, known=made.people.baseline)),
+    "keys": lambda made: replace(made, people=replace(made.people, keys=made.people.keys + np.uint64(1))),
+    "site": lambda made: replace(made, people=replace(made.people, site=np.array(["A"] * 5, dtype=object))),
+    "covariates": lambda made: replace(made, people=replace(made.people, table=made.people.table.iloc[::-1])),
+}
+
+
+def test_all_that_decides_draws_is_told_of_them(people: sg.SimulatedCohort) -> None:
+    made = told(people)
+    facts = imputation_facts(made)
+    assert imputation_facts(told(people)) == facts
+    assert not [name for name, other in OTHERS.items() if imputation_facts(other(made)) == facts]
+
+
+def test_parts_of_another_imputation_are_not_gone_on_from(people: sg.SimulatedCohort, tmp_path: Path) -> None:
+    class Stopped(Telling):
+        def finish(self, *given: Any) -> np.ndarray:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "draws.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        told(people, Stopped(3)).to_parquet(out)
+    made = told(people)
+    with pytest.raises(sg.InputError, match="parts of another imputation"):
+        OTHERS["seed"](made).to_parquet(out, resume=True)
+    made.to_parquet(out, resume=True)
+    # What was sampled before is not sampled again.
+    assert set(made.model.calls) == set()  # type: ignore[attr-defined]
+
+
+def test_refitted_models_differ_in_people_and_noise(
+    people: sg.SimulatedCohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Refitted:
+        def __init__(self, **named: Any) -> None:
+            self.named = named
+            made.append(self)
+
+        def fit(self, cohort: sg.Cohort, show: bool) -> Refitted:
+            self.people = [str(name).split("#")[0] for name in cohort.ids]
+            return self
+
+        def impute(self, cohort: sg.Cohort, **asked: Any) -> Any:
+            self.imputed, self.asked = cohort, asked
+            return self
+
+    monkeypatch.setattr("secondgram.imputation.refit.SecondgramImputer", Refitted)
+    plain = sg.SecondgramImputer("paper", 4, epochs=3)
+    impute_refitted(plain, people, 3, 9, show=False, who="all", gap=2.0)
+    assert [each.named for each in made] == [plain.get_params()] * 3
+    assert len({tuple(each.people) for each in made}) == 3
+    assert len({each.asked["seed"] for each in made}) == 3
+    for each in made:
+        assert each.imputed is people
+        assert each.asked == {"draws": 1, "seed": each.asked["seed"], "show": False, "who": "all", "gap": 2.0}
+
+
 # -- options --------------------------------------------------------------------------------------
 
 
@@ -451,14 +652,6 @@ def test_options_of_the_default_preset_are_those_of_its_shape() -> None:
 # -- commands -------------------------------------------------------------------------------------
 
 
-def noting(into: dict[str, Any], name: str, answer: Any = None) -> Callable[..., Any]:
-    def noted(*given: Any, **named: Any) -> Any:
-        into[name] = given, named
-        return answer
-
-    return noted
-
-
 def test_options_of_impute_reach_the_imputer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
@@ -477,26 +670,31 @@ def test_options_of_impute_reach_the_imputer(
     assert (path, quiet, roles["site"], like) == (Path("good.csv"), True, "centre", imputer)
 
 
+@pytest.mark.parametrize("resume", [True, False])
 def test_options_of_fit_reach_the_imputer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Callable[..., Any]
+    resume: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Callable[..., Any]
 ) -> None:
     asked: dict[str, Any] = {}
+    # What a stopped run left.
+    state = tmp_path / ".model.training"
+    state.mkdir()
+
+    def fit(*given: Any, **named: Any) -> None:
+        asked["fit"], asked["kept"] = (given, named), state.exists()
 
     def made(*given: Any, **named: Any) -> Any:
         asked["made"] = given, named
-        return SimpleNamespace(
-            fit=noting(asked, "fit"), save=noting(asked, "save"), model_=SimpleNamespace(summary=lambda: [])
-        )
+        return SimpleNamespace(fit=fit, save=noting(asked, "save"), model_=SimpleNamespace(summary=lambda: []))
 
     monkeypatch.setattr("secondgram.imputation.imputer.SecondgramImputer", made)
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
     out = tmp_path / "model"
-    words = "--preset paper --seed 4 --precision fp32 --set epochs=3 --set solver=ddim --save-every 2.5 --resume"
-    outcome = cli("fit", "good.csv", "--out", out, *words.split(), "--quiet")
+    words = "--preset paper --seed 4 --precision fp32 --set epochs=3 --set solver=ddim --save-every 2.5"
+    outcome = cli("fit", "good.csv", "--out", out, *words.split(), "--quiet", *["--resume"] * resume)
     assert outcome.code == 0, outcome.err
     assert asked["made"] == (("paper", 4), {"precision": "fp32", "epochs": 3, "solver": "ddim"})
-    state = tmp_path / ".model.training"
-    assert asked["fit"] == (("the cohort",), {"state": state, "state_every": 2.5, "resume": True, "show": False})
+    assert asked["fit"] == (("the cohort",), {"state": state, "state_every": 2.5, "resume": resume, "show": False})
+    assert (asked["kept"], state.exists()) == (resume, False)
     assert asked["save"] == ((out,), {})
 
 

@@ -1,0 +1,222 @@
+"""Put known faults into a copy of this tree, one at a time, and see whether the tests that should notice do.
+
+    python scripts/mutate.py [--list] [--only N ...] [--jobs J] [--write docs/mutations.md]
+
+The faults stand in `scripts/mutations.txt`, one block each, blank lines between them:
+
+    @ what is wrong, in words
+    file secondgram/imputation/folds.py
+    test tests/test_folds.py::test_folds_keep_units_together_and_are_of_about_one_size
+    - the text as it is
+    + the text with the fault
+
+`file` and `test` may have several lines of `-` and `+`, and `test` several names with blanks between them. What stands
+after `- ` has to occur exactly once in the file. The tests have to pass without the fault. Exits with 1 where a fault
+survives or could not be put in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULTS = "scripts/mutations.txt"
+# Of pytest: tests failed; and what may stand for a hanging test.
+FAILED, LIMIT = 1, 300.0
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu")
+CAUGHT, SURVIVED = "caught", "SURVIVED"
+
+
+class BadFault(Exception):
+    """A fault that cannot be read or put in."""
+
+
+@dataclass
+class Fault:
+    """name : what is wrong;  file : below the root;  old, new : texts;  tests : names for pytest."""
+
+    name: str
+    file: str = ""
+    tests: list[str] = field(default_factory=list)
+    old: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+    def applied(self, text: str) -> str:
+        """The text of the file with the fault in it; raises `BadFault` where `old` is not there exactly once."""
+        old, new = "\n".join(self.old), "\n".join(self.new)
+        count = text.count(old)
+        if count != 1:
+            raise BadFault(f"{self.file}: the text of the fault {self.name!r} occurs {count} times, not once:\n{old}")
+        return text.replace(old, new)
+
+
+def read_faults(path: Path) -> list[Fault]:
+    """The faults of a file; raises `BadFault` with the line for what is none."""
+    faults: list[Fault] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        word, _, rest = line.partition(" ")
+        if not line.strip() or word == "#":
+            continue
+        if word == "@":
+            faults.append(Fault(rest.strip()))
+            continue
+        if not faults or word not in ("file", "test", "-", "+"):
+            raise BadFault(f"{path}, line {number}: begin with '@', 'file', 'test', '-', '+' or '#', not {line!r}")
+        fault = faults[-1]
+        if word == "file":
+            fault.file = rest.strip()
+        elif word == "test":
+            fault.tests += rest.split()
+        else:
+            (fault.old if word == "-" else fault.new).append(rest)
+    for fault in faults:
+        if not (fault.name and fault.file and fault.tests and fault.old) or fault.old == fault.new:
+            raise BadFault(f"{path}: the fault {fault.name!r} needs a name, a file, a test, and '-' other than '+'")
+    return faults
+
+
+def copied(root: Path, folder: Path) -> None:
+    """Copy what git tracks, changed or not, and the extensions that were built."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    names = [Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name]
+    built = [path.relative_to(root) for end in ("so", "pyd") for path in root.glob(f"secondgram/*.{end}")]
+    for name in names + built:
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    # As it is installed.
+    if (folder / "kernels").is_dir() and not (folder / "secondgram" / "kernels").exists():
+        (folder / "secondgram" / "kernels").symlink_to(folder / "kernels")
+
+
+def tested(folder: Path, tests: Iterable[str]) -> tuple[int | None, str]:
+    """Exit code of pytest, None where it took too long, and the last lines it printed."""
+    # No bytecode: a file that is changed twice in a second would be taken for what it was.
+    around = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", *PYTEST, *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"took more than {LIMIT:g} s"
+    return done.returncode, "\n".join(done.stdout.splitlines()[-15:])
+
+
+def judged(fault: Fault, folder: Path) -> tuple[str, str]:
+    """`CAUGHT`, `SURVIVED` or why neither, of a fault that is put into a copy and taken out again; what was printed."""
+    path = folder / fault.file
+    try:
+        before = path.read_text(encoding="utf-8")
+        after = fault.applied(before)
+    except (OSError, BadFault) as error:
+        return "could not be put in", str(error)
+    path.write_text(after, encoding="utf-8")
+    try:
+        code, told = tested(folder, fault.tests)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    if code in (FAILED, None):
+        return CAUGHT, told
+    return (SURVIVED if code == 0 else "tests could not be run"), told
+
+
+def run(root: Path, faults: Sequence[tuple[int, Fault]], jobs: int) -> list[str]:
+    """Outcomes of numbered faults, in their order; each is printed as it comes."""
+    with tempfile.TemporaryDirectory(prefix="mutate-") as place:
+        folders: Queue[Path] = Queue()
+        for number in range(jobs):
+            (Path(place) / str(number)).mkdir()
+            copied(root, Path(place) / str(number))
+            folders.put(Path(place) / str(number))
+        first = folders.get()
+        code, told = tested(first, sorted({test for _, fault in faults for test in fault.tests}))
+        folders.put(first)
+        if code != 0:
+            raise BadFault(f"the tests do not pass without a fault:\n{told}")
+
+        def outcome(numbered: tuple[int, Fault]) -> str:
+            folder, start = folders.get(), time.monotonic()
+            try:
+                found, told = judged(numbered[1], folder)
+            finally:
+                folders.put(folder)
+            print(f"{numbered[0]:3} {found:8} {time.monotonic() - start:5.1f} s  {numbered[1].name}", flush=True)
+            if found != CAUGHT:
+                print(told, flush=True)
+            return found
+
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(outcome, faults))
+
+
+def page(faults: Sequence[tuple[int, Fault]], outcomes: Sequence[str]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# Faults that the tests catch",
+        "",
+        "A test that never fails says nothing. `python scripts/mutate.py` puts each fault of `scripts/mutations.txt` into",
+        "a copy of the tree, one at a time, and runs the tests that should notice. Most are faults of wiring: a part is",
+        "right, and what it is handed is not. That command writes this page with `--write docs/mutations.md`.",
+        "",
+        f"{sum(each == CAUGHT for each in outcomes)} of {len(outcomes)} are caught.",
+        "",
+        "| | Fault | In | Noticed by | Outcome |",
+        "|---|---|---|---|---|",
+    ]
+    for (number, fault), outcome in zip(faults, outcomes, strict=True):
+        tests = ", ".join(f"`{test.removeprefix('tests/')}`" for test in fault.tests)
+        lines.append(f"| {number} | {fault.name} | `{fault.file}` | {tests} | {outcome} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 where every fault is caught."""
+    parser = argparse.ArgumentParser(description="Put known faults into a copy of this tree and run the tests on each.")
+    parser.add_argument("--list", action="store_true", help="say which faults there are, and run nothing")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these faults, by their numbers")
+    parser.add_argument("--jobs", type=int, default=1, help="copies that are tested at a time")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the results as a page of Markdown")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the tree; this one if left out")
+    asked = parser.parse_args(arguments)
+    try:
+        faults = list(enumerate(read_faults(asked.root / FAULTS), 1))
+        strange = sorted(set(asked.only or ()) - {number for number, _ in faults})
+        if strange or asked.jobs < 1:
+            parser.error(f"there is no fault {strange[0]}" if strange else "--jobs is 1 or more")
+        if asked.write is not None and asked.only:
+            parser.error("a page is of all faults: leave out --only")
+        chosen = [each for each in faults if asked.only is None or each[0] in asked.only]
+        if asked.list:
+            for number, fault in chosen:
+                print(f"{number:3} {fault.file}: {fault.name}")
+            return 0
+        outcomes = run(asked.root, chosen, asked.jobs)
+    except BadFault as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if asked.write is not None:
+        asked.write.write_text(page(chosen, outcomes), encoding="utf-8")
+    caught = sum(each == CAUGHT for each in outcomes)
+    print(f"{caught} of {len(outcomes)} caught")
+    return int(caught < len(outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
