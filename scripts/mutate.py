@@ -36,6 +36,13 @@ FAULTS = "scripts/mutations.txt"
 FAILED, LIMIT = 1, 300.0
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu")
 CAUGHT, SURVIVED = "caught", "SURVIVED"
+HEAD = """\
+# Faults that the tests catch
+
+A test that never fails says nothing. `python scripts/mutate.py` puts each fault of `scripts/mutations.txt` into a copy
+of the tree, one at a time, and runs the tests that should notice. Most are faults of wiring: a part is right, and what
+it is handed is not. That command writes this page with `--write docs/mutations.md`.
+"""
 
 
 class BadFault(Exception):
@@ -88,12 +95,11 @@ def read_faults(path: Path) -> list[Fault]:
 
 def copied(root: Path, folder: Path) -> None:
     """Copy what git tracks, changed or not, and the extensions that were built."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        check=True,
-        stdout=subprocess.PIPE,
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=root, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BadFault(f"{root}: git does not say what belongs to this tree ({error})") from error
     names = [Path(os.fsdecode(name)) for name in listed.stdout.split(b"\0") if name]
     built = [path.relative_to(root) for end in ("so", "pyd") for path in root.glob(f"secondgram/*.{end}")]
     for name in names + built:
@@ -169,11 +175,7 @@ def run(root: Path, faults: Sequence[tuple[int, Fault]], jobs: int) -> list[str]
 def page(faults: Sequence[tuple[int, Fault]], outcomes: Sequence[str]) -> str:
     """The results as Markdown."""
     lines = [
-        "# Faults that the tests catch",
-        "",
-        "A test that never fails says nothing. `python scripts/mutate.py` puts each fault of `scripts/mutations.txt` into",
-        "a copy of the tree, one at a time, and runs the tests that should notice. Most are faults of wiring: a part is",
-        "right, and what it is handed is not. That command writes this page with `--write docs/mutations.md`.",
+        *HEAD.splitlines(),
         "",
         f"{sum(each == CAUGHT for each in outcomes)} of {len(outcomes)} are caught.",
         "",

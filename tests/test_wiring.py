@@ -190,7 +190,7 @@ def test_a_self_row_of_the_published_method_is_blurred_as_published(
     signal, noise = trainers[0].rows.self_noise
     schedule = Schedule.make("linear")
     # Step 6 of 100, of spread 0.12.
-    assert (signal, noise) == (schedule.signal[6], schedule.noise_at(6))
+    assert (signal, noise) == (float(schedule.signal[6]), float(schedule.noise_at(6)))
     assert noise == pytest.approx(0.12, abs=0.005)
 
 
