@@ -12,14 +12,18 @@ The faults stand in `scripts/mutations.txt`, one block each, blank lines between
 
 `file` and `test` may have several lines of `-` and `+`, and `test` several names with blanks between them. What stands
 after `- ` has to occur exactly once in the file. The tests have to pass without the fault. Exits with 1 where a fault
-survives or could not be put in.
+survives or could not be put in. Needs a system on which processes can be forked, and git.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,11 +33,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = "scripts/mutations.txt"
 # Of pytest: tests failed; and what may stand for a hanging test.
-FAILED, LIMIT = 1, 300.0
+FAILED, LIMIT = 1, 600.0
+# What the tests import that is none of this tree.
+LIBRARIES = ("torch", "torch.optim", "pandas", "pyarrow.parquet", "scipy.stats", "scipy.optimize", "sklearn.covariance")
 PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu")
 CAUGHT, SURVIVED = "caught", "SURVIVED"
 HEAD = """\
@@ -111,23 +118,84 @@ def copied(root: Path, folder: Path) -> None:
         (folder / "secondgram" / "kernels").symlink_to(folder / "kernels")
 
 
-def tested(folder: Path, tests: Iterable[str]) -> tuple[int | None, str]:
-    """Exit code of pytest, None where it took too long, and the last lines it printed."""
-    # No bytecode: a file that is changed twice in a second would be taken for what it was.
-    around = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", *PYTEST, *tests]
+def _worker(libraries: Sequence[str]) -> None:
+    """Run tests as they are asked for on standard input, a JSON line each, every time in a process of its own.
+
+    That process begins with the libraries imported, which takes longer than most of the tests.
+    """
+    for name in libraries:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    # Nothing that is printed is taken for an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        folder, tests, limit = json.loads(line)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
+            process = os.fork()
+            if process == 0:
+                _tests_in(folder, tests, told.fileno())
+            code, end = None, time.monotonic() + limit
+            while code is None and time.monotonic() < end:
+                time.sleep(0.02)
+                found, status = os.waitpid(process, os.WNOHANG)
+                code = os.waitstatus_to_exitcode(status) if found else None
+            if code is None:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+            told.seek(0)
+            last = "".join(told.readlines()[-15:])
+        answers.write(json.dumps([code, last]) + "\n")
+        answers.flush()
+
+
+def _tests_in(folder: str, tests: list[str], out: int) -> NoReturn:
+    code = -1
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        import pytest
+
+        code = int(pytest.main([*PYTEST, *tests]))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code & 0xFF)
+
+
+class Copy:
+    """A copy of a tree, and a process that runs tests in it; closed at the end of a `with`."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.folder = folder
+        copied(root, folder)
+        # No bytecode: a file that is changed twice in a second would be taken for what it was.
+        around = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, str(Path(__file__).resolve()), "--worker", *LIBRARIES]
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=around, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-    except subprocess.TimeoutExpired:
-        return None, f"took more than {LIMIT:g} s"
-    return done.returncode, "\n".join(done.stdout.splitlines()[-15:])
+
+    def __enter__(self) -> Copy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
+
+    def tested(self, tests: Iterable[str]) -> tuple[int | None, str]:
+        """Exit code of pytest, None where it took too long, and the last lines it printed."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([str(self.folder), list(tests), LIMIT]), file=self.process.stdin, flush=True)
+        code, told = json.loads(self.process.stdout.readline())
+        return code, told if code is not None else f"took more than {LIMIT:g} s"
 
 
-def judged(fault: Fault, folder: Path) -> tuple[str, str]:
+def judged(fault: Fault, copy: Copy) -> tuple[str, str]:
     """`CAUGHT`, `SURVIVED` or why neither, of a fault that is put into a copy and taken out again; what was printed."""
-    path = folder / fault.file
+    path = copy.folder / fault.file
     try:
         before = path.read_text(encoding="utf-8")
         after = fault.applied(before)
@@ -135,7 +203,7 @@ def judged(fault: Fault, folder: Path) -> tuple[str, str]:
         return "could not be put in", str(error)
     path.write_text(after, encoding="utf-8")
     try:
-        code, told = tested(folder, fault.tests)
+        code, told = copy.tested(fault.tests)
     finally:
         path.write_text(before, encoding="utf-8")
     if code in (FAILED, None):
@@ -145,24 +213,23 @@ def judged(fault: Fault, folder: Path) -> tuple[str, str]:
 
 def run(root: Path, faults: Sequence[tuple[int, Fault]], jobs: int) -> list[str]:
     """Outcomes of numbered faults, in their order; each is printed as it comes."""
-    with tempfile.TemporaryDirectory(prefix="mutate-") as place:
-        folders: Queue[Path] = Queue()
+    with tempfile.TemporaryDirectory(prefix="mutate-") as place, contextlib.ExitStack() as stack:
+        copies: Queue[Copy] = Queue()
         for number in range(jobs):
             (Path(place) / str(number)).mkdir()
-            copied(root, Path(place) / str(number))
-            folders.put(Path(place) / str(number))
-        first = folders.get()
-        code, told = tested(first, sorted({test for _, fault in faults for test in fault.tests}))
-        folders.put(first)
+            copies.put(stack.enter_context(Copy(root, Path(place) / str(number))))
+        first = copies.get()
+        code, told = first.tested(sorted({test for _, fault in faults for test in fault.tests}))
+        copies.put(first)
         if code != 0:
             raise BadFault(f"the tests do not pass without a fault:\n{told}")
 
         def outcome(numbered: tuple[int, Fault]) -> str:
-            folder, start = folders.get(), time.monotonic()
+            copy, start = copies.get(), time.monotonic()
             try:
-                found, told = judged(numbered[1], folder)
+                found, told = judged(numbered[1], copy)
             finally:
-                folders.put(folder)
+                copies.put(copy)
             print(f"{numbered[0]:3} {found:8} {time.monotonic() - start:5.1f} s  {numbered[1].name}", flush=True)
             if found != CAUGHT:
                 print(told, flush=True)
@@ -196,7 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="copies that are tested at a time")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the results as a page of Markdown")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree; this one if left out")
+    parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
+    if asked.worker is not None:
+        _worker(asked.worker)
+        return 0
     try:
         faults = list(enumerate(read_faults(asked.root / FAULTS), 1))
         strange = sorted(set(asked.only or ()) - {number for number, _ in faults})

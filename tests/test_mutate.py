@@ -115,6 +115,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("needs git")
     # Quicker, and nothing here needs them.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setattr(mutate, "LIBRARIES", ())
     root = tmp_path / "tree"
     (root / "secondgram").mkdir(parents=True)
     (root / "scripts").mkdir()
@@ -184,11 +185,10 @@ def test_a_tree_without_git_is_told(tree: Path, capsys: pytest.CaptureFixture[st
     assert "git does not say" in capsys.readouterr().err
 
 
-def test_a_test_that_hangs_has_noticed(monkeypatch: pytest.MonkeyPatch, tree: Path) -> None:
-    def hangs(command: list[str], *given: object, **named: object) -> object:
-        raise subprocess.TimeoutExpired(command, 1.0)
-
+def test_a_test_that_hangs_has_noticed(monkeypatch: pytest.MonkeyPatch, tree: Path, tmp_path: Path) -> None:
+    (tree / "test_part.py").write_text("import time\n\n\ndef test_double():\n    time.sleep(60)\n")
+    monkeypatch.setattr(mutate, "LIMIT", 0.1)
     fault = mutate.read_faults(tree / mutate.FAULTS)[0]
-    monkeypatch.setattr(mutate.subprocess, "run", hangs)
-    assert mutate.judged(fault, tree)[0] == mutate.CAUGHT
-    assert (tree / "part.py").read_text().endswith("2 * x\n")
+    with mutate.Copy(tree, tmp_path / "copy") as copy:
+        assert mutate.judged(fault, copy) == (mutate.CAUGHT, "took more than 0.1 s")
+    assert (tmp_path / "copy" / "part.py").read_text().endswith("2 * x\n")
