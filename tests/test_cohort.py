@@ -149,6 +149,8 @@ def test_split_keeps_groups_whole_and_the_share(seed, share):
     groups = np.repeat(np.arange(100), 2)
     train, test = make(200, groups=groups).split(share, seed=seed)
     assert sorted([*train.ids, *test.ids]) == make(200).ids.tolist()
+    assert train.groups is not None
+    assert test.groups is not None
     assert not set(train.groups) & set(test.groups)
     assert abs(len(test) - 200 * share) <= 2
 
