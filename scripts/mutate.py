@@ -255,13 +255,21 @@ def page(faults: Sequence[tuple[int, Fault]], outcomes: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def told_by(path: Path) -> dict[str, str]:
+    """Outcomes by fault of a page that was written before; none where there is none."""
+    if not path.exists():
+        return {}
+    rows = [line.strip("| ").split(" | ") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row[1]: row[-1] for row in rows if len(row) == 5 and row[0].isdigit()}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where every fault is caught."""
     parser = argparse.ArgumentParser(description="Put known faults into a copy of this tree and run the tests on each.")
     parser.add_argument("--list", action="store_true", help="say which faults there are, and run nothing")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these faults, by their numbers")
     parser.add_argument("--jobs", type=int, default=1, help="copies that are tested at a time")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the results as a page of Markdown")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the results into a page of Markdown")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree; this one if left out")
     parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
@@ -273,8 +281,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         strange = sorted(set(asked.only or ()) - {number for number, _ in faults})
         if strange or asked.jobs < 1:
             parser.error(f"there is no fault {strange[0]}" if strange else "--jobs is 1 or more")
-        if asked.write is not None and asked.only:
-            parser.error("a page is of all faults: leave out --only")
         chosen = [each for each in faults if asked.only is None or each[0] in asked.only]
         if asked.list:
             for number, fault in chosen:
@@ -285,7 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if asked.write is not None:
-        asked.write.write_text(page(chosen, outcomes), encoding="utf-8")
+        known = told_by(asked.write) | {fault.name: found for (_, fault), found in zip(chosen, outcomes, strict=True)}
+        text = page(faults, [known.get(fault.name, "not run") for _, fault in faults])
+        asked.write.write_text(text, encoding="utf-8")
     caught = sum(each == CAUGHT for each in outcomes)
     print(f"{caught} of {len(outcomes)} caught")
     return int(caught < len(outcomes))

@@ -51,8 +51,9 @@ def test_there_are_many_faults_and_no_two_of_one_name() -> None:
 
 
 def test_the_page_tells_of_all_of_them_and_each_is_caught() -> None:
-    told = (ROOT / "docs" / "mutations.md").read_text(encoding="utf-8")
-    assert told == mutate.page(list(enumerate(FAULTS, 1)), [mutate.CAUGHT] * len(FAULTS))
+    page = ROOT / "docs" / "mutations.md"
+    assert mutate.told_by(page) == {fault.name: mutate.CAUGHT for fault in FAULTS}
+    assert page.read_text(encoding="utf-8") == mutate.page(list(enumerate(FAULTS, 1)), [mutate.CAUGHT] * len(FAULTS))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,19 @@ def test_faults_can_be_listed_and_chosen(tree: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         mutate.main(["--root", str(tree), "--only", "9"])
     assert "there is no fault 9" in capsys.readouterr().err
+
+
+def test_a_page_keeps_what_was_not_run_again(tree: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    assert mutate.main(["--root", str(tree), "--only", "1", "--write", str(page)]) == 0
+    assert mutate.told_by(page) == {"caught": "caught", "survives": "not run", "rotten": "not run", "broken": "not run"}
+    assert mutate.main(["--root", str(tree), "--only", "2", "3", "--write", str(page)]) == 1
+    assert mutate.told_by(page) == {
+        "caught": "caught",
+        "survives": "SURVIVED",
+        "rotten": "could not be put in",
+        "broken": "not run",
+    }
 
 
 def test_tests_that_fail_without_a_fault_are_told(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
