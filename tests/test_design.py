@@ -14,6 +14,8 @@ import secondgram as sg
 from secondgram.imputation import base
 from secondgram.imputation.context import Context
 from secondgram.imputation.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out
+from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.people import People
 from secondgram.imputation.population import Population
 
 FEATURES = 5
@@ -284,3 +286,28 @@ def test_other_pairs_are_judged_in_the_scales_of_the_design() -> None:
     part = whole.pairs.take(rows)
     np.testing.assert_array_equal(part.wanted, whole.pairs.wanted[rows])
     np.testing.assert_array_equal(part.people.ids, whole.pairs.people.ids[rows])
+
+
+def test_what_a_missing_covariate_leaves_open_is_not_counted_twice() -> None:
+    """Errors of those who lack a covariate are larger by what it would have told, which draws of it add again."""
+    rng = np.random.default_rng(2)
+    people, effect = 400, 0.8
+    x = rng.normal(size=people)
+    base = rng.normal(size=(people, 2))
+    later = base + effect * x[:, None] + 0.5 * rng.normal(size=(people, 2))
+    lacks = rng.random(people) < 0.5
+    cohort = sg.Cohort(
+        ids=np.array([f"p{number:03d}" for number in range(people)], dtype=object),
+        visits=np.stack([base, later], axis=1),
+        features=("a", "b"),
+        visit_labels=("1", "2"),
+        times=np.tile([0.0, 2.0], (people, 1)),
+        covariate_table=pd.DataFrame({"x": np.where(lacks, np.nan, x)}),
+    )
+    spreads = []
+    for each in (cohort.take(np.flatnonzero(~lacks)), cohort):
+        model = sg.SecondgramImputer(shape="off").fit(each, show=False).model_
+        assert isinstance(model, Ladder)
+        spreads.append(model.spread.fitted(model.context.inputs(People.of(each, keep_known=False)))[0])
+    # Those who lack it leave sqrt(0.5^2 + 0.8^2) = 0.94 open, and all together 0.75.
+    assert (spreads[1] < 1.25 * spreads[0]).all()

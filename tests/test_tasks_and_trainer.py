@@ -433,6 +433,16 @@ def test_resuming_a_finished_run_trains_no_further(tmp_path: Path) -> None:
     assert _equal(_weights(first.net), _weights(again.net))
 
 
+def test_a_state_that_a_killed_run_left_aside_is_gone_on_from(tmp_path: Path) -> None:
+    run = Run(tmp_path / "state", 0.0, resume=True, show=False, keep_end=True)
+    _trainer(_options(epochs=2), run=run).fit()
+    (tmp_path / "state").rename(tmp_path / ".state.secondgram-old")
+    again = _trainer(_options(epochs=2), run=run)
+    again._epoch = None  # type: ignore[assignment, method-assign]
+    assert len(again.fit().epochs) == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
 def test_a_state_is_ignored_unless_resuming(tmp_path: Path) -> None:
     keep = Run(state_folder=tmp_path / "state", state_every=0.0)
     _trainer(_options(), seed=3, run=keep).fit()

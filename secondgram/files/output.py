@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import shutil
 import socket
 import stat
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import InputError
+from .durable import remove, replace_folder, settle, sync, sync_folder, temporary
 from .target import Kind, Target, foreign, look, refused, word_for
 
 # Seconds to wait for a reader of a pipe.
@@ -35,28 +35,38 @@ def explained(target: str | os.PathLike[str]) -> Iterator[None]:
 def replacing(target: str | os.PathLike[str], kind: Kind = Kind.FILE) -> Iterator[Path]:
     """Yield a temporary path; on success what was written there takes the name of `target`, else it is removed.
 
+    Killed at any moment it leaves the old content or the new one: for a folder, see `kept`. Both content and name are
+    on the disk when it ends.
+
     kind : `FILE`, or `WHOLE_FOLDER` where the temporary path is made a folder. Where `target` is a link, what it leads
     to is replaced. Raises `InputError` as `look` does, and where the operating system refuses (full disk).
     """
     with explained(target):
+        if kind is Kind.WHOLE_FOLDER:
+            settle(Path(target))
         place = look(target, kind)
         real = place.real
-        temporary = real.with_name(f".{real.name}.{platform.node()}-{os.getpid()}.tmp")
+        made = temporary(real)
+        # Those in which a name is new: of what is written, and of the folders made for it.
+        named = [real.parent, *(folder.parent for folder in real.parents if not folder.exists())]
         real.parent.mkdir(parents=True, exist_ok=True)
         _drop_leftovers(real)
+        # Of an earlier call, to which removing it was refused.
+        remove(made)
         try:
-            yield temporary
-            if temporary.is_file():
-                with open(temporary, "rb+") as handle:
-                    os.fsync(handle.fileno())
+            yield made
+            sync(made)
             if look(target, kind) != place:
                 raise InputError("was changed while it was being written", file=target, mend="Run it again")
-            if temporary.is_dir() and real.is_dir():
-                _swap_folder(temporary, real)
+            if made.is_dir() and real.is_dir():
+                replace_folder(made, real)
             else:
-                os.replace(temporary, real)
+                os.replace(made, real)
+            # Before what stood there goes.
+            for folder in named:
+                sync_folder(folder)
         finally:
-            remove(temporary)
+            remove(made)
 
 
 @contextmanager
@@ -145,35 +155,12 @@ def alive(process: int) -> bool:
     return True
 
 
-def _swap_folder(new: Path, target: Path) -> None:
-    # A folder cannot replace a folder that is not empty in one step, so the old one steps aside first.
-    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
-    os.replace(target, aside)
-    try:
-        os.replace(new, target)
-    except OSError:
-        os.replace(aside, target)
-        raise
-    remove(aside)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder if it is there; a link, device, pipe or socket is none of ours and stays."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode) and not os.path.ismount(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif stat.S_ISREG(mode):
-        path.unlink(missing_ok=True)
-
-
 def clear(folder: Path) -> None:
     """Delete a hidden folder of ours, as the state of a training or the parts of an imputation, if it is there.
 
     Raises `InputError` for anything else of its name: a link, a device, a mount point, or a folder with other files.
     """
+    settle(folder)
     try:
         status = os.lstat(folder)
     except FileNotFoundError:

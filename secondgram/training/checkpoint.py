@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import InputError
-from ..files import Kind, replacing
+from ..files import Kind, kept, replacing
 
 FORMAT = "secondgram"
 FORMAT_VERSION = 2
@@ -31,9 +31,8 @@ ARRAY = "$array"
 def write_folder(folder: str | os.PathLike[str], kind: str, tree: dict[str, Any]) -> None:
     """Write a nested dict of JSON values and numpy arrays as a folder.
 
-    An existing folder is replaced by two renames, so that a reader sees the old one, the new one, or for a moment none;
-    a process that is killed between them leaves the old one as `.NAME.PID.old` beside it. The same tree gives the same
-    bytes. Raises `InputError` where the folder cannot be written.
+    An existing folder is replaced in one step: a reader sees the old one or the new one, also after a kill at any
+    moment. The same tree gives the same bytes. Raises `InputError` where the folder cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     body = _part(tree, "", arrays)
@@ -57,7 +56,7 @@ def read_folder(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
 
     Raises `InputError` for a folder that is absent, truncated, tampered with, of another kind or of a newer version.
     """
-    folder = Path(folder)
+    folder = kept(Path(folder))
     if not folder.is_dir():
         found = "is a file, not a model folder" if folder.exists() else "there is no such model folder"
         raise InputError(found, file=folder, mend="Give the folder that `secondgram fit --out` or `imputer.save` wrote")

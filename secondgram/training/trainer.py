@@ -19,6 +19,7 @@ from ..denoiser import Denoiser
 from ..diffusion.reference import Dropout, add_noise, training_target
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
+from ..files import kept
 from ..progress import progress
 from . import gradients
 from .checkpoint import read_folder, write_folder
@@ -186,7 +187,7 @@ class Trainer:
     def fit(self) -> History:
         """Train to the end and leave the kept weights in the network."""
         folder = self.run.state_folder
-        if self.run.resume and folder is not None and folder.is_dir():
+        if self.run.resume and folder is not None and kept(folder).is_dir():
             self._restore(folder)
         saved = time.monotonic()
         with progress("training", self.options.epochs, self.run.show) as advance:
