@@ -22,9 +22,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ledger
 import numpy as np
@@ -40,9 +43,14 @@ from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import central_interval
 from secondgram.evaluation.parts import cohort_digest
 from secondgram.files import replacing
+from secondgram.imputation import ladder
+from secondgram.imputation.context import levels
+from secondgram.imputation.design import Design
+from secondgram.imputation.judgement import Judgement, judge
 from secondgram.imputation.ladder import Ladder
 from secondgram.imputation.provenance import versions
 from secondgram.imputation.scores import crps
+from secondgram.imputation.verdict import by_feature
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cohorts.json"
@@ -95,7 +103,7 @@ def peers_digest() -> str:
     """SHA-256 of the peers' sources and of all they import, and of the versions of what they rest on."""
     package = Path(sg.__file__).parent
     waiting = [
-        path for path in (package / "evaluation" / "baselines").glob("*.py") if path.stem not in ("gan", "apart")
+        path for path in (package / "evaluation" / "baselines").glob("*.py") if path.stem not in ("gan", "catalogue")
     ]
     found: set[Path] = set()
     while waiting:
@@ -158,19 +166,42 @@ def peer_scores(
 # -- the preset --------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def judgements() -> Iterator[list[tuple[Judgement, Design]]]:
+    """Of the ladders that are fitted inside, with what each was fitted to: pair by pair, as no model keeps them."""
+    kept: list[tuple[Judgement, Design]] = []
+
+    def noted(cohort: sg.Cohort, whole: Design, *more: Any) -> Judgement:
+        kept.append((judge(cohort, whole, *more), whole))
+        return kept[-1][0]
+
+    with mock.patch.object(ladder, "judge", noted):
+        yield kept
+
+
 def expectation(
-    model: Ladder, scaling: SharedScaling, learn: sg.Cohort, names: tuple[str, ...], column: str
+    judged: tuple[Judgement, Design],
+    model: Ladder,
+    scaling: SharedScaling,
+    learn: sg.Cohort,
+    names: tuple[str, ...],
+    rung: str,
 ) -> np.ndarray:
-    """(D,) CRPS by feature that a ladder expects of others than it learned from, in units of the task."""
-    verdict = model.verdict()[column]
+    """(D,) CRPS by feature that a ladder expects of others than it learned from, in units of the task.
+
+    Converted pair by pair: a site's own unit is a bad one where few of its people are learned from.
+    """
+    judgement, whole = judged
+    people = whole.pairs.people
     place = {name: number for number, name in enumerate(names)}
-    columns = [place[name] for name in verdict.index]
-    pairs = learn.take(learn.paired)
-    _, own = SharedScaling.fit(learn.baseline, learn.site).units(len(pairs), pairs.site)
-    _, unit = scaling.units(len(pairs), pairs.site)
+    columns = [place[name] for name in learn.features]
+    _, own = SharedScaling.fit(levels(learn), learn.site).units(len(people), people.site)
+    _, unit = scaling.units(len(people), people.site)
+    score = by_feature(judgement, model.mean_change.chosen)[rung] * own / unit[:, columns]
+    weight = judgement.weight[:, None] * np.isfinite(score)
+    total = weight.sum(axis=0)
     found = np.full(len(names), np.nan)
-    told = [learn.features.index(name) for name in verdict.index]
-    found[columns] = verdict.to_numpy() * (own[:, told] / unit[:, columns]).mean(axis=0)
+    found[columns] = np.where(np.isfinite(score), score * weight, 0.0).sum(axis=0) / np.where(total > 0, total, np.nan)
     return found
 
 
@@ -226,13 +257,14 @@ def run(
         carried: list[np.ndarray] = []
         rungs: list[dict[str, str]] = []
         for learn, judge in splits:
-            imputer = sg.SecondgramImputer(seed=0, shape=shape).fit(learn, show=False)
+            with judgements() as judged:
+                imputer = sg.SecondgramImputer(seed=0, shape=shape).fit(learn, show=False)
             result = imputer.impute(judge, draws=DRAWS, seed=0, who="all")
             parts.append(scored(scaling, cohort.features, judge, (result.mean, result.draws)))
             model = imputer.model_
             assert isinstance(model, Ladder)
-            for into, column in ((expected, "crps"), (carried, "crps_carry_forward")):
-                into.append(expectation(model, scaling, learn, cohort.features, column))
+            for into, rung in ((expected, "margins"), (carried, "carry-forward")):
+                into.append(expectation(judged[0], model, scaling, learn, cohort.features, rung))
             rungs.append(model.ladder()["choice"].to_dict())
     # Whatever a preset stumbles over is a result of this bed.
     except Exception as error:

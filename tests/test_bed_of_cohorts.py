@@ -358,18 +358,39 @@ def test_the_shape_is_handed_on(bed, monkeypatch):
 
 def test_what_a_ladder_expects_is_told_in_units_of_the_task(bed):
     cohort = sg.simulate(80, 3, 1.0, 0, mode="gaussian")
-    model = sg.SecondgramImputer(seed=0, shape="off").fit(cohort, show=False).model_
+    with bed.judgements() as judged:
+        model = sg.SecondgramImputer(seed=0, shape="off").fit(cohort, show=False).model_
     assert isinstance(model, Ladder)
     names = ("absent", *cohort.features)
     own = SharedScaling.fit(cohort.baseline)
     spread = np.concatenate([[1.0], 2 * own.spread[0]])
     twice = SharedScaling(np.zeros((1, 4)), spread[None])
-    found = bed.expectation(model, twice, cohort, names, "crps")
-    assert np.isnan(found[0])
-    np.testing.assert_allclose(found[1:], 0.5 * model.verdict()["crps"], rtol=1e-6)
+    for rung, column in (("margins", "crps"), ("carry-forward", "crps_carry_forward")):
+        found = bed.expectation(judged[0], model, twice, cohort, names, rung)
+        assert np.isnan(found[0])
+        np.testing.assert_allclose(found[1:], 0.5 * model.verdict()[column], rtol=1e-6)
     moved = bed.change(twice, names, cohort)
     assert np.isnan(moved[0])
     np.testing.assert_allclose(moved[1:], np.abs(cohort.truth - cohort.baseline).mean(axis=0) / spread[1:], rtol=1e-6)
+
+
+def test_what_is_expected_is_converted_pair_by_pair(bed):
+    """A site whose own unit is tiny counts with its errors in the task's units, not with its errors in its own."""
+    cohort = sg.simulate(120, 3, 1.0, 0, mode="gaussian")
+    site = np.where(np.arange(120) % 4 == 0, "small", "large").astype(object)
+    visits = np.where((site == "small")[:, None, None], 0.01 * cohort.visits, cohort.visits)
+    sited = sg.Cohort(cohort.ids, visits, cohort.features, cohort.visit_labels, cohort.times, site=site, target=1)
+    with bed.judgements() as judged:
+        model = sg.SecondgramImputer(seed=0, shape="off").fit(sited, show=False).model_
+    assert isinstance(model, Ladder)
+    own = SharedScaling.fit(sited.baseline, site)
+    one = SharedScaling(np.zeros((1, 3)), np.ones((1, 3)))
+    found = bed.expectation(judged[0], model, one, sited, sited.features, "margins")
+    judgement, whole = judged[0]
+    unit = own.units(len(whole.pairs), whole.pairs.people.site)[1]
+    score = np.stack([judgement.scores[name]["margins"][:, f] for f, name in enumerate(model.mean_change.chosen)], 1)
+    np.testing.assert_allclose(found, np.nanmean(score * unit, axis=0), rtol=1e-6)
+    assert (np.abs(found / (np.nanmean(score, axis=0) * unit.mean(axis=0)) - 1) > 1e-3).any()
 
 
 def test_peers_are_known_by_all_they_import(bed, monkeypatch):

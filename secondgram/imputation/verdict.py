@@ -40,7 +40,7 @@ def ladder_rows(
     }
     found: list[dict[str, Any]] = []
     before = None
-    for rung, score in _by_feature(judgement, mean.chosen).items():
+    for rung, score in by_feature(judgement, mean.chosen).items():
         now = judgement.average(score)
         gain = np.zeros(len(now)) if before is None else now - before
         choice, reason = told[rung]
@@ -63,7 +63,7 @@ def feature_columns(
 
     absent : (D,) bool, features that nobody's baseline has.
     """
-    scores = _by_feature(judgement, mean.chosen)
+    scores = by_feature(judgement, mean.chosen)
     carried, ours = scores["carry-forward"], scores["margins"]
     error = np.stack([judgement.errors[name][:, place] for place, name in enumerate(mean.chosen)], axis=1)
     known = np.isfinite(ours)
@@ -90,7 +90,7 @@ def feature_columns(
     }
 
 
-def _by_feature(judgement: Judgement, chosen: Sequence[str]) -> dict[str, np.ndarray]:
+def by_feature(judgement: Judgement, chosen: Sequence[str]) -> dict[str, np.ndarray]:
     """Scores (P, D) by rung of what is used for each feature."""
     return {
         rung: np.stack([judgement.scores[name][rung][:, place] for place, name in enumerate(chosen)], axis=1)
