@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 import secondgram as sg
-from secondgram.imputation import base
+from secondgram.imputation import base, design
 from secondgram.imputation.context import Context
 from secondgram.imputation.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out
+from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.ladder import Ladder
-from secondgram.imputation.people import People
+from secondgram.imputation.people import People, TrainingPairs
 from secondgram.imputation.population import Population
 
 FEATURES = 5
@@ -311,3 +312,23 @@ def test_what_a_missing_covariate_leaves_open_is_not_counted_twice() -> None:
         spreads.append(model.spread.fitted(model.context.inputs(People.of(each, keep_known=False)))[0])
     # Those who lack it leave sqrt(0.5^2 + 0.8^2) = 0.94 open, and all together 0.75.
     assert (spreads[1] < 1.25 * spreads[0]).all()
+
+
+def test_a_fold_learns_the_fill_from_so_many_people_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = _cohort()
+    visits = cohort.visits.copy()
+    visits[::3, 0, 1] = np.nan
+    holed = replace(cohort, visits=visits)
+    whole = Design.of(holed, True)
+    rows = np.flatnonzero(unit_folds(whole.pairs.unit, 0) == 0)
+    every = held_out(holed, whole, rows, True).design.context.missing.precision
+    monkeypatch.setattr(design, "FILL", (12, 2))
+    some = held_out(holed, whole, rows, True).design.context.missing.precision
+    assert np.abs(some - every).max() > 1e-3
+    most = max(12, 2 * FEATURES)
+    learned = held_out(holed, whole, rows, True).cohort
+    again = Context.fit(learned, TrainingPairs.of(learned, True), most=most)
+    np.testing.assert_array_equal(again.missing.precision, some)
+    turned = learned.take(np.random.default_rng(0).permutation(len(learned)))
+    shuffled = Context.fit(turned, TrainingPairs.of(turned, True), most=most)
+    np.testing.assert_allclose(shuffled.missing.precision, some, rtol=1e-6)

@@ -41,16 +41,20 @@ class Context:
     gap_spread: float
 
     @classmethod
-    def fit(cls, cohort: Cohort, pairs: TrainingPairs, holes: bool = True) -> Context:
+    def fit(cls, cohort: Cohort, pairs: TrainingPairs, holes: bool = True, most: int | None = None) -> Context:
         """From the baselines and covariates of all training people, and the gaps of the pairs.
 
         holes : whether a missing cell is ever to be filled; without any, the Gaussian that fills them is not learned.
+        most : number of people that it is learned from, None for all; their ids decide which.
         """
         first = cohort.take(cohort.scanned)
         scaling = SharedScaling.fit(levels(first), first.site, robust=True)
         encoder = CovariateEncoder.fit(first.covariate_table)
         if holes:
             keys = person_keys(first.ids, first.visit_labels[0])
+            if most is not None and len(first) > most:
+                chosen = np.sort(np.argsort(keys, kind="stable")[:most])
+                first, keys = first.take(chosen), keys[chosen]
             baseline = scaling.apply(first.baseline, first.site)
             cells = MissingCells.fit(_near(encoder, baseline, encoder.encode(first.covariate_table)), keys)
         else:

@@ -17,6 +17,8 @@ from .regression import LinearMap
 FARTHEST = 25.0
 # People without a pair, for each feature, that tell a fold enough of the population.
 POPULATION = 20
+# People, and people for each feature, that tell a fold enough of what fills missing cells; the greater number counts.
+FILL = 5000, 8
 # Least share of a squared error that is left when the doubt about covariates is subtracted.
 LEAST = 0.1
 # Of a feature's pairs with a measured baseline, enough to learn a spread from.
@@ -45,12 +47,12 @@ class Design:
     complete: bool
 
     @classmethod
-    def of(cls, cohort: Cohort, every: bool, holes: bool = True) -> Design:
+    def of(cls, cohort: Cohort, every: bool, holes: bool = True, most: int | None = None) -> Design:
         """every : all earlier-later pairs of a person, or only the first visit with the target;  holes : whether any
-        baseline, judged ones included, has a missing cell.
+        baseline, judged ones included, has a missing cell;  most : people that the fill is learned from, None for all.
         """
         pairs = TrainingPairs.of(cohort, every)
-        context = Context.fit(cohort, pairs, holes)
+        context = Context.fit(cohort, pairs, holes, most)
         scanned = People.of(cohort.take(cohort.scanned), keep_known=False)
         place = {name: row for row, name in enumerate(scanned.ids)}
         return cls(
@@ -155,7 +157,7 @@ def held_out(cohort: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fo
     names, units = _units(cohort, whole.pairs)
     learned = ~np.isin(names, units[rows]) & enough(cohort, whole)
     others = cohort.take(learned)
-    design = Design.of(others, every, holes=not whole.complete)
+    design = Design.of(others, every, not whole.complete, max(FILL[0], FILL[1] * whole.width))
     unit = [each.context.scaling.units(len(rows), judged.people.site)[1] for each in (design, whole)]
     return Fold(others, design, rows, *design.judged(judged), unit[0] / unit[1])
 
