@@ -27,7 +27,7 @@ CODE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})/[\w/.-]*\w\.(?:py|hpp|
 # A section of a document that is no page of this project.
 SECTION = re.compile(r"\b(?:[A-Z]{3,}|[Dd]esign(?: document)?) (?:section|chapter|§) ?\d+")
 # Written by a comparison, and by whoever follows docs/kernels.md.
-MADE = {"table.md", "kernels/scaled.py", "tests/test_scaled.py"}
+MADE = {"page.md", "table.md", "kernels/scaled.py", "tests/test_scaled.py"}
 # Pages that name modules, functions and files, and how they do.
 NAMING = ("CONTRIBUTING.md", "csrc/README.md", "docs/design.md", "docs/glossary.md")
 DOTTED = re.compile(r"`(secondgram(?:\.\w+)+)`")

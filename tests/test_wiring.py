@@ -697,7 +697,7 @@ def test_options_of_fit_reach_the_imputer(
 def test_options_of_compare_reach_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Callable[..., Any]) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr("secondgram.evaluation.compare.compare", noting(asked, "compare"))
-    monkeypatch.setattr("secondgram.evaluation.files.show_comparison", noting(asked, "show"))
+    monkeypatch.setattr("secondgram.evaluation.run_folder.show_comparison", noting(asked, "show"))
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
     out = tmp_path / "run"
     words = "--methods ridge,paper --folds 3 --repeats 2 --draws 9 --seed 4 --time-limit 60 --quiet"
