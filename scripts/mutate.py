@@ -27,8 +27,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,8 +194,12 @@ class Copy:
         """Exit code of pytest, None where it took too long, and the last lines it printed."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps([str(self.folder), list(tests), LIMIT]), file=self.process.stdin, flush=True)
-        code, told = json.loads(self.process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps([str(self.folder), list(tests), LIMIT]), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise BadFault("the process that runs the tests was ended from outside")
+        code, told = json.loads(answer)
         return code, told if code is not None else f"took more than {LIMIT:g} s"
 
 
@@ -214,8 +219,8 @@ def judged(fault: Fault, copy: Copy) -> tuple[str, str]:
     return {FAILED: CAUGHT, 0: SURVIVED, None: "took too long"}.get(code, "tests could not be run"), told
 
 
-def run(root: Path, faults: Sequence[tuple[int, Fault]], jobs: int) -> list[str]:
-    """Outcomes of numbered faults, in their order; each is printed as it comes."""
+def run(root: Path, faults: Sequence[tuple[int, Fault]], jobs: int, keep: Callable[[Fault, str], None]) -> list[str]:
+    """Outcomes of numbered faults, in their order; each is printed and given to `keep` as it comes."""
     with tempfile.TemporaryDirectory(prefix="mutate-") as place, contextlib.ExitStack() as stack:
         copies: Queue[Copy] = Queue()
         for number in range(jobs):
@@ -236,6 +241,7 @@ def run(root: Path, faults: Sequence[tuple[int, Fault]], jobs: int) -> list[str]
             print(f"{numbered[0]:3} {found:8} {time.monotonic() - start:5.1f} s  {numbered[1].name}", flush=True)
             if found != CAUGHT:
                 print(told, flush=True)
+            keep(numbered[1], found)
             return found
 
         with ThreadPoolExecutor(jobs) as pool:
@@ -289,14 +295,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number, fault in chosen:
                 print(f"{number:3} {fault.file}: {fault.name}")
             return 0
-        outcomes = run(asked.root, chosen, asked.jobs)
+        known = {} if asked.write is None else told_by(asked.write)
+        turn = threading.Lock()
+
+        def keep(fault: Fault, found: str) -> None:
+            # As they come: a run that is stopped has not been in vain.
+            with turn:
+                known[fault.name] = found
+                if asked.write is not None:
+                    text = page(faults, [known.get(fault.name, "not run") for _, fault in faults])
+                    asked.write.write_text(text, encoding="utf-8")
+
+        outcomes = run(asked.root, chosen, asked.jobs, keep)
     except BadFault as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if asked.write is not None:
-        known = told_by(asked.write) | {fault.name: found for (_, fault), found in zip(chosen, outcomes, strict=True)}
-        text = page(faults, [known.get(fault.name, "not run") for _, fault in faults])
-        asked.write.write_text(text, encoding="utf-8")
     caught = sum(each == CAUGHT for each in outcomes)
     print(f"{caught} of {len(outcomes)} caught")
     return int(caught < len(outcomes))

@@ -206,3 +206,19 @@ def test_a_test_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch, tree: Path, 
     with mutate.Copy(tree, tmp_path / "copy") as copy:
         assert mutate.judged(fault, copy) == ("took too long", "took more than 0.1 s")
     assert (tmp_path / "copy" / "part.py").read_text().endswith("2 * x\n")
+
+
+def test_a_run_that_is_ended_from_outside_is_told_and_keeps_what_it_had(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = mutate.judged
+
+    def ended(fault: mutate.Fault, copy: mutate.Copy) -> tuple[str, str]:  # type: ignore[name-defined]
+        if fault.name == "survives":
+            copy.process.kill()
+        return plain(fault, copy)
+
+    monkeypatch.setattr(mutate, "judged", ended)
+    assert mutate.main(["--root", str(tree), "--only", "1", "2", "--write", str(tmp_path / "page.md")]) == 2
+    assert "was ended from outside" in capsys.readouterr().err
+    assert mutate.told_by(tmp_path / "page.md")["caught"] == "caught"

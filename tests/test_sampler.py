@@ -115,9 +115,10 @@ def test_keys_take_the_place_of_ids_and_visit() -> None:
     np.testing.assert_array_equal(by_key, sampler.sample(c, ids, steps=2, solver="ddim", visit="v2"))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("start", ["normal", "baseline"])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_the_chain_is_the_solver_table_applied_to_keyed_noise(solver: str, start: str) -> None:
+def test_the_chain_is_the_solver_table_applied_to_keyed_noise(solver: str, start: str, backend: str) -> None:
     net, schedule = _network(), Schedule.make("linear")
     c, ids = _people(2)
     table, keys = solver_table(schedule, solver, 4, "noise"), person_keys(ids, "")
@@ -133,7 +134,7 @@ def test_the_chain_is_the_solver_table_applied_to_keyed_noise(solver: str, start
         with torch.no_grad():
             output = net(x, float(row[0]), conditions)
         x, before = solver_step(tuple(map(float, row)), x, output, before, noise(Purpose.STEP, number))
-    got = Sampler(net, precision="fp32").sample(c, ids, [6], 1, solver, 4, start=start)[0]
+    got = Sampler(net, backend=backend, precision="fp32").sample(c, ids, [6], 1, solver, 4, start=start)[0]
     np.testing.assert_allclose(got, x.numpy(), rtol=1e-4, atol=1e-5)
 
 
