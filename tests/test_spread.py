@@ -225,10 +225,10 @@ def test_each_row_is_scaled_on_its_own_and_the_state_comes_back() -> None:
     assert (again.candidate, again.gain) == (spread.candidate, spread.gain)
 
 
-@pytest.mark.parametrize("pairs", [10, 16, 40, 1000])
+@pytest.mark.parametrize("pairs", [10, 16, 40, 120])
 def test_intervals_cover_however_few_pairs_a_spread_is_learned_from(pairs: int) -> None:
-    """Sixty thousand features of one spread: of a new error each, nine in ten lie within 1.645."""
-    rng, many = np.random.default_rng(pairs), 60000
+    """Many features of one spread: of a new error each, nine in ten lie within 1.645."""
+    rng, many = np.random.default_rng(pairs), 40000
     X = np.zeros((pairs, many + 1))
     spread = spread_as("constant", X, rng.standard_normal((pairs, many)), np.ones(pairs))
     error = rng.standard_normal(many)
