@@ -204,15 +204,17 @@ def test_conditioning_has_exactly_the_mean_and_covariance_of_the_posterior(known
     covariance = _covariance(5)
     mean, spread = _posterior(known, covariance)
     # The draw is linear in the unconditional one: its value at zero is the mean, its slope carries the covariance.
-    np.testing.assert_allclose(condition_on_known(np.zeros((1, 5)), known, covariance)[0], mean, atol=1e-10)
-    slope = condition_on_known(np.eye(5), known, covariance) - mean
+    np.testing.assert_allclose(
+        condition_on_known(np.zeros((1, 5)), known, np.linalg.inv(covariance))[0], mean, atol=1e-10
+    )
+    slope = condition_on_known(np.eye(5), known, np.linalg.inv(covariance)) - mean
     np.testing.assert_allclose(slope.T @ covariance @ slope, spread, atol=1e-9)
 
 
 def test_conditioned_draws_follow_the_posterior() -> None:
     covariance, known, count = _covariance(5), KNOWN[0], 40_000
     draws = np.random.default_rng(3).multivariate_normal(np.zeros(5), covariance, count)
-    got = condition_on_known(draws, known, covariance)
+    got = condition_on_known(draws, known, np.linalg.inv(covariance))
     mean, spread = _posterior(known, covariance)
     error = np.sqrt(np.diag(spread) / count)
     assert (np.abs(got.mean(axis=0) - mean) <= 4.5 * error + 1e-12).all()
@@ -223,7 +225,7 @@ def test_conditioned_draws_follow_the_posterior() -> None:
 def test_known_cells_come_back_exactly_and_the_draws_stay_as_they_are(known: np.ndarray) -> None:
     draws = np.random.default_rng(0).normal(size=(6, 5))
     before = draws.copy()
-    got = condition_on_known(draws, known, _covariance(5))
+    got = condition_on_known(draws, known, np.linalg.inv(_covariance(5)))
     seen = np.isfinite(known)
     np.testing.assert_array_equal(got[:, seen], np.broadcast_to(known[seen], (6, int(seen.sum()))))
     np.testing.assert_array_equal(draws, before)

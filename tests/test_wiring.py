@@ -111,12 +111,18 @@ class Noted(Trainer):
         return History()
 
 
+def stood_in(monkeypatch: pytest.MonkeyPatch, name: str, kind: Any) -> Any:
+    """What is made of a class from now on that stands in for another in both presets."""
+    kind.made = []
+    for module in (published, shape):
+        monkeypatch.setattr(module, name, kind)
+    return kind.made
+
+
 @pytest.fixture
 def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Noted]:
-    Noted.made = []
-    for module in (published, shape):
-        monkeypatch.setattr(module, "Trainer", Noted)
-    return Noted.made
+    made: list[Noted] = stood_in(monkeypatch, "Trainer", Noted)
+    return made
 
 
 def rows_of(values: Any, among: np.ndarray) -> set[int]:
@@ -385,10 +391,8 @@ class Sampled:
 
 @pytest.fixture
 def samplers(monkeypatch: pytest.MonkeyPatch) -> list[Sampled]:
-    Sampled.made = []
-    for module in (published, shape):
-        monkeypatch.setattr(module, "Sampler", Sampled)
-    return Sampled.made
+    made: list[Sampled] = stood_in(monkeypatch, "Sampler", Sampled)
+    return made
 
 
 def test_the_networks_of_the_shape_are_sampled_as_asked(samplers: list[Sampled]) -> None:

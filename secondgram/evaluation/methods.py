@@ -11,7 +11,7 @@ from ..cohort.table import Cohort
 from ..imputation.imputer import SecondgramImputer
 from ..imputation.model import FollowupModel
 from ..imputation.people import People
-from .baselines import ARMS, BASELINES, PEERS, RIVALS
+from .baselines.catalogue import BY_NAME, Method
 
 
 def predictions(
@@ -26,18 +26,18 @@ def predictions(
 
     fitted : told the name and the model of a preset once it is trained.
     """
-    if name == "exact-posterior":
-        assert isinstance(judge, SimulatedCohort)
-        return np.asarray(judge.posterior_mean), judge.posterior_draws(draws, seed)
-    learners = BASELINES | RIVALS | PEERS
-    if name in learners:
-        model = learners[name]().fit(learn, seed)
+    # An unknown name is refused as a preset.
+    method = BY_NAME.get(name, Method(name, "", preset=name))
+    if method.learner is not None:
+        model = method.learner().fit(learn, seed)
         people, numbers = People.of(judge, keep_known=False), np.arange(draws)
         return model.mean(people, numbers, seed), model.draw(people, numbers, seed)
-    preset, overrides = ARMS.get(name, (name, {}))
-    imputer = SecondgramImputer(preset, seed=seed, **overrides).fit(learn, show=False)
+    if method.preset is None:
+        assert isinstance(judge, SimulatedCohort)
+        return np.asarray(judge.posterior_mean), judge.posterior_draws(draws, seed)
+    imputer = SecondgramImputer(method.preset, seed=seed, **method.options).fit(learn, show=False)
     if fitted is not None:
         fitted(name, imputer.model_)
     imputed = imputer.impute(judge, draws=draws, seed=seed, who="all")
     # The order of the people is that of `judge`: every one of them has a baseline.
-    return (imputed.draws.mean(axis=0) if preset == "paper" else imputed.mean), imputed.draws
+    return (imputed.draws.mean(axis=0) if method.preset == "paper" else imputed.mean), imputed.draws

@@ -76,7 +76,8 @@ class Context:
 
     def gone(self, people: People) -> np.ndarray:
         """(N, D + C) bool: missing cells of baselines, and encoded columns of missing covariates."""
-        return np.isnan(np.concatenate([people.baseline, self.encoder.encode(people.table, people.source)], axis=1))
+        lacking = np.isnan(self.encoder.encode(people.table, people.source))
+        return np.concatenate([np.isnan(people.baseline), lacking], axis=1)
 
     def _scaled(self, people: People) -> tuple[np.ndarray, np.ndarray]:
         baseline = self.scaling.apply(people.baseline, people.site)

@@ -88,10 +88,9 @@ class Joint:
 
         NaN where unknown, in every draw alike. Gaussian conditioning.
         """
-        wanted = self.scores(known)
-        correlation = self.components.correlation()
-        for person in np.flatnonzero(np.isfinite(known.reshape(-1, *known.shape[-2:])[0]).any(axis=1)):
-            z[:, person] = condition_on_known(z[:, person], wanted[..., person, :], correlation)
+        rows = np.flatnonzero(np.isfinite(known.reshape(-1, *known.shape[-2:])[0]).any(axis=1))
+        wanted = self.scores(known[..., rows, :])
+        z[:, rows] = condition_on_known(z[:, rows], wanted, self.components.precision())
         return z
 
     def scores(self, known: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from ..ops import native
 from ..ops.finishing import CANDIDATES
 from ..ops.noise import normals
 from ..ops.registry import resolve
-from .residual import ResidualComponents
+from .correlation import principal, shrunk_correlation
 
 # Most rounds, and the relative change of the conditional variances at which they end.
 ROUNDS, CLOSE = 15, 0.02
@@ -155,4 +155,5 @@ def _start(values: np.ndarray) -> np.ndarray:
     count = seen.sum(axis=0)
     size = np.sqrt((np.where(seen, values, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1))
     size = np.where((count > 1) & (size > 1e-6), size, 1.0)
-    return ResidualComponents.fit(values, np.ones(len(values))).correlation() * np.outer(size, size)
+    vectors, variances = principal(shrunk_correlation(values, np.ones(len(values))))
+    return (vectors * variances) @ vectors.T * np.outer(size, size)

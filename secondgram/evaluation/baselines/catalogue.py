@@ -153,6 +153,7 @@ CATALOGUE = (
     Method("default", "this library", preset="default", usual=True, title="secondgram"),
     Method("exact-posterior", "the simulator's own posterior, the best possible (mode gaussian)"),
 )
+BY_NAME = {method.name: method for method in CATALOGUE}
 METHODS: dict[str, str] = {method.name: method.meaning for method in CATALOGUE}
 DEFAULT_METHODS = tuple(method.name for method in CATALOGUE if method.usual)
 TITLES: dict[str, str] = {method.name: method.title or method.name for method in CATALOGUE}
