@@ -57,7 +57,7 @@ def _designs(
         others = np.concatenate([everyone[: len(X)][kept], everyone[len(X) :]])
         design = _design(X[kept], change[kept], weight[kept], unit[kept], others, np.arange(len(kept)))
         judged_by = np.broadcast_to(unit_of, (len(held), change.shape[1]))
-        folds.append(Fold(cast(Any, None), design, held, X[held], change[held], judged_by))
+        folds.append(Fold(design, held, X[held], change[held], judged_by))
     return _design(X, change, weight, unit, everyone, rows), folds
 
 
@@ -254,17 +254,17 @@ def test_what_surprises_in_training_is_as_surprising_in_use() -> None:
     # As many features as people: who took part in the population hardly surprises it, new people do.
     everyone, change, _ = _measured_again(60, 40, width=60)
     whole, folds = _designs(everyone[:40], change, everyone=everyone)
-    fitted = base._Judged(whole, folds, True).fitted[0]
+    fitted = base._Judged(whole, folds).fitted[0]
     assert fitted.surprise is not None
     new = np.abs(fitted.surprise.map(folds[0].X)).mean()
-    assert np.abs(fitted._apart()).mean() == pytest.approx(new, rel=0.15)
+    assert np.abs(fitted._apart).mean() == pytest.approx(new, rel=0.15)
     assert np.abs(fitted.surprise.map(fitted.X)).mean() < 0.8 * new
 
 
 def test_what_a_candidate_is_fitted_to_is_apart_and_so_is_what_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     everyone, change, _ = _measured_again(60, 40, width=60)
     whole, folds = _designs(everyone[:40], change, everyone=everyone)
-    fitted = base._Judged(whole, folds, True).everybody()
+    fitted = base._Judged(whole, folds, ("own", "self_conditioned")).everybody
     given: list[tuple[np.ndarray, list[np.ndarray]]] = []
 
     def noted(shared: np.ndarray, own: list[np.ndarray], *rest: Any) -> Hierarchy:
@@ -290,10 +290,10 @@ def test_who_has_no_first_visit_took_no_part_in_the_population() -> None:
     everyone, change, _ = _measured_again(60, 40, width=60)
     whole, folds = _designs(everyone[:40], change, everyone=everyone)
     first = np.where(np.arange(40) < 30, whole.first, -1)
-    fitted = base._Judged(replace(whole, first=first), folds, True).everybody()
+    fitted = base._Judged(replace(whole, first=first), folds).everybody
     surprise = fitted.surprise
     assert surprise is not None
-    np.testing.assert_allclose(fitted._apart()[30:], surprise.map(fitted.X)[30:], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(fitted._apart[30:], surprise.map(fitted.X)[30:], rtol=1e-9, atol=1e-9)
 
 
 # -- the gap ----------------------------------------------------------------------------------------------------------
@@ -434,12 +434,12 @@ def test_out_of_fold_errors_are_those_of_fits_to_the_other_folds(kind: str) -> N
     change = X[:, :FEATURES][:, ::-1] + rng.normal(size=(60, FEATURES))
     weight = rng.uniform(0.5, 2.0, 60)
     whole, folds = _designs(X, change, weight=weight)
-    judged = base._Judged(whole, folds, True)
+    judged = base._Judged(whole, folds)
     error, penalty = judged.out_of_fold(kind)
     assert (penalty is None) == (kind not in base.RICH)
     for fold in folds:
         kept = np.setdiff1d(np.arange(60), fold.rows)
-        alone = base._Judged(*_designs(X[kept], change[kept], weight=weight[kept]), True).everybody()
+        alone = base._Judged(*_designs(X[kept], change[kept], weight=weight[kept])).everybody
         linear, beyond = alone.map(kind, penalty)
         predicted = base._through(linear, beyond, alone.reach, X[fold.rows])
         np.testing.assert_allclose(error[fold.rows], change[fold.rows] - predicted, rtol=1e-9, atol=1e-9)
@@ -570,6 +570,6 @@ def test_a_weight_of_almost_nothing_is_as_good_as_absent() -> None:
     whole, _ = _designs(X, change, weight=weight)
     some, _ = _designs(X[:60], change[:60])
     for name, penalty in (("own", None), ("ridge", 1.0)):
-        one, other = (base._Fitted(design, None).map(name, penalty)[0] for design in (whole, some))
+        one, other = (base._Fitted(design).map(name, penalty)[0] for design in (whole, some))
         np.testing.assert_allclose(one.W, other.W, atol=1e-6)
         np.testing.assert_allclose(one.intercept, other.intercept, atol=1e-6)

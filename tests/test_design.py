@@ -13,7 +13,7 @@ import pytest
 import secondgram as sg
 from secondgram.imputation import base, design
 from secondgram.imputation.context import Context
-from secondgram.imputation.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out
+from secondgram.imputation.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out, without
 from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.ladder import Ladder
 from secondgram.imputation.people import People, TrainingPairs
@@ -143,7 +143,7 @@ def test_nothing_of_the_judged_reaches_a_candidate(families: bool, monkeypatch: 
     poisoned = _poisoned(cohort, _judged(cohort, whole, folds[0]))
     again = Design.of(poisoned, True)
     others = [held_out(poisoned, again, fold.rows, True) for fold in folds]
-    one, other = base._Judged(whole, folds, True).fitted, base._Judged(again, others, True).fitted
+    one, other = base._Judged(whole, folds).fitted, base._Judged(again, others).fitted
     populations = [Population.fit(each.everyone(), FEATURES) for each in (one[0], other[0])]
     np.testing.assert_array_equal(populations[0].covariance, populations[1].covariance)
     for name in base.CANDIDATES[1:-1]:
@@ -169,9 +169,11 @@ def test_every_pair_is_judged_once_and_by_none_of_its_unit() -> None:
     for number, each in enumerate(folds):
         np.testing.assert_array_equal(each.rows, np.flatnonzero(fold == number))
         assert not set(each.design.pairs.unit) & set(whole.pairs.unit[each.rows])
-        assert not set(each.cohort.units()) & set(whole.pairs.unit[each.rows])
+        learned = without(cohort, whole, each.rows)
+        assert not set(learned.units()) & set(whole.pairs.unit[each.rows])
         # Nobody else is left out.
-        assert len(each.cohort) == len(cohort) - _judged(cohort, whole, each).sum()
+        assert len(learned) == len(cohort) - _judged(cohort, whole, each).sum()
+        assert len(each.design.everyone) == learned.scanned.sum()
 
 
 def test_folds_are_decided_by_the_seed() -> None:
@@ -322,13 +324,30 @@ def test_a_fold_learns_the_fill_from_so_many_people_whatever_their_order(monkeyp
     whole = Design.of(holed, True)
     rows = np.flatnonzero(unit_folds(whole.pairs.unit, 0) == 0)
     every = held_out(holed, whole, rows, True).design.context.missing.precision
-    monkeypatch.setattr(design, "FILL", (12, 2))
+    monkeypatch.setattr(design, "FILL_OF_FOLD", (12, 2))
     some = held_out(holed, whole, rows, True).design.context.missing.precision
     assert np.abs(some - every).max() > 1e-3
     most = max(12, 2 * FEATURES)
-    learned = held_out(holed, whole, rows, True).cohort
+    learned = without(holed, whole, rows)
     again = Context.fit(learned, TrainingPairs.of(learned, True), most=most)
     np.testing.assert_array_equal(again.missing.precision, some)
     turned = learned.take(np.random.default_rng(0).permutation(len(learned)))
     shuffled = Context.fit(turned, TrainingPairs.of(turned, True), most=most)
     np.testing.assert_allclose(shuffled.missing.precision, some, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("long", "many", "expected"), [(0.0, 0.0, 3), (0.0, 1e9, 5), (1e18, 0.0, 5), (0.0, 25 / FEATURES, None)]
+)
+def test_fewer_folds_where_they_take_long_and_pairs_are_many(
+    long: float, many: float, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = _cohort()
+    whole = Design.of(cohort, True)
+    monkeypatch.setattr(design, "LONG", long)
+    monkeypatch.setattr(design, "MANY", many)
+    if expected is None:
+        expected = 3 if len(np.unique(whole.pairs.unit)) >= 25 else 5
+    folds, fold = fit_folds(cohort, whole, True, seed=0)
+    assert len(folds) == fold.max() + 1 == expected
+    assert len(fit_folds(cohort, whole, True, 0, 4)[0]) == 4

@@ -66,7 +66,7 @@ def test_nothing_of_the_judged_reaches_what_they_are_judged_by(
     families: bool, stages: list[dict[str, Stage]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One part is enough.
-    monkeypatch.setattr(judgement, "LONG", 0.0)
+    monkeypatch.setattr(design, "LONG", 0.0)
     cohort = _cohort(families=families)
     whole = Design.of(cohort, True)
     part = unit_folds(whole.pairs.unit, 1) == 0
@@ -114,11 +114,12 @@ def test_everybody_is_judged_once_by_what_their_part_has_not_seen(stages: list[d
     np.testing.assert_allclose(found.errors["carry_forward"], found.change, rtol=1e-9)
     # Again, by hand, for the third part.
     part = unit_folds(whole.pairs.unit, 1)
-    held = design.held_out(cohort, whole, np.flatnonzero(part == 2), True)
-    stage = fit_stages(held.design, *fit_folds(held.cohort, held.design, True, 0), True)["own"]
+    third = np.flatnonzero(part == 2)
+    held, others = design.held_out(cohort, whole, third, True), design.without(cohort, whole, third)
+    stage = fit_stages(held.design, *fit_folds(others, held.design, True, 0), True)["own"]
     rows = asked[held.rows]
     error = held.change[rows] - stage.mean.change(held.X[rows])
-    unit = SharedScaling.fit(held.cohort.baseline, robust=True).spread[0] / yardstick.spread[0]
+    unit = SharedScaling.fit(others.baseline, robust=True).spread[0] / yardstick.spread[0]
     np.testing.assert_allclose(found.errors["own"][held.rows[rows]], error * unit, rtol=1e-9)
     expected = normal_crps(error, stage.spread.scale(held.X[rows])) * unit
     np.testing.assert_allclose(found.scores["own"]["spread"][held.rows[rows]], expected, rtol=1e-9)
@@ -143,13 +144,13 @@ def test_scores_are_of_the_first_visit_and_the_target_where_enough_have_them() -
 def test_of_a_large_cohort_one_part_is_judged(stages: list[dict[str, Stage]], monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = _cohort()
     whole = Design.of(cohort, False)
-    monkeypatch.setattr(judgement, "LONG", len(cohort) * float(FEATURES) ** 2 - 1.0)
+    monkeypatch.setattr(design, "LONG", len(cohort) * float(FEATURES) ** 2 - 1.0)
     found = judge(cohort, whole, False, True, 0)
     assert len(stages) == 1
     judged = np.isfinite(found.change).any(axis=1)
     np.testing.assert_array_equal(judged, unit_folds(whole.pairs.unit, 1) == 0)
     assert len(found.average(found.scores["own"]["mean"])) == judged.sum()
-    monkeypatch.setattr(judgement, "LONG", len(cohort) * float(FEATURES) ** 2 + 1)
+    monkeypatch.setattr(design, "LONG", len(cohort) * float(FEATURES) ** 2 + 1)
     judge(cohort, whole, False, True, 0)
     assert len(stages) == 6
 
@@ -239,6 +240,22 @@ def test_what_follows_a_mean_leaves_filled_cells_out() -> None:
     assert stage.margins.choice == margins.choice
 
 
+def test_spreads_are_those_of_the_pairs_that_are_imputed() -> None:
+    cohort = _cohort(60)
+    whole = Design.of(cohort, True)
+    folds, fold = fit_folds(cohort, whole, True, 0)
+    mean, left = base.fit_means(whole, folds, ("own",), True)["own"]
+    stage = follow(whole, mean, left, fold)
+    wanted = whole.pairs.wanted
+    assert 0 < wanted.sum() < len(wanted)
+    plain = fit_spread(
+        whole.X, whole.less_doubt(whole.own_baseline(left), mean.map), whole.weight, whole.pairs.unit, fold
+    )
+    expected = plain.for_wanted(stage.standard, whole.weight, whole.pairs.unit, wanted)
+    np.testing.assert_array_equal(stage.spread.doubt, expected.doubt)
+    assert np.abs(expected.doubt - plain.doubt).min() > 0
+
+
 # -- wiring -----------------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +324,7 @@ def test_other_seeds_give_other_judgements() -> None:
 
 def test_holes_of_anybody_are_known_in_every_design(monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = _cohort(40)
-    holes = _noting(monkeypatch, judgement.held_out.__globals__["Context"], "fit", 2)
+    holes = _noting(monkeypatch, judgement.fold_of.__globals__["Context"], "fit", 2)
     visits = cohort.visits.copy()
     visits[-1, 0, 1] = np.nan
     for each, expected in ((cohort, False), (replace(cohort, visits=visits), True)):

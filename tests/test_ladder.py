@@ -17,11 +17,13 @@ from secondgram.errors import InputError
 from secondgram.evaluation.compare import predictions, scored
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import nominal_coverage
+from secondgram.imputation import design
 from secondgram.imputation.design import Design
 from secondgram.imputation.judgement import judge
 from secondgram.imputation.ladder import Ladder
 from secondgram.imputation.people import People
 from secondgram.imputation.result import Imputation
+from secondgram.ops import native
 
 RUNGS = ["carry-forward", "mean", "spread", "margins", "correlation", "shape"]
 
@@ -347,3 +349,26 @@ def test_no_draw_is_far_beyond_what_was_seen(
     model.mean_change.bounds = np.stack([np.full_like(free[0], -np.inf), np.full_like(free[1], np.inf)])
     unbound = model.draw(people, draws, 1)
     assert np.abs(wide - unbound)[:, :, 1][~cut].max() == 0.0
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_number_of_threads_does_not_change_what_is_learned(threads: int) -> None:
+    cohort = _people(60, 8, 0)
+    with native.limited(1):
+        alone = _fit(cohort).model_
+    with native.limited(threads):
+        together = _fit(cohort).model_
+    assert alone.digest == together.digest  # type: ignore[attr-defined]
+
+
+def test_what_fills_missing_cells_is_learned_from_so_many_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = _people(60, 8, 0)
+    visits = cohort.visits.copy()
+    visits[::3, 0, 1] = np.nan
+    cohort = replace(cohort, visits=visits)
+    every = _fit(cohort).model_
+    monkeypatch.setattr(design, "FILL", (20, 1))
+    some = _fit(cohort).model_
+    expected = Design.of(cohort, True, most=20).context.missing.precision
+    np.testing.assert_array_equal(some.context.missing.precision, expected)  # type: ignore[attr-defined]
+    assert np.abs(expected - every.context.missing.precision).max() > 1e-3  # type: ignore[attr-defined]

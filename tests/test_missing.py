@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.covariance import ledoit_wolf
 
 from secondgram.diffusion.noise import NoiseRequest, Purpose
+from secondgram.imputation.correlation import ledoit_wolf_shrinkage, shrunk_covariance
 from secondgram.imputation.missing import MissingCells
 from secondgram.ops import native
 from secondgram.ops.noise import normals
@@ -72,6 +74,21 @@ def test_a_fit_on_gaps_predicts_better_than_the_mean() -> None:
     # The best predictor, which knows the covariance, is off by about 0.4 sqrt(1 + 1 / 6).
     assert off < 0.47
     assert np.sqrt((truth[gone] ** 2).mean()) > 1.0
+
+
+@pytest.mark.parametrize(("people", "width"), [(40, 6), (9, 30), (200, 1), (2, 2)])
+def test_covariances_are_shrunk_as_scikit_learn_does(people: int, width: int) -> None:
+    rng = np.random.default_rng(people)
+    rows = rng.normal(size=(people, width)) @ rng.normal(size=(width, width))
+    expected, share = ledoit_wolf(rows, assume_centered=True)
+    assert ledoit_wolf_shrinkage(rows.T @ rows, rows) == pytest.approx(share, rel=1e-9, abs=1e-12)
+    np.testing.assert_allclose(shrunk_covariance(rows), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(shrunk_covariance(rows[:1], rows[1:]), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_rows_of_nothing_are_shrunk_to_nothing() -> None:
+    assert ledoit_wolf_shrinkage(np.zeros((3, 3)), np.zeros((5, 3))) == 0.0
+    assert not shrunk_covariance(np.zeros((5, 3))).any()
 
 
 # -- draws ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from secondgram.imputation.regression import PATTERNS, LinearMap, RidgePath, RidgePaths, patterns, with_gap
+from secondgram.imputation.regression import PATTERNS, LinearMap, RidgePaths, patterns, ridge, with_gap
 
 INPUTS, WIDTH = 5, 3
 
@@ -31,7 +31,7 @@ def test_ridge_equals_scikit_learn_with_weights(rows: int, columns: int, penalty
     rng = np.random.default_rng(rows)
     X = rng.normal(size=(rows, columns)) * rng.uniform(0.1, 50, columns) + rng.normal(size=columns) * 10
     Y, weight = rng.normal(size=(rows, 3)) + 5.0, rng.uniform(0.2, 2.0, rows)
-    W, intercept = RidgePath(X, Y, weight).coefficients(penalty)
+    W, intercept = ridge(X, Y, weight, penalty)
 
     share = weight / weight.sum()
     mean = share @ X
@@ -53,8 +53,8 @@ def test_predictions_are_those_of_the_map_at_every_penalty(rows: int) -> None:
 def test_a_weight_counts_as_repeating_the_row() -> None:
     X, rng = _inputs()
     Y, times = rng.normal(size=(30, 2)), rng.integers(1, 4, 30)
-    weighted = RidgePath(X, Y, times.astype(float)).coefficients(0.5)
-    repeated = RidgePath(X.repeat(times, axis=0), Y.repeat(times, axis=0), np.ones(times.sum())).coefficients(0.5)
+    weighted = ridge(X, Y, times.astype(float), 0.5)
+    repeated = ridge(X.repeat(times, axis=0), Y.repeat(times, axis=0), np.ones(times.sum()), 0.5)
     for one, other in zip(weighted, repeated, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
@@ -62,7 +62,7 @@ def test_a_weight_counts_as_repeating_the_row() -> None:
 def test_a_constant_column_has_no_coefficient() -> None:
     X, rng = _inputs()
     X[:, 2] = 0.1
-    W, intercept = RidgePath(X, rng.normal(size=(30, 2)), np.ones(30)).coefficients(0.01)
+    W, intercept = ridge(X, rng.normal(size=(30, 2)), np.ones(30), 0.01)
     assert not W[2].any()
     assert np.isfinite(W).all()
     assert np.isfinite(intercept).all()
@@ -70,7 +70,7 @@ def test_a_constant_column_has_no_coefficient() -> None:
 
 def test_without_columns_the_mean_is_what_is_left() -> None:
     Y, weight = np.random.default_rng(0).normal(size=(9, 2)), np.arange(1.0, 10.0)
-    W, intercept = RidgePath(np.empty((9, 0)), Y, weight).coefficients(0.1)
+    W, intercept = ridge(np.empty((9, 0)), Y, weight, 0.1)
     assert W.shape == (0, 2)
     np.testing.assert_allclose(intercept, weight @ Y / weight.sum(), rtol=1e-12)
 

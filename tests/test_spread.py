@@ -237,6 +237,55 @@ def test_intervals_cover_however_few_pairs_a_spread_is_learned_from(pairs: int) 
     assert (np.abs(error) < 1.6449 * spread.fitted(X[:1])[0]).mean() < within
 
 
+# -- pairs like those that are imputed --------------------------------------------------------------------------------
+
+
+def _mixed(people: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Standard (P, D) errors that are half as large again for one pair of three, which is the one that is wanted."""
+    rng = np.random.default_rng(seed)
+    wanted = np.arange(3 * people) % 3 == 0
+    standard = rng.normal(size=(3 * people, FEATURES)) * np.where(wanted, 1.5, 1.0)[:, None]
+    return standard, np.full(3 * people, 1 / 3), np.repeat(np.arange(people).astype(str), 3), wanted
+
+
+def _factor(*given: np.ndarray) -> float:
+    plain = _fitted()[0]
+    found = np.exp(np.asarray(plain.for_wanted(*given).doubt) - plain.doubt)
+    assert np.ptp(found) == pytest.approx(0.0, abs=1e-12)
+    return float(found[0])
+
+
+def test_a_prediction_is_as_wide_as_the_pairs_that_are_wanted_scatter() -> None:
+    standard, weight, unit, wanted = _mixed()
+    # All pairs together have a mean size of (1.5 + 1 + 1) / 3.
+    assert _factor(standard, weight, unit, wanted) == pytest.approx(1.5 / (3.5 / 3), rel=0.02)
+    gone = standard.copy()
+    gone[np.random.default_rng(1).random(gone.shape) < 0.4] = np.nan
+    assert _factor(gone, weight, unit, wanted) == pytest.approx(1.5 / (3.5 / 3), rel=0.03)
+    heavier = np.where(wanted, 1e6, 1.0)
+    assert _factor(standard, heavier, unit, wanted) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_few_people_of_the_wanted_kind_tell_little() -> None:
+    standard, weight, unit, wanted = _mixed()
+    few = wanted & (np.arange(len(wanted)) < 3 * 20)
+    whole = (weight[:, None] * np.abs(standard)).sum() / (weight.sum() * FEATURES)
+    ratio = np.abs(standard[few]).mean() / whole
+    assert _factor(standard, weight, unit, few) == pytest.approx(np.sqrt(ratio), rel=1e-9)
+    # The same rows of one unit are one.
+    one = np.where(few, "family", unit)
+    assert _factor(standard, weight, one, few) == pytest.approx(ratio ** (1 / 21), rel=1e-9)
+
+
+def test_where_all_pairs_are_wanted_or_none_a_spread_stays_as_it_is() -> None:
+    standard, weight, unit, wanted = _mixed(50)
+    spread = _fitted()[0]
+    for every in (np.ones_like(wanted), np.zeros_like(wanted)):
+        assert spread.for_wanted(standard, weight, unit, every) is spread
+    assert spread.for_wanted(np.full_like(standard, np.nan), weight, unit, wanted) is spread
+    assert spread.for_wanted(np.where(wanted[:, None], np.nan, standard), weight, unit, wanted) is spread
+
+
 # -- scores -----------------------------------------------------------------------------------------------------------
 
 

@@ -109,14 +109,26 @@ def _shrunk(own: np.ndarray, error: np.ndarray, known: np.ndarray, centre: np.nd
 FAR, FEWEST = 5.0, 10
 
 
+# Columns that are worked on together: of a large cohort, so many fit the processor's memory and all do not.
+TOGETHER = 32
+
+
+def _blocks(width: int) -> list[slice]:
+    return [slice(start, start + TOGETHER) for start in range(0, max(width, 1), TOGETHER)]
+
+
 def _near(values: np.ndarray) -> np.ndarray:
     """values (N, D), each column cut to its middle +- `FAR` robust standard deviations."""
     if len(values) < FEWEST:
         return values
-    (middle,) = quantiles(values, 0.5)
-    spread = robust_spread(np.abs(values - middle))
-    limit = np.where(np.isfinite(spread) & (spread > 0), FAR * spread, np.inf)
-    return np.clip(values, middle - limit, middle + limit)
+    cut = np.empty_like(values)
+    for columns in _blocks(values.shape[1]):
+        some = values[:, columns]
+        (middle,) = quantiles(some, 0.5)
+        spread = robust_spread(np.abs(some - middle))
+        limit = np.where(np.isfinite(spread) & (spread > 0), FAR * spread, np.inf)
+        cut[:, columns] = np.clip(some, middle - limit, middle + limit)
+    return cut
 
 
 def robust_spread(apart: np.ndarray) -> np.ndarray:
@@ -149,6 +161,11 @@ def quantiles(values: np.ndarray, *shares: float) -> list[np.ndarray]:
 
 def _moments(values: np.ndarray, flat_spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     # nan-aware, and quiet on a column without values: mean 0 and spread 1 leave it as it is.
+    found = [_moments_of(values[:, columns], flat_spread) for columns in _blocks(values.shape[1])]
+    return np.concatenate([mean for mean, _ in found]), np.concatenate([spread for _, spread in found])
+
+
+def _moments_of(values: np.ndarray, flat_spread: float) -> tuple[np.ndarray, np.ndarray]:
     seen = np.isfinite(values)
     count = seen.sum(axis=0)
     filled = np.where(seen, values, 0.0).astype(float)

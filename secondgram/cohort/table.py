@@ -226,6 +226,10 @@ class Cohort:
             site=None if self.site is None else self.site[index],
         )
 
+    def with_baseline(self: C) -> C:
+        """The people who have a baseline visit; a large cohort is copied only where somebody is left out."""
+        return self if self.scanned.all() else self.take(self.scanned)
+
     def with_target(self: C, target: int) -> C:
         """The same cohort with another visit (position on the visit axis, 1 or more) as the follow-up."""
         if not 1 <= target:

@@ -17,14 +17,18 @@ A candidate is judged on people of whom nothing that it rests on has seen a cell
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
 from ..cohort.scaling import robust_spread
+from ..ops.parallel import in_parallel
+from ..ops.tiles import matmul
 from .design import Design, Fold
 from .folds import gains, unit_averages
 from .hierarchy import DEVIATION, fit_hierarchy
@@ -58,6 +62,7 @@ PRIOR_PEOPLE = 3.0
 START = "own"
 
 Errors = dict[str, np.ndarray]
+Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(eq=False)
@@ -112,10 +117,12 @@ def _endless(width: int) -> np.ndarray:
     return np.stack([np.full(width, -np.inf), np.full(width, np.inf)])
 
 
-def _through(linear: LinearMap, beyond: np.ndarray, reach: np.ndarray, X: np.ndarray) -> np.ndarray:
+def _through(
+    linear: LinearMap, beyond: np.ndarray, reach: np.ndarray, X: np.ndarray, product: Product = matmul
+) -> np.ndarray:
     inside = np.clip(X, *reach)
     width = len(beyond)
-    return linear(inside) + beyond * (X[:, :width] - inside[:, :width])
+    return linear(inside, product) + beyond * (X[:, :width] - inside[:, :width])
 
 
 def fit_means(
@@ -125,21 +132,23 @@ def fit_means(
 
     folds : every pair of `whole` is judged in one of them.
     """
-    judged = _Judged(whole, folds, self_conditioning)
+    names = [
+        name
+        for name in CANDIDATES[:-1]
+        if (name != "gap_ridge" or np.ptp(whole.X[:, -1]) >= 1e-9)
+        and (self_conditioning or "self_conditioned" not in RICH.get(name, name))
+    ]
+    judged = _Judged(whole, folds, names)
     error: Errors = {}
     penalties: dict[str, float | None] = {}
-    for name in CANDIDATES[:-1]:
-        if (name == "gap_ridge" and np.ptp(whole.X[:, -1]) < 1e-9) or (
-            not self_conditioning and "self_conditioned" in RICH.get(name, name)
-        ):
-            continue
+    for name in names:
         error[name], penalties[name] = judged.out_of_fold(name)
     yardstick = _Yardstick.of(whole, error)
     weights = _blend(error, yardstick)
     error["blend"] = _cross_blended(error, yardstick, folds)
     unit = whole.pairs.unit
     gain = gains({name: unit_averages(yardstick.loss(each), whole.weight, unit) for name, each in error.items()})
-    fitted, bounds = judged.everybody(), _bounds(whole)
+    fitted, bounds = judged.everybody, _bounds(whole)
     found = {}
     for choice in choices:
         total, beyond = LinearMap.zero(whole.X.shape[1], whole.width), np.zeros(whole.width)
@@ -194,28 +203,42 @@ def _bounds(design: Design) -> np.ndarray:
 
 
 class _Judged:
-    """Candidates out of fold."""
+    """Candidates out of fold, and of everybody."""
 
-    def __init__(self, whole: Design, folds: list[Fold], self_conditioning: bool) -> None:
+    def __init__(self, whole: Design, folds: list[Fold], names: Sequence[str] = CANDIDATES[:-1]) -> None:
         self.whole, self.folds = whole, folds
         self.shrinkage = 0.0
-        self.fitted = [_Fitted(fold.design, None) for fold in folds]
-        if self_conditioning:
-            populations = [Population.fit(each.everyone(), each.design.width) for each in self.fitted]
-            own = self.out_of_fold("own")[0]
-            told = {}
-            for share in SHRINKAGES:
-                surprises = [population.surprise(share) for population in populations]
-                told[share] = self._told(own, surprises), surprises
-            self.shrinkage = max(told, key=lambda share: told[share][0])
-            surprises = told[self.shrinkage][1]
-            self.fitted = [_Fitted(fold.design, each) for fold, each in zip(folds, surprises, strict=True)]
+        self._left: dict[str, list[np.ndarray]] = {}
+        each = in_parallel(_Fitted, [fold.design for fold in folds] + [whole])
+        self.fitted, self.everybody = each[:-1], each[-1]
+        if "self_conditioned" in names:
+            self._condition()
+        rich = [name for name in names if name in RICH]
+        in_parallel(lambda fitted: [fitted.paths(name) for name in rich], [*self.fitted, self.everybody])
+
+    def _condition(self) -> None:
+        """Choose the shrinkage of the population's covariance, and condition candidates on the surprise by it."""
+        *judged, last = in_parallel(
+            lambda each: Population.fit(each.everyone(), each.design.width), [*self.fitted, self.everybody]
+        )
+        own = self.out_of_fold("own")[0]
+        told = {}
+        for share in SHRINKAGES:
+            surprises = in_parallel(partial(Population.surprise, shrinkage=share), judged)
+            told[share] = self._told(own, surprises), surprises
+        self.shrinkage = max(told, key=lambda share: told[share][0])
+        surprises = told[self.shrinkage][1]
+        self.fitted = [each.knowing(surprise) for each, surprise in zip(self.fitted, surprises, strict=True)]
+        self.everybody = self.everybody.knowing(last.surprise(self.shrinkage))
 
     def _told(self, own: np.ndarray, surprises: list[Surprise]) -> float:
         """How much of the squared errors of `own` (P, D) the surprise of a baseline accounts for, a share a feature."""
         u = np.zeros(own.shape)
-        for fold, fitted, surprise in zip(self.folds, self.fitted, surprises, strict=True):
-            u[fold.rows] = surprise.map(np.clip(fold.X, *fitted.reach))
+
+        def judged(fold: Fold, fitted: _Fitted, surprise: Surprise) -> None:
+            u[fold.rows] = surprise.map(np.clip(fold.X, *fitted.reach), np.matmul)
+
+        in_parallel(judged, self.folds, self.fitted, surprises)
         weight = np.where(np.isfinite(own), self.whole.weight[:, None], 0.0)
         # Far ones decide nothing.
         size = np.sqrt((weight * np.nan_to_num(own) ** 2).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-12))
@@ -223,37 +246,40 @@ class _Judged:
         together, alone = (weight * error * u).sum(axis=0), (weight * u**2).sum(axis=0)
         return float((together**2 / np.maximum(alone * (weight * error**2).sum(axis=0), 1e-12)).mean())
 
-    def everybody(self) -> _Fitted:
-        fitted = _Fitted(self.whole, None)
-        if self.shrinkage:
-            surprise = Population.fit(fitted.everyone(), self.whole.width).surprise(self.shrinkage)
-            fitted = _Fitted(self.whole, surprise)
-        return fitted
+    def left(self, name: str) -> list[np.ndarray]:
+        """What a simple candidate leaves of the change of each fold's pairs."""
+        if name not in self._left:
+            self._left[name] = in_parallel(
+                lambda fold, fitted: fold.change - fitted.predicted(name, fold.X), self.folds, self.fitted
+            )
+        return self._left[name]
 
     def out_of_fold(self, name: str) -> tuple[np.ndarray, float | None]:
         """Errors (P, D) of a candidate, in units of the whole, NaN where unknown, and the penalty of the least."""
         error = np.full(self.whole.change.shape, np.nan)
         if name == "carry_forward":
-            for fold in self.folds:
-                error[fold.rows] = fold.change * fold.unit
-            return error, None
+            left = [fold.change for fold in self.folds]
+        else:
+            left = self.left(RICH.get(name, name))
         if name not in RICH:
-            for fold, fitted in zip(self.folds, self.fitted, strict=True):
-                error[fold.rows] = (fold.change - fitted.predicted(name, fold.X)) * fold.unit
+            for fold, each in zip(self.folds, left, strict=True):
+                error[fold.rows] = each * fold.unit
             return error, None
-        left, loss = [], np.zeros(len(PENALTIES))
-        for fold, fitted in zip(self.folds, self.fitted, strict=True):
-            simple = fold.change - fitted.predicted(RICH[name], fold.X)
-            far = FAR_ERROR * np.sqrt(fitted.errors(RICH[name]))
-            paths, X = fitted.paths(name), fitted.columns(name, fold.X)
-            for place, predicted in enumerate(paths.predictions(X, PENALTIES)):
-                far_off = self.whole.weight[fold.rows, None] * _huber((simple - predicted) / far) * far
-                loss[place] += np.nansum(far_off)
-            left.append(simple)
-        best = int(loss.argmin())
-        for fold, fitted, simple in zip(self.folds, self.fitted, left, strict=True):
+
+        def losses(fold: Fold, fitted: _Fitted, left: np.ndarray) -> list[float]:
+            far = (FAR_ERROR * np.sqrt(fitted.errors(RICH[name]))).astype(np.float32)
+            weight = (self.whole.weight[fold.rows, None] * far).astype(np.float32)
+            left = left.astype(np.float32)
+            predictions = fitted.paths(name).predictions(fitted.columns(name, fold.X), PENALTIES, np.float32)
+            return [float(np.nansum(weight * _huber((left - each) / far))) for each in predictions]
+
+        best = int(np.sum(in_parallel(losses, self.folds, self.fitted, left), axis=0).argmin())
+
+        def judged(fold: Fold, fitted: _Fitted, left: np.ndarray) -> None:
             predicted = next(fitted.paths(name).predictions(fitted.columns(name, fold.X), PENALTIES[best:]))
-            error[fold.rows] = (simple - predicted) * fold.unit
+            error[fold.rows] = (left - predicted) * fold.unit
+
+        in_parallel(judged, self.folds, self.fitted, left)
         return error, float(PENALTIES[best])
 
 
@@ -263,19 +289,28 @@ def _huber(far: np.ndarray) -> np.ndarray:
 
 
 class _Fitted:
-    """Candidates fitted to a design; surprise: of its population, None without."""
+    """Candidates fitted to a design."""
 
-    def __init__(self, design: Design, surprise: Surprise | None) -> None:
-        self.design, self.surprise = design, surprise
+    def __init__(self, design: Design) -> None:
+        self.design = design
+        self.surprise: Surprise | None = None
         width = design.width
-        extreme = np.concatenate([design.everyone, design.X])
-        low, high = extreme.min(axis=0), extreme.max(axis=0)
+        low = np.minimum(design.everyone.min(axis=0), design.X.min(axis=0))
+        high = np.maximum(design.everyone.max(axis=0), design.X.max(axis=0))
         low[:width], high[:width] = np.maximum(low[:width], -FAR), np.minimum(high[:width], FAR)
         low[-1], high[-1] = -np.inf, np.inf
         self.reach = np.stack([low, high])
         self.X = np.clip(design.X, *self.reach)
         self._parts: dict[str, tuple[LinearMap, np.ndarray, np.ndarray]] = {}
         self._paths: dict[str, RidgePaths] = {}
+        self._left: dict[str, np.ndarray] = {}
+
+    def knowing(self, surprise: Surprise) -> _Fitted:
+        """The same, with candidates that are conditioned on it too."""
+        other = copy(self)
+        other.surprise = surprise
+        other._parts, other._paths, other._left = dict(self._parts), dict(self._paths), dict(self._left)
+        return other
 
     def everyone(self) -> np.ndarray:
         return np.clip(self.design.everyone, *self.reach)
@@ -289,7 +324,7 @@ class _Fitted:
 
     def predicted(self, name: str, X: np.ndarray) -> np.ndarray:
         linear, beyond, _ = self._part(name)
-        return _through(linear, beyond, self.reach, X)
+        return _through(linear, beyond, self.reach, X, np.matmul)
 
     def errors(self, name: str) -> np.ndarray:
         """(D,) error variances in sample."""
@@ -302,23 +337,29 @@ class _Fitted:
     def paths(self, name: str) -> RidgePaths:
         """The ridge over everything, on what the simple part of a candidate leaves."""
         if name not in self._paths:
-            _, _, error = self._part(RICH[name])
-            far = FAR_ERROR * np.sqrt(error)
-            left = np.clip(self.design.change - self._in_sample(RICH[name]), -far, far)
             X = with_gap(self.X) if name == "gap_ridge" else self.X
-            self._paths[name] = RidgePaths(X, left, self.design.weight)
+            self._paths[name] = RidgePaths(X, self.left(RICH[name]), self.design.weight)
         return self._paths[name]
+
+    def left(self, name: str) -> np.ndarray:
+        """(P, D) that a simple candidate leaves of the changes it is fitted to, far ones cut."""
+        if name not in self._left:
+            far = FAR_ERROR * np.sqrt(self.errors(name))
+            self._left[name] = np.clip(self.design.change - self._in_sample(name), -far, far)
+        return self._left[name]
 
     def _in_sample(self, name: str) -> np.ndarray:
         linear, beyond, _ = self._part(name)
-        value = _through(linear, beyond, self.reach, self.design.X)
+        value = _through(linear, beyond, self.reach, self.design.X, np.matmul)
         if name == "self_conditioned" and self.surprise is not None:
-            value += (self._apart() - self.surprise.map(self.X)) * self._coefficients
+            value += (self._apart - self.surprise.map(self.X, np.matmul)) * self._coefficients
         return value
 
+    @cached_property
     def _apart(self) -> np.ndarray:
         assert self.surprise is not None
-        first = np.where(self.design.first[:, None] >= 0, self.everyone()[self.design.first], np.nan)
+        first = np.clip(self.design.everyone[self.design.first], *self.reach)
+        first[self.design.first < 0] = np.nan
         return self.surprise.apart(self.X, first)
 
     def _part(self, name: str) -> tuple[LinearMap, np.ndarray, np.ndarray]:
@@ -341,7 +382,7 @@ class _Fitted:
         maps = [plain, LinearMap.zero(inputs, width)]
         if name == "self_conditioned":
             assert self.surprise is not None
-            apart = self._apart()
+            apart = self._apart
             middle = share @ apart
             own.append(apart - middle)
             usual = np.append(usual, DEVIATION)

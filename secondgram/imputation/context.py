@@ -14,6 +14,9 @@ from .levels import MixedCells, groups
 from .missing import MissingCells
 from .people import People, TrainingPairs
 
+# People whose missing cells are filled together: memory for those of a large cohort is scarce.
+AT_ONCE = 8192
+
 
 def levels(cohort: Cohort) -> np.ndarray:
     """(N, D) baselines; of a feature that nobody's baseline has, each person's first measured value."""
@@ -47,16 +50,16 @@ class Context:
         holes : whether a missing cell is ever to be filled; without any, the Gaussian that fills them is not learned.
         most : number of people that it is learned from, None for all; their ids decide which.
         """
-        first = cohort.take(cohort.scanned)
+        first = cohort.with_baseline()
         scaling = SharedScaling.fit(levels(first), first.site, robust=True)
         encoder = CovariateEncoder.fit(first.covariate_table)
         if holes:
             keys = person_keys(first.ids, first.visit_labels[0])
-            if most is not None and len(first) > most:
-                chosen = np.sort(np.argsort(keys, kind="stable")[:most])
-                first, keys = first.take(chosen), keys[chosen]
-            baseline = scaling.apply(first.baseline, first.site)
-            cells = MissingCells.fit(_near(encoder, baseline, encoder.encode(first.covariate_table)), keys)
+            chosen = np.sort(np.argsort(keys, kind="stable")[:most])
+            site = None if first.site is None else first.site[chosen]
+            baseline = scaling.apply(first.baseline[chosen], site)
+            covariates = encoder.encode(first.covariate_table.iloc[chosen])
+            cells = MissingCells.fit(_near(encoder, baseline, covariates), keys[chosen])
         else:
             cells = MissingCells(np.eye(len(cohort.features) + encoder.width))
         gap = pairs.people.gap[np.isfinite(pairs.people.gap)]
@@ -65,23 +68,29 @@ class Context:
 
     def inputs(self, people: People) -> np.ndarray:
         """X, in which missing cells and covariates are their expectations given the others, and unknown gaps usual."""
-        known = self._scaled(people)
-        values = np.concatenate(known, axis=1)
-        gone = np.isnan(values)
-        if gone.any():
-            # An outlying cell is cut where it predicts others, and stays as it is itself.
-            values = np.where(gone, self.missing.fill(_near(self.encoder, *known)), values)
+        covariates = self.encoder.encode(people.table, people.source)
+        width = people.baseline.shape[1]
+        X = np.empty((len(people), width + covariates.shape[1] + 1))
+        X[:, width:-1] = covariates
+        for start in range(0, len(people), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            X[rows, :width] = self.scaling.apply(
+                people.baseline[rows], None if people.site is None else people.site[rows]
+            )
+            values = X[rows, :-1]
+            gone = np.isnan(values)
+            if gone.any():
+                # An outlying cell is cut where it predicts others, and stays as it is itself.
+                near = _near(self.encoder, values[:, :width], values[:, width:])
+                X[rows, :-1] = np.where(gone, self.missing.fill(near), values)
         gap = (people.gap - self.gap_mean) / self.gap_spread
-        return np.concatenate([values, np.where(np.isfinite(gap), gap, 0.0)[:, None]], axis=1)
+        X[:, -1] = np.where(np.isfinite(gap), gap, 0.0)
+        return X
 
     def gone(self, people: People) -> np.ndarray:
         """(N, D + C) bool: missing cells of baselines, and encoded columns of missing covariates."""
         lacking = np.isnan(self.encoder.encode(people.table, people.source))
         return np.concatenate([np.isnan(people.baseline), lacking], axis=1)
-
-    def _scaled(self, people: People) -> tuple[np.ndarray, np.ndarray]:
-        baseline = self.scaling.apply(people.baseline, people.site)
-        return baseline, self.encoder.encode(people.table, people.source)
 
     def levelled(self, gone: np.ndarray) -> np.ndarray:
         """(N,) bool: who lacks a covariate that has levels; gone (N, D + C)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.covariance import ledoit_wolf_shrinkage
 
 # Of a component, as a share of a feature's variance.
 LEAST_VARIANCE = 1e-6
@@ -20,11 +19,41 @@ def shrunk_correlation(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     rows = np.where(seen > 0, values, 0.0) * root
     size = np.sqrt((rows**2).sum(axis=0) / np.maximum((seen**2).sum(axis=0), 1e-12))
     rows /= np.where(size > 1e-9, size, 1.0)
-    covariance = np.asarray((rows.T @ rows) / np.maximum(seen.T @ seen, 1e-12))
-    shrinkage = ledoit_wolf_shrinkage(rows, assume_centered=True)
+    product = rows.T @ rows
+    covariance = product / np.maximum(seen.T @ seen, 1e-12)
+    shrinkage = ledoit_wolf_shrinkage(product, rows)
     covariance *= 1.0 - shrinkage
     covariance[np.diag_indices_from(covariance)] += shrinkage
     return covariance
+
+
+def shrunk_covariance(*parts: np.ndarray) -> np.ndarray:
+    """(D, D) of the rows of all parts (P, D) about zero, drawn towards a multiple of the identity."""
+    product = parts[0].T @ parts[0]
+    for part in parts[1:]:
+        product += part.T @ part
+    shrinkage = ledoit_wolf_shrinkage(product, *parts)
+    covariance = product / sum(map(len, parts))
+    level = np.trace(covariance) / len(covariance)
+    covariance *= 1.0 - shrinkage
+    covariance[np.diag_indices_from(covariance)] += shrinkage * level
+    return np.asarray(covariance)
+
+
+def ledoit_wolf_shrinkage(product: np.ndarray, *parts: np.ndarray) -> float:
+    """Share of the identity in a covariance about zero, 0 to 1 (Ledoit and Wolf 2004, section 3.3).
+
+    product : (D, D), the rows' transpose by the rows;  parts : the rows, (P, D) each. scikit-learn's needs two more
+    products of that size: the sum over all entries of the products of squares is that of the rows' squared lengths.
+    """
+    width, count = len(product), sum(map(len, parts))
+    fourth = sum(float((np.einsum("pd,pd->p", part, part) ** 2).sum()) for part in parts)
+    square = float(np.einsum("ab,ab->", product, product)) / count**2
+    level = float(np.trace(product)) / count / width
+    error = (fourth / count - square) / count / width
+    apart = square / width - level**2
+    # One feature is its own target, but for rounding.
+    return min(error, apart) / apart if width > 1 and min(error, apart) > 0 else 0.0
 
 
 def principal(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,17 +8,21 @@ import numpy as np
 
 from ..cohort.table import Cohort
 from ..diffusion.noise import person_keys
+from ..ops.parallel import in_parallel
 from .context import Context
-from .folds import FOLDS, unit_folds
+from .folds import FOLDS, among, unit_folds
 from .people import People, TrainingPairs
 from .regression import LinearMap
 
 # Robust spreads from the middle at which cells that teach are cut: a wrong decimal point is as far as another scanner.
 FARTHEST = 25.0
 # People without a pair, for each feature, that tell a fold enough of the population.
-POPULATION = 20
-# People, and people for each feature, that tell a fold enough of what fills missing cells; the greater number counts.
-FILL = 5000, 8
+POPULATION = 10
+# People, and people for each feature, that tell enough of what fills missing cells, the greater number counting; of
+# everybody, for what is kept, and of a fold.
+FILL, FILL_OF_FOLD = (5000, 20), (5000, 8)
+# People x features^2 from which a fold takes long. Fewer then do, where units of pairs are so many for each feature.
+LONG, FEWER_FOLDS, MANY = 3e9, 3, 2
 # Least share of a squared error that is left when the doubt about covariates is subtracted.
 LEAST = 0.1
 # Of a feature's pairs with a measured baseline, enough to learn a spread from.
@@ -53,7 +57,7 @@ class Design:
         """
         pairs = TrainingPairs.of(cohort, every)
         context = Context.fit(cohort, pairs, holes, most)
-        scanned = People.of(cohort.take(cohort.scanned), keep_known=False)
+        scanned = People.of(cohort.with_baseline(), keep_known=False)
         place = {name: row for row, name in enumerate(scanned.ids)}
         return cls(
             context,
@@ -120,11 +124,10 @@ class Design:
 class Fold:
     """A design without some people, and what they are judged by.
 
-    cohort : the others;  rows : (Q,) positions of their pairs among all;  X, change : in the design's scales;
+    rows : (Q,) positions of their pairs among all;  X, change : in the design's scales;
     unit : (Q, D), how many units of the design of everybody one of this design is.
     """
 
-    cohort: Cohort
     design: Design
     rows: np.ndarray
     X: np.ndarray
@@ -137,11 +140,17 @@ def enough(cohort: Cohort, whole: Design) -> np.ndarray:
 
     Which ones is decided by their ids, whatever their order.
     """
-    kept = np.isin(cohort.ids, whole.pairs.people.ids)
+    kept = among(cohort.ids, whole.pairs.people.ids)
     others = np.flatnonzero(~kept & cohort.scanned)
     keys = person_keys(cohort.ids[others], "fold")
     kept[others[np.argsort(keys, kind="stable")[: POPULATION * whole.width]]] = True
     return kept
+
+
+def most_for_fill(width: int, of_fold: bool = False) -> int:
+    """People that what fills missing cells of D = width features is learned from."""
+    least, each = FILL_OF_FOLD if of_fold else FILL
+    return max(least, each * width)
 
 
 def _units(cohort: Cohort, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray]:
@@ -151,26 +160,45 @@ def _units(cohort: Cohort, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray
     return cohort.ids.astype(str), pairs.people.ids.astype(str)
 
 
+def without(cohort: Cohort, whole: Design, rows: np.ndarray) -> Cohort:
+    """The people that a fold learns from: neither those of these pairs, nor of their units where there are several."""
+    names, units = _units(cohort, whole.pairs)
+    return cohort.take(~among(names, units[rows]) & enough(cohort, whole))
+
+
 def held_out(cohort: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fold:
     """A design that has seen no cell of the people of these pairs, nor of their units where there are several."""
+    return fold_of(without(cohort, whole, rows), whole, rows, every)
+
+
+def fold_of(others: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fold:
+    """The design of other people, as `without` gives them, and the pairs that it judges."""
     judged = whole.pairs.take(rows)
-    names, units = _units(cohort, whole.pairs)
-    learned = ~np.isin(names, units[rows]) & enough(cohort, whole)
-    others = cohort.take(learned)
-    design = Design.of(others, every, not whole.complete, max(FILL[0], FILL[1] * whole.width))
+    design = Design.of(others, every, not whole.complete, most_for_fill(whole.width, of_fold=True))
     unit = [each.context.scaling.units(len(rows), judged.people.site)[1] for each in (design, whole)]
-    return Fold(others, design, rows, *design.judged(judged), unit[0] / unit[1])
+    return Fold(design, rows, *design.judged(judged), unit[0] / unit[1])
+
+
+def takes_long(cohort: Cohort) -> bool:
+    """Whether time is to be spared where much is known."""
+    return len(cohort) * float(len(cohort.features)) ** 2 > LONG
 
 
 def fit_folds(
-    cohort: Cohort, whole: Design, every: bool, seed: int, folds: int = FOLDS
+    cohort: Cohort, whole: Design, every: bool, seed: int, folds: int | None = None
 ) -> tuple[list[Fold], np.ndarray]:
     """Folds by which every pair is judged once, and the fold (P,) of a pair.
 
     Whoever is in no pair is judged in none and takes part in each, unless somebody of their unit is.
+    folds : None for the usual number.
     """
-    fold = unit_folds(_units(cohort, whole.pairs)[1], seed, folds)
-    return [held_out(cohort, whole, np.flatnonzero(fold == k), every) for k in range(fold.max() + 1)], fold
+    unit = _units(cohort, whole.pairs)[1]
+    if folds is None:
+        many = len(np.unique(unit)) >= MANY * whole.width
+        folds = FEWER_FOLDS if takes_long(cohort) and many else FOLDS
+    fold = unit_folds(unit, seed, folds)
+    rows = [np.flatnonzero(fold == k) for k in range(fold.max() + 1)]
+    return in_parallel(lambda mine: held_out(cohort, whole, mine, every), rows), fold
 
 
 def _scaled(context: Context, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

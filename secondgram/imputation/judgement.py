@@ -13,9 +13,10 @@ import numpy as np
 
 from ..cohort.scaling import SharedScaling, quantiles
 from ..cohort.table import Cohort
+from ..ops.parallel import in_parallel
 from .base import MeanPredictor, fit_means
 from .context import levels
-from .design import Design, Fold, fit_folds, held_out
+from .design import Design, Fold, fit_folds, fold_of, takes_long, without
 from .folds import FOLDS, standard_error, standard_errors, unit_averages, unit_folds, unit_sums
 from .margins import Margins, at_shares, fit_margins, margins_as
 from .quantiles import quantile_crps
@@ -29,8 +30,8 @@ CHOICES = ("carry_forward", "own", "blend")
 CLEARLY = 2.0
 # A feature leaves the choice of all features for a gain of this many standard errors.
 DEVIATION = 3.0
-# Judging costs a fit a fold. Where that is long (people x features^2), one fold of people says enough, and few inside.
-LONG, FEW_FOLDS = 3e9, 2
+# Judging costs a fit a fold. Where that takes long, one fold of people says enough, and so few inside.
+FEW_FOLDS = 2
 FEWEST_UNITS = 20
 # To learn from, where others are judged: with large groups a part may leave next to nobody.
 FEWEST_PEOPLE = 5
@@ -110,9 +111,11 @@ def fit_stages(whole: Design, folds: list[Fold], fold: np.ndarray, self_conditio
     """What follows from each mean that may be chosen; the kinds of spread and margins are those of the richest."""
     means = fit_means(whole, folds, CHOICES, self_conditioning)
     richest = CHOICES[-1]
-    stages = {richest: follow(whole, *means[richest], fold)}
-    like = stages[richest]
-    return stages | {name: follow(whole, *means[name], fold, like) for name in CHOICES if name != richest}
+    like = follow(whole, *means[richest], fold)
+    simpler = CHOICES[:-1]
+    return {richest: like} | dict(
+        zip(simpler, in_parallel(lambda name: follow(whole, *means[name], fold, like), simpler), strict=True)
+    )
 
 
 def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarray, like: Stage | None = None) -> Stage:
@@ -125,6 +128,7 @@ def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarra
         spread = spread_as(like.spread.candidate, whole.X, left, weight)
     scale = spread.fitted(whole.X)
     standard = np.clip(left / scale, -FARTHEST, FARTHEST)
+    spread = spread.for_wanted(standard, weight, unit, whole.pairs.wanted)
     if like is None:
         margins = fit_margins(standard, scale, weight, unit, fold)
     else:
@@ -144,12 +148,14 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
     scores = {name: {rung: np.full(shape, np.nan) for rung in RUNGS} for name in CHOICES}
     errors = {name: np.full(shape, np.nan) for name in CHOICES}
     change = np.full(shape, np.nan)
-    long = len(cohort) * float(shape[1]) ** 2 > LONG
+    long = takes_long(cohort)
     for k in range(1 if long else part.max() + 1):
         if len(np.unique(pairs.people.ids[part != k])) < FEWEST_PEOPLE:
             continue
-        held = held_out(cohort, whole, np.flatnonzero(part == k), every)
-        folds, fold = fit_folds(held.cohort, held.design, every, seed, FEW_FOLDS if long else FOLDS)
+        mine = np.flatnonzero(part == k)
+        others = without(cohort, whole, mine)
+        held = fold_of(others, whole, mine, every)
+        folds, fold = fit_folds(others, held.design, every, seed, FEW_FOLDS if long else FOLDS)
         judged = asked[held.rows]
         X, true, rows = held.X[judged], held.change[judged], held.rows[judged]
         unit = held.unit[judged] * usual[rows]

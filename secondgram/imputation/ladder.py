@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..training.trainer import Run, TrainingOptions
 from .base import MeanPredictor, by_feature, fit_means
 from .context import Context
-from .design import Design, fit_folds
+from .design import Design, fit_folds, most_for_fill
 from .finishing import Finisher, moves
 from .joint import Joint, Residuals, fit_joint
 from .judgement import CHOICES, follow, judge
@@ -129,7 +129,7 @@ class Ladder:
     ) -> Ladder:
         """Fit every part on training people; see the parts for how each is chosen."""
         every = options.pairs == "all"
-        whole = Design.of(cohort, every)
+        whole = Design.of(cohort, every, most=most_for_fill(len(cohort.features)))
         judgement = judge(cohort, whole, every, options.self_conditioning, seed)
         folds, fold = fit_folds(cohort, whole, every, seed)
         winner, chosen = judgement.winner(), judgement.chosen()

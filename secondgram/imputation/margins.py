@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri
 
+from ..ops.parallel import in_parallel
 from .folds import gains, simplest, standard_error, standard_errors, unit_averages
 from .quantiles import SHARES, QuantileMap, quantile_crps
 from .residual import ResidualComponents
@@ -39,14 +40,16 @@ def fit_margins(
 
     values (P, D) standardised, NaN where unknown;  scale, broadcast to (P, D): what the CRPS is multiplied with.
     """
-    score = {}
-    for name, prior in candidates.items():
-        score[name] = np.empty(values.shape)
-        for k in range(fold.max() + 1):
-            held = fold == k
+    score = {name: np.empty(values.shape) for name in candidates}
+
+    def judge(k: int) -> None:
+        held = fold == k
+        for name, prior in candidates.items():
             fitted = _fitted(prior, values[~held], weight[~held])
             score[name][held] = quantile_crps(at_shares(fitted, values.shape[1]), values[held])
-        score[name] *= scale
+
+    in_parallel(judge, range(fold.max() + 1))
+    score = {name: each * scale for name, each in score.items()}
     known = np.isfinite(values).any(axis=1)
     per_unit = {
         name: unit_averages(np.nanmean(each[known], axis=1), weight[known], unit[known]) for name, each in score.items()
@@ -78,12 +81,15 @@ def fit_component_margins(z: np.ndarray, weight: np.ndarray, unit: np.ndarray, f
         return none
     gain = np.zeros((len(z), tried))
     normal = np.repeat(SHARES[:, None], tried, axis=1)
-    for k in range(fold.max() + 1):
+
+    def judge(k: int) -> None:
         held = fold == k
         components = ResidualComponents.fit(z[~held], weight[~held])
         c = components.components(z)[:, :tried]
         fitted = QuantileMap.fit(_unit_variance(c[~held], weight[~held]), weight[~held], COMPONENT_PRIOR)
         gain[held] = quantile_crps(normal, c[held]) - quantile_crps(fitted.forward(normal), c[held])
+
+    in_parallel(judge, range(fold.max() + 1))
     per_unit = unit_averages(gain, weight, unit)
     # Any of so many may look better by chance (Bonferroni).
     better = per_unit.mean(axis=0) > ndtri(1.0 - FALSE_SHAPE / tried) * standard_errors(per_unit)

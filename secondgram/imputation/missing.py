@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import block_diag
-from sklearn.covariance import ledoit_wolf
 
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..ops import native
 from ..ops.finishing import CANDIDATES
 from ..ops.noise import normals
 from ..ops.registry import resolve
-from .correlation import principal, shrunk_correlation
+from .correlation import principal, shrunk_correlation, shrunk_covariance
 
 # Most rounds, and the relative change of the conditional variances at which they end.
 ROUNDS, CLOSE = 15, 0.02
@@ -44,7 +43,7 @@ class MissingCells:
         gone = np.isnan(values)
         holes = gone.any(axis=1)
         if not holes.any():
-            return cls(np.linalg.inv(ledoit_wolf(values, assume_centered=True)[0]))
+            return cls(np.linalg.inv(shrunk_covariance(values)))
         cells = cls(np.linalg.inv(_start(values)))
         keys = np.arange(len(values), dtype=np.uint64) if keys is None else keys
         # The same numbers every time, so that the rounds come to rest.
@@ -61,7 +60,7 @@ class MissingCells:
             other = filled.copy()
             filled[person, cell] += by[:, 0]
             other[person, cell] -= by[:, 0]
-            cells = cls(np.linalg.inv(ledoit_wolf(np.concatenate([filled, other]), assume_centered=True)[0]))
+            cells = cls(np.linalg.inv(shrunk_covariance(filled, other)))
             now = np.diag(cells.precision)
             if np.abs(now / before - 1.0).max() < CLOSE:
                 break

@@ -121,8 +121,9 @@ FEWEST_PAIRS = 10
 def check_trainable(cohort: Cohort) -> None:
     """Raise `InputError` for a cohort that no model can learn from, naming the column or what is missing."""
     values = cohort.visits.reshape(-1, len(cohort.features))
-    seen = np.isfinite(values)
-    empty = ~seen.any(axis=0)
+    # These leave out what is missing, and a large cohort is not copied.
+    low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+    empty = np.isnan(low)
     if empty.any():
         raise InputError(
             "has no measured value at any visit",
@@ -130,8 +131,6 @@ def check_trainable(cohort: Cohort) -> None:
             column=cohort.features[int(np.flatnonzero(empty)[0])],
             mend="Leave the feature out, or check the file",
         )
-    low = np.where(seen, values, np.inf).min(axis=0)
-    high = np.where(seen, values, -np.inf).max(axis=0)
     constant = np.flatnonzero(high == low)
     if len(constant):
         raise InputError(

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ops.tiles import matmul
-from .regression import LinearMap, RidgePath
+from .regression import LinearMap, ridge
 
 # Of the regression of baselines on covariates, for columns of unit variance: there are many people and few covariates.
 COVARIATE_PENALTY = 1e-3
@@ -33,16 +32,15 @@ class Population:
         inputs = X.shape[1]
         W = np.zeros((inputs, width))
         covariates = slice(width, inputs - 1)
-        path = RidgePath(X[:, covariates], X[:, :width], np.ones(len(X)))
-        W[covariates], intercept = path.coefficients(COVARIATE_PENALTY)
+        W[covariates], intercept = ridge(X[:, covariates], X[:, :width], np.ones(len(X)), COVARIATE_PENALTY)
         mean = LinearMap(W, intercept)
         if len(X) < width:
-            left = X[:, :width] - mean(X)
+            left = X[:, :width] - mean(X, np.matmul)
             return cls(mean, left.T @ left / len(X), len(X), left)
         product = np.zeros((width, width))
         for start in range(0, len(X), PEOPLE_AT_ONCE):
             rows = X[start : start + PEOPLE_AT_ONCE]
-            left = rows[:, :width] - mean(rows)
+            left = rows[:, :width] - mean(rows, np.matmul)
             product += left.T @ left
         return cls(mean, product / len(X), len(X))
 
@@ -96,8 +94,9 @@ class Surprise:
         width = len(self.precision)
         part = np.isfinite(first).all(axis=1)[:, None]
         first = np.where(part, first, 0.0)
-        left, taken = X[:, :width] - self.mean(X), np.where(part, first[:, :width] - self.mean(first), 0.0)
-        plain, pulled = matmul(left, self.precision), matmul(taken, self.precision)
+        left = X[:, :width] - self.mean(X, np.matmul)
+        taken = np.where(part, first[:, :width] - self.mean(first, np.matmul), 0.0)
+        plain, pulled = left @ self.precision, taken @ self.precision
         own = (taken * pulled).sum(axis=1)
         factor = self.share * (left * pulled).sum(axis=1) / np.maximum(1.0 - self.share * own, 1e-6)
         return (plain + factor[:, None] * pulled) / np.sqrt(np.diag(self.precision))

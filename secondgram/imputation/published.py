@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..training.tasks import SELF_NOISE_STEP, TaskRows, pairs_only
 from ..training.trainer import Run, Trainer, TrainingOptions
 from .finishing import Finisher
+from .folds import among
 from .people import People, TrainingPairs
 from .provenance import tree_digest
 from .sampler import STARTS, Sampler, common_precision
@@ -95,7 +96,7 @@ class Published:
         run: Run,
     ) -> Published:
         """Train on all people, validating on the pairs of a fifth of the people who have one."""
-        first = cohort.take(cohort.scanned)
+        first = cohort.with_baseline()
         pairs = TrainingPairs.of(first, every=False)
         model = cls(
             options,
@@ -103,8 +104,8 @@ class Published:
             *_ranges(first, pairs),
             None,  # type: ignore[arg-type]
         )
-        held = np.isin(pairs.unit, _held_back(pairs.unit, seed))
-        train_person = ~np.isin(first.units().astype(str), pairs.unit[held])
+        held = among(pairs.unit, _held_back(pairs.unit, seed))
+        train_person = ~among(first.units().astype(str), pairs.unit[held])
         rows = model._rows(pairs, ~held, first.take(train_person))
         width = rows.paired_target.shape[1]
         model.net = Denoiser(
@@ -132,7 +133,7 @@ class Published:
     @classmethod
     def around(cls, net: Denoiser, cohort: Cohort) -> Published:
         """A model around published weights: ranges and covariates from a cohort of training people."""
-        first = cohort.take(cohort.scanned)
+        first = cohort.with_baseline()
         pairs = TrainingPairs.of(first, every=False)
         encoder = CovariateEncoder.fit(first.covariate_table, unit_range=True)
         if (net.features, net.conditions) != (len(cohort.features), encoder.width + len(cohort.features)):

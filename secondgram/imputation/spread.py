@@ -9,12 +9,13 @@ of each feature's own, drawn towards the common ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..cohort.scaling import quantiles
+from ..ops.parallel import in_parallel
 from ..ops.tiles import matmul
 from .folds import gains, simplest, unit_averages
 from .scores import normal_crps
@@ -31,6 +32,8 @@ OWN_COLUMNS = 2
 Z_90, FEWEST = 1.6449, 5.0
 # Robust standard deviations that an error counts as at most.
 FARTHEST = 8.0
+# People's worth of all pairs that the pairs like those to be imputed are drawn by.
+PRIOR_WANTED = 20.0
 
 
 @dataclass(eq=False)
@@ -40,7 +43,8 @@ class Spread:
     level : (D,) log of the spread at average columns;  slopes : (C + 1 + 2, D);  centre : (C + 1, ) and own_centre
     (2, D), subtracted from the columns;  reach : (2, D), the least and largest log spread of the training pairs, beyond
     which nothing is extrapolated.
-    doubt : (D,), log of how much wider a prediction is than that, because few pairs leave the spread itself in doubt.
+    doubt : (D,), log of how much wider a prediction is than that, because few pairs leave the spread itself in doubt,
+    and the pairs that are imputed may scatter by more or less than the others that teach.
     """
 
     level: np.ndarray
@@ -68,6 +72,26 @@ class Spread:
             value += (column - centre) * slope
         return value
 
+    def for_wanted(self, standard: np.ndarray, weight: np.ndarray, unit: np.ndarray, wanted: np.ndarray) -> Spread:
+        """The same for pairs of a kind: wanted (P,) bool, of the first visit with the target where these are imputed.
+
+        standard (P, D) errors as shares of `fitted`, NaN where unknown;  weight, unit (P,). One factor for all
+        features, drawn towards 1: later visits of people who stay teach the slopes well, and scatter less.
+        """
+        if wanted.all() or not wanted.any():
+            return self
+
+        def size(rows: np.ndarray) -> float:
+            counted = weight[rows, None] * np.isfinite(standard[rows])
+            total = float(counted.sum())
+            return float((counted * np.abs(np.nan_to_num(standard[rows]))).sum()) / total if total > 0 else 0.0
+
+        usual, here = size(np.ones_like(wanted)), size(wanted)
+        if min(usual, here) <= 0:
+            return self
+        people = len(np.unique(unit[wanted]))
+        return replace(self, doubt=self.doubt + people / (people + PRIOR_WANTED) * np.log(here / usual))
+
     def state(self) -> dict[str, Any]:
         return dict(self.__dict__)
 
@@ -83,11 +107,14 @@ def fit_spread(X: np.ndarray, residual: np.ndarray, weight: np.ndarray, unit: np
     """
     usable = [name for name in CANDIDATES if name != "gap" or np.ptp(X[:, -1]) > 1e-9]
     score = {name: np.full(residual.shape, np.nan) for name in usable}
-    for k in range(fold.max() + 1):
+
+    def judge(k: int) -> None:
         held = fold == k
         for name in usable:
             spread = _fit(name, X[~held], residual[~held], weight[~held])
             score[name][held] = normal_crps(residual[held], spread.scale(X[held]))
+
+    in_parallel(judge, range(fold.max() + 1))
     known = np.isfinite(residual).any(axis=1)
     per_unit = {
         name: unit_averages(np.nanmean(values[known], axis=1), weight[known], unit[known])
