@@ -26,6 +26,7 @@ FLOORS = {
     "evaluation": 7,
     "doctor": 8,
     "cli": 9,
+    "testing": 10,
 }
 # On the ground floor, no room knows another.
 APART = {"kernels", "cohort", "diffusion"}
