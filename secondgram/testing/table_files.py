@@ -48,10 +48,10 @@ def tables(draw: Callable[..., Any], layout: str | None = None, **more: Any) -> 
     separator = draw(st.sampled_from([",", "\t", ";"]))
     # A separator of another kind in a name leaves only quotes to tell which one is meant.
     ambiguous = any(mark in name for name in header for mark in ",;\t")
-    quoting = csv.QUOTE_ALL if ambiguous or draw(st.booleans()) else csv.QUOTE_MINIMAL
+    quoted = ambiguous or draw(st.booleans())
     out = io.StringIO()
     ends = draw(st.sampled_from(["\n", "\r\n"]))
-    writer = csv.writer(out, delimiter=separator, lineterminator=ends, quoting=quoting)
+    writer = csv.writer(out, delimiter=separator, lineterminator=ends, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
     writer.writerow(header)
     hole = draw(st.sampled_from(MISSING_WORDS))
     writer.writerows([hole if cell is None else cell for cell in row] for row in rows)
