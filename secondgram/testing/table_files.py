@@ -51,7 +51,8 @@ def tables(draw: Callable[..., Any], layout: str | None = None, **more: Any) -> 
     quoted = ambiguous or draw(st.booleans())
     out = io.StringIO()
     ends = draw(st.sampled_from(["\n", "\r\n"]))
-    writer = csv.writer(out, delimiter=separator, lineterminator=ends, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
+    quoting: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if quoted else {}
+    writer = csv.writer(out, delimiter=separator, lineterminator=ends, **quoting)
     writer.writerow(header)
     hole = draw(st.sampled_from(MISSING_WORDS))
     writer.writerows([hole if cell is None else cell for cell in row] for row in rows)
