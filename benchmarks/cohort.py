@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from ledger import commit, processor
+from ledger import commit, flags, processor
 
 import secondgram as sg
 from secondgram.files import replacing
@@ -183,7 +183,7 @@ def main() -> None:
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     # Processors differ several-fold: a part that was not run here is never shown beside one that was.
     found = kept.setdefault(processor(), {})
-    found["threads"] = native.default_threads()
+    found["threads"], found["flags"] = native.default_threads(), flags()
     with tempfile.TemporaryDirectory() as folder:
         for part in STEPS[chosen.only]:
             # A process of its own, because the peak of memory is counted per process.

@@ -121,13 +121,38 @@ def test_everybody_is_judged_once_by_what_their_part_has_not_seen(stages: list[d
     error = held.change[rows] - stage.mean.change(held.X[rows])
     unit = SharedScaling.fit(others.baseline, robust=True).spread[0] / yardstick.spread[0]
     np.testing.assert_allclose(found.errors["own"][held.rows[rows]], error * unit, rtol=1e-9)
-    expected = normal_crps(error, stage.spread.scale(held.X[rows])) * unit
+    learned = judgement.as_of_all(len(np.unique(held.design.pairs.unit)), len(np.unique(whole.pairs.unit)))
+    assert learned < 1.0
+    expected = normal_crps(error, stage.spread.scale(held.X[rows])) * unit * learned
     np.testing.assert_allclose(found.scores["own"]["spread"][held.rows[rows]], expected, rtol=1e-9)
     constant = spread_as("constant", held.design.X, stage.standard * stage.scale, held.design.weight).scale(
         held.X[rows]
     )
-    expected = normal_crps(error, constant) * unit
+    expected = normal_crps(error, constant) * unit * learned
     np.testing.assert_allclose(found.scores["own"]["mean"][held.rows[rows]], expected, rtol=1e-9)
+    # No mean is learned for carrying forward.
+    carried = spread_as("constant", held.design.X, held.design.own_baseline(held.design.change), held.design.weight)
+    plain = normal_crps(held.change[rows], carried.scale(held.X[rows])) * unit
+    for name in judgement.CHOICES:
+        np.testing.assert_allclose(found.scores[name]["carry-forward"][held.rows[rows]], plain, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("some", "every"), [(8, 10), (40, 50), (400, 500)])
+def test_errors_shrink_with_what_is_learned_from_as_those_of_a_regression_do(some: int, every: int) -> None:
+    rng, fresh = np.random.default_rng(some), 20
+
+    def error(units: int) -> float:
+        total = 0.0
+        for _ in range(3000):
+            x, y = rng.normal(size=units), rng.normal(size=units)
+            slope = ((x - x.mean()) * y).sum() / ((x - x.mean()) ** 2).sum()
+            at = rng.normal(size=fresh)
+            total += ((rng.normal(size=fresh) - y.mean() - slope * (at - x.mean())) ** 2).mean()
+        return total
+
+    expected = np.sqrt(error(every) / error(some))
+    assert judgement.as_of_all(some, every) == pytest.approx(expected, abs=0.02)
+    assert judgement.as_of_all(every, every) == 1.0
 
 
 def test_scores_are_of_the_first_visit_and_the_target_where_enough_have_them() -> None:

@@ -33,6 +33,8 @@ DEVIATION = 3.0
 # Judging costs a fit a fold. Where that takes long, one fold of people says enough, and so few inside.
 FEW_FOLDS = 2
 FEWEST_UNITS = 20
+# Of each feature's own, an intercept and a slope, so that an error's variance is 1 + 2 / n times that of none learned.
+OWN_COEFFICIENTS = 2
 # To learn from, where others are judged: with large groups a part may leave next to nobody.
 FEWEST_PEOPLE = 5
 
@@ -54,6 +56,8 @@ class Stage:
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """CRPS (P, D) by choice and rung in baseline SD, NaN where nobody was judged, and errors of the mean.
+
+    CRPS is what learning from everybody leads to: people are judged by fewer, which costs most where these are few.
 
     change : (P, D), true, in baseline SD, NaN likewise.
     """
@@ -162,6 +166,7 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
         change[rows] = true * unit
         known = held.design.own_baseline(held.design.change)
         carried = spread_as("constant", held.design.X, known, held.design.weight).scale(X)
+        learned = as_of_all(len(np.unique(held.design.pairs.unit)), len(np.unique(pairs.unit)))
         for name, stage in fit_stages(held.design, folds, fold, self_conditioning).items():
             error = true - stage.mean.change(X)
             constant = spread_as("constant", held.design.X, stage.standard * stage.scale, held.design.weight).scale(X)
@@ -174,8 +179,15 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
                 ("spread", normal_crps(error, scale)),
                 ("margins", quantile_crps(ends, error / scale) * scale),
             ):
-                scores[name][rung][rows] = score * unit
+                # Carrying forward learns no mean.
+                plain = name == CHOICES[0] or rung == RUNGS[0]
+                scores[name][rung][rows] = score * unit * (1.0 if plain else learned)
     return Judgement(scores, errors, change, pairs.weight, pairs.unit)
+
+
+def as_of_all(some: int, every: int) -> float:
+    """By how much errors shrink that regressions on some units leave, when they are learned from every unit."""
+    return float(np.sqrt((1.0 + OWN_COEFFICIENTS / every) / (1.0 + OWN_COEFFICIENTS / some)))
 
 
 def _asked(whole: Design) -> np.ndarray:
