@@ -32,11 +32,11 @@ from ledger import commit, processor
 import secondgram as sg
 from secondgram.files import replacing
 from secondgram.imputation.context import Context
-from secondgram.imputation.finishing import Finisher
+from secondgram.imputation.default.shape import Shape
 from secondgram.imputation.missing import MissingCells
-from secondgram.imputation.packing import packed
-from secondgram.imputation.shape import Shape
 from secondgram.ops import native
+from secondgram.sampling.packed import packed
+from secondgram.sampling.postprocess import Finisher
 
 RESULT = Path(__file__).parent / "results" / "cpu_cohort.json"
 PEOPLE, FEATURES, COVARIATES, DRAWS = 41_706, 769, 14, 20

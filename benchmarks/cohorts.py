@@ -36,21 +36,21 @@ from bed_tasks import TASKS, Split, Task
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.apart import ONE_THREAD, PeerFailure, predictions_apart
-from secondgram.evaluation.baselines import PEERS
-from secondgram.evaluation.compare import predictions
+from secondgram.comparison.cache import cohort_digest
+from secondgram.comparison.compare import predictions
+from secondgram.comparison.isolated import ONE_THREAD, PeerFailure, predictions_apart
+from secondgram.comparison.methods import PEERS
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import central_interval
-from secondgram.evaluation.parts import cohort_digest
 from secondgram.files import replacing
-from secondgram.imputation import ladder
 from secondgram.imputation.context import levels
-from secondgram.imputation.design import Design
-from secondgram.imputation.judgement import Judgement, judge
-from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.default import model as default_model
+from secondgram.imputation.default.design import Design
+from secondgram.imputation.default.judgement import Judgement, judge
+from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.default.verdict import by_feature
 from secondgram.imputation.provenance import versions
 from secondgram.imputation.scores import crps
-from secondgram.imputation.verdict import by_feature
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cohorts.json"
@@ -102,9 +102,8 @@ def joined(parts: list[Scores]) -> Scores:
 def peers_digest() -> str:
     """SHA-256 of the peers' sources and of all they import, and of the versions of what they rest on."""
     package = Path(sg.__file__).parent
-    waiting = [
-        path for path in (package / "evaluation" / "baselines").glob("*.py") if path.stem not in ("gan", "catalogue")
-    ]
+    methods = package / "comparison" / "methods"
+    waiting = [path for path in methods.glob("*.py") if path.stem not in ("gan", "method_catalogue")]
     found: set[Path] = set()
     while waiting:
         path = waiting.pop()
@@ -175,7 +174,7 @@ def judgements() -> Iterator[list[tuple[Judgement, Design]]]:
         kept.append((judge(cohort, whole, *more), whole))
         return kept[-1][0]
 
-    with mock.patch.object(ladder, "judge", noted):
+    with mock.patch.object(default_model, "judge", noted):
         yield kept
 
 

@@ -24,9 +24,9 @@ from quality import PARTS, ROOT
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.compare import scored, splits
+from secondgram.comparison.cache import Parts, Predicted
+from secondgram.comparison.compare import scored, splits
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
-from secondgram.evaluation.parts import Parts, Predicted
 from secondgram.files import replacing
 from secondgram.imputation.provenance import versions
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import recorded
 import torch
-from beside import beside
 from chains import PUBLISHED, SMALL, Problem, ours, peers
+from interleaved import beside
 
 from secondgram import Denoiser
 from secondgram.diffusion import reference

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from beside import beside
+from interleaved import beside
 
 import secondgram as sg
-from secondgram.evaluation.evaluate import read_draws
-from secondgram.imputation.people import People
+from secondgram.imputation.draws_file import read_draws
+from secondgram.imputation.model_data import People
 from secondgram.imputation.result import Imputation
 
 # people, features, draws, rounds

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import recorded
-from beside import beside
+from interleaved import beside
 
 from secondgram.diffusion import noise as reference
 from secondgram.diffusion.noise import Purpose, person_keys

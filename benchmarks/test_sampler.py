@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from beside import beside
 from chains import PUBLISHED, SMALL, Problem, chain, ours, peers
+from interleaved import beside
 
 from secondgram import Denoiser, Sampler
 from secondgram.diffusion.folding import flops, fold

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from beside import beside
+from interleaved import beside
 from torch import Tensor
 
 from secondgram import Denoiser

@@ -13,14 +13,14 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
 
 import secondgram as sg
-from secondgram.evaluation.baselines import ARMS, BASELINES, PEERS, RIVALS, gan, mixed
-from secondgram.evaluation.baselines.known import GaussianResidual
-from secondgram.evaluation.baselines.linear import PENALTIES, FeatureRidge, PartialLeastSquares
-from secondgram.evaluation.baselines.mixed import MixedModel
-from secondgram.evaluation.baselines.peers import Peer
-from secondgram.evaluation.compare import METHODS, predictions
-from secondgram.imputation.people import People
-from secondgram.imputation.published import Published
+from secondgram.comparison.compare import METHODS, predictions
+from secondgram.comparison.methods import ARMS, BASELINES, PEERS, RIVALS, gan, mixed
+from secondgram.comparison.methods.known_cells import GaussianResidual
+from secondgram.comparison.methods.linear import PENALTIES, FeatureRidge, PartialLeastSquares
+from secondgram.comparison.methods.mixed import MixedModel
+from secondgram.comparison.methods.peers import Peer
+from secondgram.imputation.model_data import People
+from secondgram.imputation.paper import Published
 
 LEARNERS = BASELINES | RIVALS | PEERS
 POINTS = {"carry-forward": 1, "mean-change": 1, "ridge": 1, "hyperimpute": 1}

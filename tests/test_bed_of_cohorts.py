@@ -15,8 +15,8 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.compare import predictions, scored
-from secondgram.imputation.ladder import Ladder
+from secondgram.comparison.compare import predictions, scored
+from secondgram.imputation.default.model import Ladder
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_the_summary_of_a_bed(scores):
 
 
 def test_the_page_tells_the_bed(benchmark_module, monkeypatch, tmp_path):
-    page, scores = benchmark_module("page"), benchmark_module("bed_scores")
+    page, scores = benchmark_module("results_page"), benchmark_module("bed_scores")
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     assert page.bed() == []
     about = {"commit": "abc", "processor": "some", "shape": "auto"}
@@ -405,8 +405,8 @@ def test_peers_are_known_by_all_they_import(bed, monkeypatch):
     bed.peers_digest.cache_clear()
     bed.peers_digest()
     names = {"/".join(path.parts[-2:]) for path in read}
-    assert {"baselines/linear.py", "baselines/known.py", "imputation/context.py", "cohort/scaling.py"} <= names
-    assert not {"imputation/ladder.py", "evaluation/compare.py", "baselines/gan.py"} & names
+    assert {"methods/linear.py", "methods/known_cells.py", "imputation/context.py", "cohort/scaling.py"} <= names
+    assert not {"default/model.py", "comparison/compare.py", "methods/gan.py"} & names
 
 
 def test_the_command_leaves_out_what_is_not_there(benchmark_module, monkeypatch, tmp_path, capfd):

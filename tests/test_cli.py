@@ -14,7 +14,7 @@ import torch
 
 import secondgram as sg
 from secondgram.errors import MissingColumn
-from secondgram.imputation.published import Published
+from secondgram.imputation.paper import Published
 
 COHORT_OPTIONS = "--id --visit --time --static --outcomes --groups --site --features --layout --target --visits".split()
 OPTIONS = {

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 import secondgram as sg
-from secondgram.evaluation import compare as comparing
-from secondgram.evaluation.apart import PeerFailure, predictions_apart
-from secondgram.evaluation.compare import comparison_table, verdict
+from secondgram.comparison import compare as comparing
+from secondgram.comparison.compare import comparison_table, verdict
+from secondgram.comparison.isolated import PeerFailure, predictions_apart
+from secondgram.comparison.run_folder import markdown, show_comparison
 from secondgram.evaluation.metrics import METRICS, resemblance
-from secondgram.evaluation.run_folder import markdown, show_comparison
 
 FAST = ("carry-forward", "ridge-gaussian", "mean-change")
 

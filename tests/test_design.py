@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 
 import secondgram as sg
-from secondgram.imputation import base, design
 from secondgram.imputation.context import Context
-from secondgram.imputation.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out, without
+from secondgram.imputation.default import design
+from secondgram.imputation.default import mean as base
+from secondgram.imputation.default.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out, without
+from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.default.population import Population
 from secondgram.imputation.folds import unit_folds
-from secondgram.imputation.ladder import Ladder
-from secondgram.imputation.people import People, TrainingPairs
-from secondgram.imputation.population import Population
+from secondgram.imputation.model_data import People, TrainingPairs
 
 FEATURES = 5
 

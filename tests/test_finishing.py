@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from secondgram.diffusion.noise import NoiseRequest, Purpose
-from secondgram.imputation.finishing import Finisher
-from secondgram.imputation.quantiles import QuantileMap
 from secondgram.ops import native
 from secondgram.ops.registry import preferring
+from secondgram.sampling.postprocess import Finisher
+from secondgram.sampling.quantile_map import QuantileMap
 
 WAYS = [("fp32", name) for name in native.architectures()] + [
     (precision, name) for precision in ("fp16", "bf16") for name in native.architectures(precision)

@@ -13,15 +13,15 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
+from secondgram.comparison.compare import predictions, scored
 from secondgram.errors import InputError
-from secondgram.evaluation.compare import predictions, scored
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import nominal_coverage
-from secondgram.imputation import design
-from secondgram.imputation.design import Design
-from secondgram.imputation.judgement import judge
-from secondgram.imputation.ladder import Ladder
-from secondgram.imputation.people import People
+from secondgram.imputation.default import design
+from secondgram.imputation.default.design import Design
+from secondgram.imputation.default.judgement import judge
+from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.model_data import People
 from secondgram.imputation.result import Imputation
 from secondgram.ops import native
 
@@ -268,7 +268,7 @@ def test_of_five_visits_the_verdict_is_of_the_one_that_is_imputed(monkeypatch: p
     told = _model(imputer).verdict()["crps"].mean()
     assert told == pytest.approx(cells.crps.mean(), rel=0.1)
     # Of all pairs of visits, half as far apart, it would be another figure.
-    monkeypatch.setattr("secondgram.imputation.judgement.FEWEST_UNITS", 1000)
+    monkeypatch.setattr("secondgram.imputation.default.judgement.FEWEST_UNITS", 1000)
     everything = judge(cohort, Design.of(cohort, True), True, False, 0)
     assert everything.average(everything.scores["own"]["margins"]).mean() < 0.85 * told
 

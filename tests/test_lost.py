@@ -12,9 +12,9 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import CovariateEncoder
-from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.default.missing_draws import Later
+from secondgram.imputation.default.model import Ladder
 from secondgram.imputation.levels import MixedCells, decoded, groups
-from secondgram.imputation.lost import Later
 
 PEOPLE, EFFECT = 600, -0.6
 

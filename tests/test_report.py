@@ -16,9 +16,13 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation import findings
-from secondgram.evaluation.compare import comparison_table, scored
-from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
+from secondgram.comparison import findings
+from secondgram.comparison.compare import comparison_table, scored
+from secondgram.comparison.evidence import FILE, Evidence, digest, rounded
+from secondgram.comparison.report.drawing import Scale
+from secondgram.comparison.report.example_people import SHARES
+from secondgram.comparison.report.html import Html, join, tag
+from secondgram.comparison.report.labels import difference, interval, number, shares
 from secondgram.evaluation.metrics import (
     Cells,
     Estimate,
@@ -29,10 +33,6 @@ from secondgram.evaluation.metrics import (
     resemblance_table,
     standing,
 )
-from secondgram.evaluation.report.drawing import Scale
-from secondgram.evaluation.report.html import Html, join, tag
-from secondgram.evaluation.report.people import SHARES
-from secondgram.evaluation.report.words import difference, interval, number, shares
 
 HOSTILE = "<b>x</b>&\"'"
 METHODS = ("carry-forward", "ridge-gaussian")
@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demonstration: it has a model, and so the curves of its training."""
-    from secondgram.evaluation.demo import run as demo
+    from secondgram.comparison.demo import run as demo
 
     folder = tmp_path_factory.mktemp("report") / "demo"
     demo(folder, 440, 4, 3)
@@ -192,7 +192,7 @@ def test_cosines_and_skipped_steps_of_the_published_method(tmp_path: Path) -> No
 
 
 def _published_page(folder: Path, cohort: sg.SimulatedCohort, imputer: sg.SecondgramImputer) -> Seen:
-    from secondgram.evaluation.run_folder import write_run
+    from secondgram.comparison.run_folder import write_run
 
     scaling = SharedScaling.fit(cohort.baseline)
     result = imputer.impute(cohort, draws=5, who="all", show=False)
@@ -490,7 +490,7 @@ def test_people_are_chosen_by_rule() -> None:
 
 
 def test_folds_of_the_check_for_copies_are_put_together() -> None:
-    from secondgram.evaluation.evidence import Drawn, _joined_memory
+    from secondgram.comparison.evidence import Drawn, _joined_memory
 
     blank = np.zeros((1, 1))
     parts = [
@@ -507,7 +507,7 @@ def test_folds_of_the_check_for_copies_are_put_together() -> None:
 
 
 def test_copies_are_found_in_changes() -> None:
-    from secondgram.evaluation.evidence import _memory
+    from secondgram.comparison.evidence import _memory
 
     cohort = sg.simulate(400, 8, 0.5, seed=1, mode="gaussian")
     learn, judge = cohort.split(0.5, 0)

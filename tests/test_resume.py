@@ -20,7 +20,7 @@ import pytest
 
 import secondgram as sg
 from secondgram.files import replacing
-from secondgram.imputation.published import Published
+from secondgram.imputation.paper import Published
 from secondgram.training.trainer import Trainer
 
 # Ten moments spread over a run; the normal run takes one.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import secondgram as sg
-from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.default.model import Ladder
 
 CELLS = 3 * 6 * 16  # sixteen people of six features and three draws
 
@@ -77,7 +77,7 @@ LEARN = """
 import sys
 import numpy as np
 import secondgram as sg
-import secondgram.imputation.shape as shape
+import secondgram.imputation.default.shape as shape
 exec(sys.argv[1])
 if sys.argv[2] == "auto":
     # Keep the denoiser, whatever it earned.

@@ -18,20 +18,21 @@ import torch
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
+from secondgram.comparison.evidence import Evidence
 from secondgram.diffusion.schedule import Schedule
-from secondgram.evaluation.evidence import Evidence
-from secondgram.imputation import published, shape
+from secondgram.imputation import paper
+from secondgram.imputation.default import shape
+from secondgram.imputation.default.model import DefaultOptions, Ladder
+from secondgram.imputation.default.shape import Shape, ShapeOptions, fit_shape
 from secondgram.imputation.imputer import PRESETS
-from secondgram.imputation.ladder import DefaultOptions, Ladder
-from secondgram.imputation.people import People, TrainingPairs
-from secondgram.imputation.published import PaperOptions, Published
+from secondgram.imputation.model_data import People, TrainingPairs
+from secondgram.imputation.paper import PaperOptions, Published
 from secondgram.imputation.refit import impute_refitted
 from secondgram.imputation.result import Imputation
-from secondgram.imputation.sampler import Sampler
-from secondgram.imputation.shape import Shape, ShapeOptions, fit_shape
 from secondgram.ops import native
 from secondgram.ops.registry import preferred_precision, resolve
 from secondgram.ops.sampling import CANDIDATES
+from secondgram.sampling.sampler import Sampler
 from secondgram.training.trainer import History, Run, Trainer, TrainingOptions
 
 TINY: dict[str, Any] = {"embedding": 8, "widths": [8, 8, 8], "epochs": 1}
@@ -114,7 +115,7 @@ class Noted(Trainer):
 def stood_in(monkeypatch: pytest.MonkeyPatch, name: str, kind: Any) -> Any:
     """What is made of a class from now on that stands in for another in both presets."""
     kind.made = []
-    for module in (published, shape):
+    for module in (paper, shape):
         monkeypatch.setattr(module, name, kind)
     return kind.made
 
@@ -153,7 +154,7 @@ def test_held_back_people_teach_the_published_network_nothing(
     taught = rows_of(training.rows.paired_target, np.where(np.isfinite(later), later, 9.0))
     assert rows_of(training.rows.paired_condition[:, -width:], visits) == taught
     held = set(np.flatnonzero(cohort.paired).tolist()) - taught
-    assert len(held) == round(published.VALIDATION_SHARE * cohort.paired.sum())
+    assert len(held) == round(paper.VALIDATION_SHARE * cohort.paired.sum())
     assert cohort.groups is not None
     kin = set(np.flatnonzero(np.isin(cohort.groups, cohort.groups[sorted(held)])).tolist())
     assert len(kin) == 2 * len(held)
@@ -176,7 +177,7 @@ def test_held_back_people_teach_the_published_network_nothing(
             # Pairs are in the order of the cohort.
             return later[sorted(rows_of(conditions[:, -width:], visits))][None]
 
-    monkeypatch.setattr(published, "Sampler", Judging)
+    monkeypatch.setattr(paper, "Sampler", Judging)
     again = Published.fit(cohort, PaperOptions(**TINY), seed=3, run=Run(show=False))
     validate = trainers[-1].validate
     assert validate is not None
@@ -440,7 +441,7 @@ def test_draws_of_the_published_method_end_where_follow_ups_of_training_did(peop
 def test_a_precision_reaches_the_native_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     made = SimpleNamespace(sample=lambda *given, **named: np.zeros((1, 2, 3), dtype=np.float32))
-    monkeypatch.setattr("secondgram.imputation.sampler.native_sampler", noting(asked, "sampler", made))
+    monkeypatch.setattr("secondgram.sampling.sampler.native_sampler", noting(asked, "sampler", made))
     net = small()
     for precision in ("fp32", "auto"):
         Sampler(net, backend="cpu", precision=precision).sample(np.zeros((2, 4)), ["a", "b"])
@@ -700,8 +701,8 @@ def test_options_of_fit_reach_the_imputer(
 
 def test_options_of_compare_reach_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Callable[..., Any]) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr("secondgram.evaluation.compare.compare", noting(asked, "compare"))
-    monkeypatch.setattr("secondgram.evaluation.run_folder.show_comparison", noting(asked, "show"))
+    monkeypatch.setattr("secondgram.comparison.compare.compare", noting(asked, "compare"))
+    monkeypatch.setattr("secondgram.comparison.run_folder.show_comparison", noting(asked, "show"))
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
     out = tmp_path / "run"
     words = "--methods ridge,paper --folds 3 --repeats 2 --draws 9 --seed 4 --time-limit 60 --quiet"

@@ -15,18 +15,18 @@ from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
+from ..model_folder import read_folder, write_folder
 from ..ops import native
 from ..ops.registry import AUTO, BackendUnavailableError, preferred_precision, preferring, resolve
+from ..ops.row_tiles import one_blas_thread, one_thread
 from ..ops.sampling import BACKENDS, CANDIDATES, PRECISIONS
 from ..ops.semantics import processor_path
-from ..ops.tiles import one_blas_thread, one_thread
-from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
-from .ladder import DefaultOptions, Ladder
-from .model import CovariateModel, PresetModel
-from .people import People, check_trainable
+from .default.model import DefaultOptions, Ladder
+from .interfaces import CovariateModel, PresetModel
+from .model_data import People, check_trainable
+from .paper import PaperOptions, Published
 from .provenance import versions
-from .published import PaperOptions, Published
 from .result import Imputation
 from .selection import as_trained, check_sites, complete, feature_order, select_people
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..files import clear, explained, locked, look, replacing, writing
-from ..ops.memory import recycling
+from ..ops.buffers import recycling
 from ..progress import progress
-from .packing import unchanging
+from ..sampling.packed import unchanging
 
 MANIFEST = "parts.json"
 

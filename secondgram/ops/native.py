@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..diffusion.folding import BLOCKS, FoldedDenoiser
 from ..diffusion.noise import NoiseRequest, Purpose
-from . import memory
+from . import buffers
 from .extension import load
 
 __all__ = [
@@ -462,7 +462,7 @@ def scatter_missing(
 
 
 class NativeFinish:
-    """Components to draws, with packed matrices. Reference implementation: `secondgram.imputation.finishing.Finisher`.
+    """Components to draws, with packed matrices. Reference implementation: `secondgram.sampling.postprocess.Finisher`.
 
     width : D;  loading : (D, D) or None;  components, margins : (start, end), both (knots, D), or None;  clip : 0 for
     none;  precision : `fp32`, `fp16` or `bf16`, of the factors of the product with the loading.
@@ -523,7 +523,7 @@ class NativeFinish:
             raise ValueError(f"place {which.max()} of {self.width}")
         if moved is not None:
             moved.check(people, count, self.width)
-        out = memory.empty((self.width, people, count), dtype)
+        out = buffers.empty((self.width, people, count), dtype)
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"draws of {dtype}")
         _extension().finish(

@@ -20,9 +20,9 @@ from ..diffusion.reference import Dropout, add_noise, training_target
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
 from ..files import kept
+from ..model_folder import read_folder, write_folder
 from ..progress import progress
 from . import gradients
-from .checkpoint import read_folder, write_folder
 from .recording import Record, Recorder, Tensors, cuda_graph
 from .tasks import TASKS, Batch, TaskRows, task_losses
 
