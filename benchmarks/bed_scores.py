@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from secondgram.evaluation.metrics import cell_mean, interval, resamples, standing
+from secondgram.evaluation.metrics import cell_mean, interval, resamples, win_tie_loss
 from secondgram.evaluation.metrics.bootstrap import over_features
 
 BOOTSTRAPS = 1000
@@ -39,7 +39,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray, unit: np.ndarray) -> tuple[Tr
     """
     weights = resamples(unit, BOOTSTRAPS, 0)
     one, other = averages(ours, weights), averages(theirs, weights)
-    return interval(one / other), STANDINGS[standing(interval(one - other))]
+    return interval(one / other), STANDINGS[win_tie_loss(interval(one - other))]
 
 
 def compared(peers: dict[str, Scores], default: Scores, unit: np.ndarray, names: list[str]) -> dict[str, Any]:

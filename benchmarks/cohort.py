@@ -36,7 +36,7 @@ from secondgram.imputation.default.shape import Shape
 from secondgram.imputation.missing import MissingCells
 from secondgram.ops import native
 from secondgram.sampling.packed import packed
-from secondgram.sampling.postprocess import Finisher
+from secondgram.sampling.postprocess import Postprocess
 
 RESULT = Path(__file__).parent / "results" / "cpu_cohort.json"
 PEOPLE, FEATURES, COVARIATES, DRAWS = 41_706, 769, 14, 20
@@ -76,7 +76,7 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (Context, "inputs", "inputs, filling with them"),
     (MissingCells, "fill", "filling missing cells"),
     (MissingCells, "drawn", "drawing missing cells"),
-    (Finisher, "draws", "finishing"),
+    (Postprocess, "draws", "finishing"),
 )
 
 
@@ -104,7 +104,7 @@ def impute(folder: Path, table: str, threads: int | None) -> dict[str, Any]:
 
 
 def cores(folder: Path) -> dict[str, Any]:
-    """Sampling, finishing and missing cells by one thread and by two, nothing being written; the least of each."""
+    """Sampling, postprocessing and missing cells by one thread and by two, nothing being written; the least of each."""
     imputer = sg.load(folder / "model")
     cohort = sg.read_cohort(folder / "missing.parquet", like=imputer)
     cohort = cohort.take(np.arange(min(len(cohort), IN_MEMORY)))

@@ -38,7 +38,7 @@ import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
 from secondgram.comparison.cache import cohort_digest
 from secondgram.comparison.compare import predictions
-from secondgram.comparison.isolated import ONE_THREAD, PeerFailure, predictions_apart
+from secondgram.comparison.isolated import ONE_THREAD, PeerFailure, predictions_isolated
 from secondgram.comparison.methods import PEERS
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import central_interval
@@ -47,7 +47,7 @@ from secondgram.imputation.context import levels
 from secondgram.imputation.default import model as default_model
 from secondgram.imputation.default.design import Design
 from secondgram.imputation.default.judgement import Judgement, judge
-from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.default.model import DefaultModel
 from secondgram.imputation.default.verdict import by_feature
 from secondgram.imputation.provenance import versions
 from secondgram.imputation.scores import crps
@@ -75,7 +75,7 @@ def scored(
     mean, drawn = predicted
     column = {name: place for place, name in enumerate(names)}
     columns = [column[name] for name in judge.features]
-    _, unit = scaling.units(len(judge), judge.site)
+    _, unit = scaling.original_scale(len(judge), judge.site)
     unit = unit[:, columns]
     truth, drawn = true_followup(judge) / unit, drawn / unit
     low, high = central_interval(drawn)
@@ -146,7 +146,7 @@ def peer_scores(
     try:
         for learn, judge in splits:
             if peer in PEERS:
-                predicted = predictions_apart(peer, learn, judge, DRAWS, 0, FOREST_SECONDS)
+                predicted = predictions_isolated(peer, learn, judge, DRAWS, 0, FOREST_SECONDS)
             else:
                 predicted = predictions(peer, learn, judge, DRAWS, 0)
             parts.append(scored(scaling, cohort.features, judge, predicted))
@@ -180,7 +180,7 @@ def judgements() -> Iterator[list[tuple[Judgement, Design]]]:
 
 def expectation(
     judged: tuple[Judgement, Design],
-    model: Ladder,
+    model: DefaultModel,
     scaling: SharedScaling,
     learn: sg.Cohort,
     names: tuple[str, ...],
@@ -194,8 +194,8 @@ def expectation(
     people = whole.pairs.people
     place = {name: number for number, name in enumerate(names)}
     columns = [place[name] for name in learn.features]
-    _, own = SharedScaling.fit(levels(learn), learn.site).units(len(people), people.site)
-    _, unit = scaling.units(len(people), people.site)
+    _, own = SharedScaling.fit(levels(learn), learn.site).original_scale(len(people), people.site)
+    _, unit = scaling.original_scale(len(people), people.site)
     score = by_feature(judgement, model.mean_change.chosen)[rung] * own / unit[:, columns]
     weight = judgement.weight[:, None] * np.isfinite(score)
     total = weight.sum(axis=0)
@@ -209,7 +209,7 @@ def change(scaling: SharedScaling, names: tuple[str, ...], people: sg.Cohort) ->
     pairs = people.take(people.paired)
     place = {name: number for number, name in enumerate(names)}
     columns = [place[name] for name in pairs.features]
-    _, unit = scaling.units(len(pairs), pairs.site)
+    _, unit = scaling.original_scale(len(pairs), pairs.site)
     found = np.full(len(names), np.nan)
     found[columns] = _mean(np.abs(true_followup(pairs) - pairs.baseline) / unit[:, columns])
     return found
@@ -261,7 +261,7 @@ def run(
             result = imputer.impute(judge, draws=DRAWS, seed=0, who="all")
             parts.append(scored(scaling, cohort.features, judge, (result.mean, result.draws)))
             model = imputer.model_
-            assert isinstance(model, Ladder)
+            assert isinstance(model, DefaultModel)
             for into, rung in ((expected, "margins"), (carried, "carry-forward")):
                 into.append(expectation(judged[0], model, scaling, learn, cohort.features, rung))
             rungs.append(model.ladder()["choice"].to_dict())

@@ -12,7 +12,7 @@ from ledger import quantiles
 Way = Callable[[], object]
 
 
-def beside(benchmark: Any, ours: Way, peers: dict[str, Way], *, rounds: int, group: str, **facts: Any) -> None:
+def interleaved(benchmark: Any, ours: Way, peers: dict[str, Way], *, rounds: int, group: str, **facts: Any) -> None:
     """Time `ours` with every peer before each of its rounds; all were checked by the caller.
 
     `extra_info["peers"]` has, by peer, quantiles of its seconds and of how many times faster ours was than the peer's

@@ -28,7 +28,7 @@ from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.memorisation import Memorisation, memorisation
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
 from secondgram.files import replacing
-from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.default.model import DefaultModel
 from secondgram.imputation.provenance import versions
 from secondgram.imputation.scores import crps
 
@@ -130,7 +130,7 @@ def judge_split(scaling: SharedScaling, learn: sg.Cohort, judge: sg.Cohort, peer
     result = imputer.impute(judge, draws=DRAWS, seed=0, who="all")
     add("default", result.mean, result.draws)
     model = imputer.model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     about: dict[str, Any] = {"seconds_to_fit": seconds, "ladder": model.ladder().reset_index().to_dict("records")}
     about["kept"] = [] if model.joint.shape is None else model.joint.shape.kept.tolist()
     if model.joint.shape is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interleaved import beside
+from interleaved import interleaved
 
 import secondgram as sg
 from secondgram.imputation.draws_file import read_draws
@@ -51,7 +51,7 @@ def test_imputation(benchmark: Any, name: str, tmp_path: Path, threads: int, mon
     assert distance <= GATE
     shape = imputer.model_.joint.shape  # type: ignore[attr-defined]
     assert shape is not None
-    beside(
+    interleaved(
         benchmark,
         lambda: run("cpu"),
         {"the same on eager torch": lambda: run("reference")},

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from results_page import _table
 
-from secondgram.evaluation.metrics import FURTHER, METRICS, Estimate, standing
+from secondgram.evaluation.metrics import FURTHER, METRICS, Estimate, win_tie_loss
 
 FILE = "standing.json"
 OURS = "default"
@@ -36,7 +36,7 @@ def section(runs: list[tuple[str, Path]]) -> list[str]:
         table = pd.read_csv(folder / "table.csv")
         row = [title]
         for peer in PEERS.values():
-            words = [standing(Estimate.of(each)) for each in told[peer]]
+            words = [win_tie_loss(Estimate.of(each)) for each in told[peer]]
             row += [str(words.count(word)) for word in WORDS]
             lost += [
                 [title, name, peer, f"{triple[0]:+.1f} % ({triple[1]:+.1f} to {triple[2]:+.1f})"]

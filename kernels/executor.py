@@ -25,7 +25,7 @@ from .launches import described_architecture
 from .launches import launch as start
 from .layout import BOTTLENECKS, Arena, Matrix, Size, begins, packed_sizes, packing, padded
 from .owned import Owned
-from .pack import stage_kernel
+from .pack import pack_kernel
 from .weights import norm_kernel, weights_kernel
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -81,7 +81,7 @@ def _frequencies(features: int, device: torch.device) -> Tensor:
 
 
 def _packing_tables(size: Size, pointers: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Table and programs of `stage_kernel`, for parameters at these addresses: the weights it packs."""
+    """Table and programs of `pack_kernel`, for parameters at these addresses: the weights it packs."""
     at = dict(zip(size.parameters, pointers, strict=True))
     matrices, sources = packing(size)
     table, programs = [], []
@@ -245,7 +245,7 @@ class Pass:
         self.arena, self.earlier, self.statistics, self.users = arena, earlier, statistics, users
         self.weights, self.tables, self.noise = weights, tables, noise
         self.coefficients, self.offsets, self.drops = coefficients, offsets, drops
-        # At first the moments of x come from `stage_kernel`, which takes whole rows; then from `step_kernel`.
+        # At first the moments of x come from `pack_kernel`, which takes whole rows; then from `step_kernel`.
         self.first_step = True
         self.products = PRECISIONS[precision].products
         self.architecture = architecture(packed.device)
@@ -265,7 +265,7 @@ class Pass:
         """One launch, on the tile of the table unless another is given."""
         chosen = self._tile(launch) if tile is None else tile.dividing(launch.halves) if launch.halves else tile
         {
-            "stage": self._stage,
+            "pack": self._pack,
             "forward": self._forward,
             "backward": self._backward,
             "narrow": self._narrow,
@@ -296,7 +296,7 @@ class Pass:
     # -- places -------------------------------------------------------------------------
 
     def _tile(self, launch: Launch) -> tuning.Tile:
-        if launch.kernel in ("stage", "norms"):
+        if launch.kernel in ("pack", "norms"):
             return tuning.INTERPRETED
         tile = tuning.tile(self.architecture, self.precision, launch.kernel, self.rows, self._columns(launch))
         if self.architecture is None and launch.columns:
@@ -342,7 +342,7 @@ class Pass:
 
     # -- kernels ------------------------------------------------------------------------
 
-    def _stage(self, launch: Launch, tile: tuning.Tile) -> None:
+    def _pack(self, launch: Launch, tile: tuning.Tile) -> None:
         size, packs = self.size, launch.weight == "all"
         x, out_x = self.users[launch.read("x")[5:]], self._at(launch.written("x"))
         assert out_x is not None
@@ -353,13 +353,13 @@ class Pass:
             table, programs = _packed_of.get(places, self.weights, lambda: _packing_tables(*places))
         start(
             launch.name,
-            stage_kernel,
+            pack_kernel,
             (self.rows + (len(programs) if programs is not None else 0),),
             out_x=out_x,
             out_hat=self._at(launch.written("hat")),
             out_waves=self._at(launch.written("waves")),
             out_c=self._at(launch.written("c")),
-            moments=self._moments("x" if launch.name == "stage" else ""),
+            moments=self._moments("x" if launch.name == "pack" else ""),
             packed=self.packed if packs else None,
             vectors=self.vectors if packs else None,
             x=x,

@@ -20,7 +20,7 @@ BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "fp32": 4}
 class Launch:
     """One launch.
 
-    kernel : which one, as in `tuning.KERNELS`, or "stage", "weights", "norms".
+    kernel : which one, as in `tuning.KERNELS`, or "pack", "weights", "norms".
     reads, writes : buffers of `rows` rows by the role they play;  weight : the packed weight.
     columns, depth : of the product, padded;  activate : SiLU at the end;  width : true width of the rows whose moments
     are written or read;  halves : where the columns divide in two, 0 for nowhere;  halved : also the inputs do.
@@ -76,8 +76,8 @@ def forward(size: Size, keep: bool) -> Program:
 
     launches = [
         Launch(
-            "stage",
-            "stage",
+            "pack",
+            "pack",
             reads=_roles(x="user:x", t="user:t", c="user:c"),
             writes=_roles(x="x", hat=kept("x.hat"), waves="waves", c="c"),
             weight="all",
@@ -210,7 +210,7 @@ def backward(size: Size, x_gradient: bool, c_gradient: bool) -> Program:
         if ends.source != "x":
             widths[f"{name}.hat"] = ends.inputs
     launches = [
-        Launch("gradient", "stage", reads=_roles(x="user:g"), writes=_roles(x="g")),
+        Launch("gradient", "pack", reads=_roles(x="user:g"), writes=_roles(x="g")),
         Launch(
             "out.back",
             "backward",
@@ -340,7 +340,7 @@ def folded(size: Size, step: bool) -> Program:
     widths = {"x": d, "bottom": n}
     launches = []
     if not step:
-        launches.append(Launch("stage", "stage", reads=_roles(x="user:x"), writes=_roles(x="x")))
+        launches.append(Launch("pack", "pack", reads=_roles(x="user:x"), writes=_roles(x="x")))
     for number, (name, ends) in enumerate(size.ends.items()):
         widths[f"{name}.inner"] = e
         launches.append(
@@ -431,7 +431,7 @@ def costs(program: Program, rows: int, precision: str, forward_widths: dict[str,
             squares = 4 if folds else 5
             read += (launch.columns * (launch.depth + squares * launch.columns)) * item
             flops += 2 * rows * squares * launch.columns**2
-        elif launch.kernel == "stage" and launch.weight:
+        elif launch.kernel == "pack" and launch.weight:
             read += 4 * size.total
             written += item * packed_sizes(matrices)[0]
         elif launch.kernel == "weights":

@@ -130,7 +130,7 @@ def _row(
     do_not_specialize=["rows", "features", "conditions", "x_stride", "t_stride", "c_stride"],
     do_not_specialize_on_alignment=["x", "t", "c", "moments"],
 )
-def stage_kernel(
+def pack_kernel(
     out_x,  # [rows, padded_features], with a row stride of its own
     out_hat,  # [rows, padded_features] (x - mean) / std, or None
     out_waves,  # [rows, padded_features] sincos(t), or None

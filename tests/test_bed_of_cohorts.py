@@ -16,7 +16,7 @@ import pytest
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
 from secondgram.comparison.compare import predictions, scored
-from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.default.model import DefaultModel
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_what_a_ladder_expects_is_told_in_units_of_the_task(bed):
     cohort = sg.simulate(80, 3, 1.0, 0, mode="gaussian")
     with bed.judgements() as judged:
         model = sg.SecondgramImputer(seed=0, shape="off").fit(cohort, show=False).model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     names = ("absent", *cohort.features)
     own = SharedScaling.fit(cohort.baseline)
     spread = np.concatenate([[1.0], 2 * own.spread[0]])
@@ -382,12 +382,12 @@ def test_what_is_expected_is_converted_pair_by_pair(bed):
     sited = sg.Cohort(cohort.ids, visits, cohort.features, cohort.visit_labels, cohort.times, site=site, target=1)
     with bed.judgements() as judged:
         model = sg.SecondgramImputer(seed=0, shape="off").fit(sited, show=False).model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     own = SharedScaling.fit(sited.baseline, site)
     one = SharedScaling(np.zeros((1, 3)), np.ones((1, 3)))
     found = bed.expectation(judged[0], model, one, sited, sited.features, "margins")
     judgement, whole = judged[0]
-    unit = own.units(len(whole.pairs), whole.pairs.people.site)[1]
+    unit = own.original_scale(len(whole.pairs), whole.pairs.people.site)[1]
     score = np.stack([judgement.scores[name]["margins"][:, f] for f, name in enumerate(model.mean_change.chosen)], 1)
     np.testing.assert_allclose(found, np.nanmean(score * unit, axis=0), rtol=1e-6)
     assert (np.abs(found / (np.nanmean(score, axis=0) * unit.mean(axis=0)) - 1) > 1e-3).any()

@@ -17,7 +17,7 @@ from secondgram.imputation.default import mean as mean_stage
 from secondgram.imputation.default.design import Design, fit_folds
 from secondgram.imputation.default.judgement import CHOICES, RUNGS, Judgement, Stage, fit_stages, follow, judge
 from secondgram.imputation.default.margins import fit_margins
-from secondgram.imputation.default.model import DefaultOptions, Ladder
+from secondgram.imputation.default.model import DefaultModel, DefaultOptions
 from secondgram.imputation.default.population import Population
 from secondgram.imputation.default.spread import fit_spread, spread_as
 from secondgram.imputation.folds import unit_folds
@@ -274,8 +274,8 @@ def _noting(
     return lambda: seen
 
 
-def _train(cohort: sg.Cohort, seed: int = 0, **options: Any) -> Ladder:
-    return Ladder.fit(cohort, DefaultOptions(shape="off", **options), seed=seed, run=Run(show=False))
+def _train(cohort: sg.Cohort, seed: int = 0, **options: Any) -> DefaultModel:
+    return DefaultModel.fit(cohort, DefaultOptions(shape="off", **options), seed=seed, run=Run(show=False))
 
 
 def test_without_self_conditioning_no_population_is_learned_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:

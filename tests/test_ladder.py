@@ -20,7 +20,7 @@ from secondgram.evaluation.metrics import nominal_coverage
 from secondgram.imputation.default import design
 from secondgram.imputation.default.design import Design
 from secondgram.imputation.default.judgement import judge
-from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.default.model import DefaultModel
 from secondgram.imputation.model_data import People
 from secondgram.imputation.result import Imputation
 from secondgram.ops import native
@@ -211,8 +211,8 @@ def _fit(cohort: sg.Cohort) -> sg.SecondgramImputer:
     return sg.SecondgramImputer(shape="off").fit(cohort, show=False)
 
 
-def _model(imputer: sg.SecondgramImputer) -> Ladder:
-    assert isinstance(imputer.model_, Ladder)
+def _model(imputer: sg.SecondgramImputer) -> DefaultModel:
+    assert isinstance(imputer.model_, DefaultModel)
     return imputer.model_
 
 
@@ -329,7 +329,7 @@ def test_no_draw_is_far_beyond_what_was_seen(
 ) -> None:
     """Shapes with far ends and wide spreads make draws that no person had; those within are as they were."""
     model = deepcopy(imputer.model_)
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     people = People.of(halves[1], keep_known=False)
     draws = np.arange(200)
     before = model.draw(people, draws, 1)

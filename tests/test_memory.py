@@ -17,7 +17,7 @@ def test_outside_it_is_numpys() -> None:
 
 
 def test_used_again_once_dropped() -> None:
-    with buffers.recycling():
+    with buffers.reusing_buffers():
         first = buffers.empty((100, 10), np.float64)
         here = address(first)
         del first
@@ -28,7 +28,7 @@ def test_used_again_once_dropped() -> None:
 
 
 def test_never_while_a_part_is_held() -> None:
-    with buffers.recycling():
+    with buffers.reusing_buffers():
         first = buffers.empty((100, 10), np.float64)
         first[:] = 1.0
         row = first[7]
@@ -45,7 +45,7 @@ def test_never_while_a_part_is_held() -> None:
 def test_what_pyarrow_holds_is_held() -> None:
     import pyarrow as pa
 
-    with buffers.recycling():
+    with buffers.reusing_buffers():
         first = buffers.empty((2, 8), np.float64)
         first[:] = 3.0
         column = pa.array(first[1])
@@ -55,12 +55,12 @@ def test_what_pyarrow_holds_is_held() -> None:
 
 
 def test_a_longer_one_gets_its_own() -> None:
-    with buffers.recycling():
+    with buffers.reusing_buffers():
         short = address(buffers.empty((4,), np.float64))
         assert address(buffers.empty((4,), np.float64)) == short
         assert buffers.empty((400,), np.float64).size == 400
 
 
 def test_empty_shapes() -> None:
-    with buffers.recycling():
+    with buffers.reusing_buffers():
         assert buffers.empty((0, 5), np.float64).shape == (0, 5)

@@ -14,8 +14,8 @@ from secondgram.diffusion.folding import fold
 from secondgram.diffusion.schedule import Schedule
 from secondgram.diffusion.solvers import solver_table
 from secondgram.errors import InputError
-from secondgram.imputation.default.model import Ladder
-from secondgram.imputation.paper import Published
+from secondgram.imputation.default.model import DefaultModel
+from secondgram.imputation.paper import PaperModel
 from secondgram.ops import native
 from secondgram.ops.registry import BackendUnavailableError, preferring
 from secondgram.sampling import packed
@@ -102,9 +102,9 @@ def test_its_noise_is_that_of_fp32(precision: str) -> None:
 
 def _trained(imputers: dict[str, Any], preset: str) -> tuple[Denoiser, Schedule, str]:
     model = imputers[preset].model_
-    if isinstance(model, Published):
+    if isinstance(model, PaperModel):
         return model.net, Schedule.make("linear"), "noise"
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     assert model.joint.shape is not None
     return model.joint.shape.nets[0], model.joint.shape.schedule, "v"
 
@@ -173,8 +173,8 @@ def test_a_settled_sampler_decides_once_and_sees_new_weights(monkeypatch: pytest
     net = _net(17)
     c, keys = np.zeros((3, 21), np.float32), np.arange(3, dtype=np.uint64)
     with preferring("reference"):
-        assert Sampler(net, ZERO, prediction="v").settle().precision == "auto"
-    sampler = Sampler(net, ZERO, prediction="v").settle("ddim", 3)
+        assert Sampler(net, ZERO, prediction="v").resolve_precision().precision == "auto"
+    sampler = Sampler(net, ZERO, prediction="v").resolve_precision("ddim", 3)
     assert sampler.precision == packed.decided(net, solver_table(ZERO, "ddim", 3, "v").rows, "auto")
     before = sampler.sample(c, keys, 2, solver="ddim", steps=3, keys=keys)
 

@@ -31,7 +31,7 @@ from secondgram.evaluation.metrics import (
     pit_histogram,
     resamples,
     resemblance_table,
-    standing,
+    win_tie_loss,
 )
 
 HOSTILE = "<b>x</b>&\"'"
@@ -155,7 +155,7 @@ def test_same_run_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_verdict_is_that_of_the_evidence(run: Path) -> None:
     evidence = json.loads((run / FILE).read_text())["content"]
-    found = [standing(Estimate.of(each)) for each in evidence["features"]["ours_carry"]]
+    found = [win_tie_loss(Estimate.of(each)) for each in evidence["features"]["ours_carry"]]
     text = (run / "report.html").read_text(encoding="utf-8")
     heading = re.search(r"<h1>(.*?)</h1>", text)
     assert heading is not None
@@ -319,8 +319,8 @@ def test_verdict_names_what_wins_ties_and_loses() -> None:
     # Half the error, the same error, twice the error.
     ours = truth + (carry - truth)[::-1] * np.array([0.5, 1.0, 2.0])
     focus = {"ours": _cells(truth, baseline, ours), "carry": _cells(truth, baseline, carry)}
-    found = findings.verdict(focus, ["a", "b", "c"], resamples(focus["ours"].unit, 200, 0))
-    assert [standing(each) for each in found["ours_carry"]] == ["better", "tie", "worse"]
+    found = findings.feature_findings(focus, ["a", "b", "c"], resamples(focus["ours"].unit, 200, 0))
+    assert [win_tie_loss(each) for each in found["ours_carry"]] == ["better", "tie", "worse"]
     assert found["use"] == ["ours", "carry", "carry"]
     np.testing.assert_allclose([each.value for each in found["ours_carry"]], [-50, 0, 100], atol=1e-9)
     for role, values in (("ours", ours), ("carry", carry)):
@@ -381,10 +381,10 @@ def test_a_feature_that_nobody_has_at_follow_up(tmp_path: Path) -> None:
     evidence.add("carry-forward", poor, judge, scaling, draws)
     cells = {"carry-forward": scored(scaling, judge, judge.baseline, draws)}
     weights = resamples(cells["carry-forward"].unit, 20, 0)
-    found = findings.verdict(
+    found = findings.feature_findings(
         {"ours": cells["carry-forward"], "ridge": cells["carry-forward"]}, ["a", "b", "c"], weights
     )
-    assert standing(found["ours_ridge"][1]) == "tie"
+    assert win_tie_loss(found["ours_ridge"][1]) == "tie"
     matrix = findings.correlations(cells["carry-forward"], 0)["levels"]["real"]
     assert (np.array(matrix) == 0).sum() >= 5
 

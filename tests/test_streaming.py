@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import secondgram as sg
-from secondgram.imputation.default.model import Ladder
+from secondgram.imputation.default.model import DefaultModel
 
 CELLS = 3 * 6 * 16  # sixteen people of six features and three draws
 
@@ -124,7 +124,7 @@ def test_a_large_cohort_stays_below_two_gigabytes(shape, tmp_path):
 
     run(LEARN, shape)
     model = sg.load(tmp_path / "model").model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     assert (model.joint.shape is not None) == (shape == "auto")
     path: Path = tmp_path / "draws.parquet"
     try:

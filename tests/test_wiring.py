@@ -1,6 +1,6 @@
 """What is handed on: that each part gets the people, the scales and the arguments that are meant for it.
 
-Parts are tested where they stand; here a part is often replaced by one that notes what it was given.
+FoldCache are tested where they stand; here a part is often replaced by one that notes what it was given.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from secondgram.comparison.evidence import Evidence
 from secondgram.diffusion.schedule import Schedule
 from secondgram.imputation import paper
 from secondgram.imputation.default import shape
-from secondgram.imputation.default.model import DefaultOptions, Ladder
+from secondgram.imputation.default.model import DefaultModel, DefaultOptions
 from secondgram.imputation.default.shape import Shape, ShapeOptions, fit_shape
 from secondgram.imputation.imputer import PRESETS
 from secondgram.imputation.model_data import People, TrainingPairs
-from secondgram.imputation.paper import PaperOptions, Published
+from secondgram.imputation.paper import PaperModel, PaperOptions
 from secondgram.imputation.refit import impute_refitted
 from secondgram.imputation.result import Imputation
 from secondgram.ops import native
@@ -146,7 +146,7 @@ def test_held_back_people_teach_the_published_network_nothing(
     people: sg.SimulatedCohort, trainers: list[Noted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cohort = families(people)
-    model = Published.fit(cohort, PaperOptions(pretraining=1, **TINY), seed=3, run=Run(show=False))
+    model = PaperModel.fit(cohort, PaperOptions(pretraining=1, **TINY), seed=3, run=Run(show=False))
     before, training = trainers
     visits = model.before.apply(cohort.baseline)
     later = model.after.apply(cohort.followup)
@@ -169,7 +169,7 @@ def test_held_back_people_teach_the_published_network_nothing(
         def __init__(self, *given: Any, **named: Any) -> None:
             self.precision = "fp32"
 
-        def settle(self) -> Judging:
+        def resolve_precision(self) -> Judging:
             return self
 
         def sample(self, conditions: np.ndarray, *given: Any, **named: Any) -> np.ndarray:
@@ -178,7 +178,7 @@ def test_held_back_people_teach_the_published_network_nothing(
             return later[sorted(rows_of(conditions[:, -width:], visits))][None]
 
     monkeypatch.setattr(paper, "Sampler", Judging)
-    again = Published.fit(cohort, PaperOptions(**TINY), seed=3, run=Run(show=False))
+    again = PaperModel.fit(cohort, PaperOptions(**TINY), seed=3, run=Run(show=False))
     validate = trainers[-1].validate
     assert validate is not None
     # What it predicts is compared with those people's own follow-ups.
@@ -189,7 +189,7 @@ def test_held_back_people_teach_the_published_network_nothing(
 def test_a_self_row_of_the_published_method_is_blurred_as_published(
     people: sg.SimulatedCohort, trainers: list[Noted]
 ) -> None:
-    Published.fit(people, PaperOptions(**TINY), seed=3, run=Run(show=False))
+    PaperModel.fit(people, PaperOptions(**TINY), seed=3, run=Run(show=False))
     signal, noise = trainers[0].rows.self_noise
     schedule = Schedule.make("linear")
     # Step 6 of 100, of spread 0.12.
@@ -200,7 +200,7 @@ def test_a_self_row_of_the_published_method_is_blurred_as_published(
 def test_without_self_conditioning_nobody_is_their_own_condition(
     people: sg.SimulatedCohort, trainers: list[Noted]
 ) -> None:
-    Published.fit(people, PaperOptions(self_conditioning=False, **TINY), seed=3, run=Run(show=False))
+    PaperModel.fit(people, PaperOptions(self_conditioning=False, **TINY), seed=3, run=Run(show=False))
     assert len(trainers[0].rows.self_visit) == len(trainers[0].rows.self_static) == 0
 
 
@@ -347,7 +347,7 @@ def test_what_is_asked_of_an_imputation_reaches_the_model_however_it_is_read(
 def test_what_is_asked_of_an_imputer_is_what_the_imputation_holds(people: sg.SimulatedCohort, half: sg.Cohort) -> None:
     net = small(conditions=3 + people.static.shape[1])
     imputer = sg.SecondgramImputer("paper", backend="reference")
-    imputer.model_ = Published.around(net, people)
+    imputer.model_ = PaperModel.around(net, people)
     imputer._remember(people)
     made = imputer.impute(half, 3, 11, "all", 4, "ddim", gap=2.5, precision="fp32", threads=2, show=False)
     assert made.draw_numbers.tolist() == [0, 1, 2]
@@ -415,7 +415,7 @@ def test_the_published_network_is_sampled_as_asked(
     people: sg.SimulatedCohort, samplers: list[Sampled], start: str
 ) -> None:
     net = small(conditions=3 + people.static.shape[1])
-    model = Published.around(net, people)
+    model = PaperModel.around(net, people)
     model.options = PaperOptions(start=start, solver="sde-dpm++2m", steps=9)
     shown = People.of(people, keep_known=False)
     for asked, expected in ((("ddim", 5), ("ddim", 5)), ((None, None), ("sde-dpm++2m", 9))):
@@ -428,7 +428,7 @@ def test_the_published_network_is_sampled_as_asked(
 
 
 def test_draws_of_the_published_method_end_where_follow_ups_of_training_did(people: sg.SimulatedCohort) -> None:
-    model = Published.around(small(conditions=3 + people.static.shape[1]), people)
+    model = PaperModel.around(small(conditions=3 + people.static.shape[1]), people)
     shown = People.of(people, keep_known=False)
     far = np.tile(np.array([-3.0, 0.0, 3.0], dtype=np.float32), (1, len(people), 1))
     drawn = model.finish(shown, np.zeros(1, dtype=int), 0, far)[0]
@@ -483,7 +483,7 @@ def test_solver_and_steps_reach_the_network_of_the_default_preset(
     ladder: sg.SecondgramImputer, people: sg.SimulatedCohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ladder.model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     asked: dict[str, Any] = {}
     shown = People.of(people, keep_known=False)
     nets = Shape([small()], Schedule.make("linear", 100, zero_terminal=True), np.array([0]))
@@ -512,7 +512,7 @@ def test_what_a_fit_is_asked_reaches_the_model(
             asked["fit"] = train, options, seed, run, set_to
             return cls()
 
-        def settled(self) -> str:
+        def resolved_precision(self) -> str:
             return "fp32"
 
     monkeypatch.setitem(PRESETS, "paper", (PaperOptions, Fitted))

@@ -23,7 +23,7 @@ FOLDER = "parts"
 Predicted = tuple[np.ndarray, np.ndarray]
 
 
-class Parts:
+class FoldCache:
     """Predictions of finished methods and folds below a run's folder; without a folder nothing is kept.
 
     A file counts only for the cohort, the settings, the versions and the source code it was made with; any other, and a

@@ -25,15 +25,15 @@ from ..evaluation.metrics import (
     interval,
     nominal_coverage,
     resamples,
-    standing,
+    win_tie_loss,
 )
 from ..evaluation.metrics import scores as headline
 from ..imputation.interfaces import FollowupModel
 from ..imputation.model_data import check_trainable
 from ..progress import progress
-from .cache import Parts
+from .cache import FoldCache
 from .evidence import Evidence
-from .isolated import PeerFailure, predictions_apart
+from .isolated import PeerFailure, predictions_isolated
 from .methods import DEFAULT_METHODS, METHODS, PEERS
 from .predictions import predictions
 
@@ -90,7 +90,7 @@ def compare(
     if not time_limit > 0:
         raise InputError(f"time_limit={time_limit}", mend="Use a number of seconds above zero")
     check_trainable(cohort)
-    parts = Parts(None if out is None else Path(out), cohort, draws=draws, folds=folds, seed=seed)
+    parts = FoldCache(None if out is None else Path(out), cohort, draws=draws, folds=folds, seed=seed)
     evidence = None if out is None else Evidence(out, methods)
     cells, failed = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, parts, time_limit, evidence)
     table = comparison_table(cells, bootstraps, seed, further=True, failed=failed)
@@ -157,7 +157,7 @@ def _cross_validated(
     seed: int,
     repeats: int,
     show: bool,
-    parts: Parts,
+    parts: FoldCache,
     time_limit: float,
     evidence: Evidence | None,
 ) -> tuple[dict[str, Cells], dict[str, str]]:
@@ -192,7 +192,7 @@ def _cross_validated(
 
 
 def _remembered(
-    parts: Parts,
+    parts: FoldCache,
     name: str,
     what: str,
     learn: Cohort,
@@ -206,7 +206,7 @@ def _remembered(
     found = parts.load(name, what)
     if found is None:
         if name in PEERS:
-            found = predictions_apart(name, learn, judge, draws, seed, time_limit)
+            found = predictions_isolated(name, learn, judge, draws, seed, time_limit)
         else:
             found = predictions(name, learn, judge, draws, seed, fitted)
         parts.save(name, what, found)
@@ -279,14 +279,15 @@ def comparison_table(
                 if other == name:
                     verdicts.append("reference")
                 else:
-                    verdicts.append("-" if theirs is None else verdict(metric, values, theirs, cells[name].draws))
+                    drawn = cells[name].draws
+                    verdicts.append("-" if theirs is None else metric_win_tie_loss(metric, values, theirs, drawn))
             rows.append((name, metric, *interval(values), *differences, *verdicts))
     for name, why in (failed or {}).items():
         rows += [(name, metric, *UNKNOWN * 3, f"failed: {why}", "-") for metric in metrics]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def verdict(metric: str, ours: np.ndarray, theirs: np.ndarray, draws: int) -> str:
+def metric_win_tie_loss(metric: str, ours: np.ndarray, theirs: np.ndarray, draws: int) -> str:
     """`better`, `worse` or `tie` by the 95 % interval of the difference; `-` where it is undefined.
 
     ours, theirs : (1 + B,) values from the same resamples.
@@ -297,4 +298,4 @@ def verdict(metric: str, ours: np.ndarray, theirs: np.ndarray, draws: int) -> st
             right = nominal_coverage(draws, int(metric.removeprefix("coverage_")))
         ours, theirs = np.abs(ours - right), np.abs(theirs - right)
     difference = interval(theirs - ours if right == "higher" else ours - theirs)
-    return standing(difference) if difference.known else "-"
+    return win_tie_loss(difference) if difference.known else "-"

@@ -166,7 +166,7 @@ class Evidence:
             "table": table.to_dict(orient="list"),
             "meaning": METRICS | FURTHER,
             "absent": table.attrs.get("skipped", {}) | table.attrs.get("failed", {}),
-            "features": findings.verdict(focus, list(cohort.features), weights),
+            "features": findings.feature_findings(focus, list(cohort.features), weights),
             "change": {name: findings.change(cells[name], weights) for name in judged},
             "calibration": {name: findings.calibration(cells[name], weights) for name in shown},
             "pit": {name: findings.pit(cells[name], weights) for name in shown},

@@ -22,7 +22,7 @@ from ..evaluation.metrics import (
     interval,
     pit_histogram,
     pooled_mean,
-    standing,
+    win_tie_loss,
 )
 
 FEWEST_PEOPLE = 10
@@ -38,7 +38,7 @@ POOLED = "smaller groups together"
 # -- the verdict ---------------------------------------------------------------------------
 
 
-def verdict(focus: dict[str, Cells], names: list[str], weights: np.ndarray) -> dict[str, Any]:
+def feature_findings(focus: dict[str, Cells], names: list[str], weights: np.ndarray) -> dict[str, Any]:
     """Per feature: errors of each role's method, differences in per cent with intervals, and what to use.
 
     focus : cells by role, `ours` and as far as they took part `carry` and `ridge`. Against carry-forward and for ridge
@@ -64,11 +64,11 @@ def verdict(focus: dict[str, Cells], names: list[str], weights: np.ndarray) -> d
 def _use(found: dict[str, Any], place: int) -> str:
     """The simplest method that nothing beats clearly: carry-forward, then ridge, then ours."""
     if "ours_carry" not in found:
-        return "ours" if "ours_ridge" not in found or standing(found["ours_ridge"][place]) == "better" else "ridge"
-    ours = standing(found["ours_carry"][place]) == "better"
-    ridge = "ridge_carry" in found and standing(found["ridge_carry"][place]) == "better"
+        return "ours" if "ours_ridge" not in found or win_tie_loss(found["ours_ridge"][place]) == "better" else "ridge"
+    ours = win_tie_loss(found["ours_carry"][place]) == "better"
+    ridge = "ridge_carry" in found and win_tie_loss(found["ridge_carry"][place]) == "better"
     if ours and ridge:
-        return "ours" if standing(found["ours_ridge"][place]) == "better" else "ridge"
+        return "ours" if win_tie_loss(found["ours_ridge"][place]) == "better" else "ridge"
     return "ours" if ours else "ridge" if ridge else "carry"
 
 

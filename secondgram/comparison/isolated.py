@@ -23,7 +23,7 @@ class PeerFailure(Exception):
     """Another library raised, crashed or took too long; the text says which."""
 
 
-def predictions_apart(
+def predictions_isolated(
     name: str, learn: Cohort, judge: Cohort, draws: int, seed: int, limit: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `predictions`, in a new process and within `limit` seconds; raises `PeerFailure`."""

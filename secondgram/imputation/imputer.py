@@ -22,17 +22,17 @@ from ..ops.row_tiles import one_blas_thread, one_thread
 from ..ops.sampling import BACKENDS, CANDIDATES, PRECISIONS
 from ..ops.semantics import processor_path
 from ..training.trainer import Run
-from .default.model import DefaultOptions, Ladder
+from .default.model import DefaultModel, DefaultOptions
 from .interfaces import CovariateModel, PresetModel
 from .model_data import People, check_trainable
-from .paper import PaperOptions, Published
+from .paper import PaperModel, PaperOptions
 from .provenance import versions
 from .result import Imputation
 from .selection import as_trained, check_sites, complete, feature_order, select_people
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
-PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "paper": (PaperOptions, Published)}
+PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, DefaultModel), "paper": (PaperOptions, PaperModel)}
 
 
 @dataclass
@@ -161,7 +161,7 @@ class SecondgramImputer:
     def _settle(self) -> None:
         with preferring(self.backend, self.precision):
             wanted = preferred_precision()
-            precision = self.model_.settled() if wanted == AUTO else wanted
+            precision = self.model_.resolved_precision() if wanted == AUTO else wanted
             self.arithmetic_ = Arithmetic(precision, processor_path(precision))
 
     def _remember(self, train: Cohort) -> None:
@@ -292,11 +292,11 @@ class SecondgramImputer:
         with preferring(self.backend, self.precision if asked is None else asked):
             found = preferred_precision()
             if asked == AUTO:
-                found = self.model_.settled()
+                found = self.model_.resolved_precision()
             elif found == AUTO and kept is not None:
                 found = kept.precision
             elif found == AUTO:
-                found = self.model_.settled()
+                found = self.model_.resolved_precision()
                 notes.append(f"the model does not say its precision: {found}, by a check on this processor")
             backend = resolve("the sampler", CANDIDATES)
             if backend == "reference" and found != "fp32":
@@ -419,7 +419,7 @@ def from_reference_checkpoint(path: str | os.PathLike[str], cohort: Cohort) -> S
     """
     check_trainable(cohort)
     imputer = SecondgramImputer("paper")
-    imputer.model_ = Published.around(Denoiser.from_reference_checkpoint(path), cohort)
+    imputer.model_ = PaperModel.around(Denoiser.from_reference_checkpoint(path), cohort)
     imputer.options = imputer.model_.options
     imputer._remember(cohort)
     return imputer

@@ -59,7 +59,7 @@ class PresetModel(SampledModel, Protocol):
         """SHA-256 of all that it learned."""
         ...
 
-    def settled(self) -> str:
+    def resolved_precision(self) -> str:
         """The precision that `auto` resolves to on this processor: `fp32`, `fp16` or `bf16`."""
         ...
 

@@ -10,8 +10,8 @@ from scipy.linalg import block_diag
 
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..ops import native
-from ..ops.finishing import CANDIDATES
 from ..ops.noise import normals
+from ..ops.postprocess import CANDIDATES
 from ..ops.registry import resolve
 from .covariance import principal, shrunk_correlation, shrunk_covariance
 

@@ -17,7 +17,7 @@ from ..diffusion.noise import NoiseRequest, Purpose
 from ..diffusion.schedule import Schedule
 from ..diffusion.solvers import solver_table
 from ..errors import InputError
-from ..sampling.postprocess import Finisher
+from ..sampling.postprocess import Postprocess
 from ..sampling.sampler import STARTS, Sampler, common_precision
 from ..training.tasks import SELF_NOISE_STEP, TaskRows, pairs_only
 from ..training.trainer import Run, Trainer, TrainingOptions
@@ -72,7 +72,7 @@ class PaperOptions:
 
 
 @dataclass(eq=False)
-class Published:
+class PaperModel:
     """A fitted `paper` model; draws and means in original units.
 
     before, after : ranges of the baseline and of the follow-up, each fitted on its own as published; where sites are
@@ -94,7 +94,7 @@ class Published:
         *,
         seed: int,
         run: Run,
-    ) -> Published:
+    ) -> PaperModel:
         """Train on all people, validating on the pairs of a fifth of the people who have one."""
         first = cohort.with_baseline()
         pairs = TrainingPairs.of(first, every=False)
@@ -116,8 +116,8 @@ class Published:
             generator=torch.Generator().manual_seed(seed),
         )
         if options.pretraining:
-            model._pretrain(first.take(train_person), seed, run.part("pretraining"))
-            run = run.part("training")
+            model._pretrain(first.take(train_person), seed, run.child("pretraining"))
+            run = run.child("training")
         trainer = Trainer(
             model.net,
             Schedule.make("linear"),
@@ -131,7 +131,7 @@ class Published:
         return model
 
     @classmethod
-    def around(cls, net: Denoiser, cohort: Cohort) -> Published:
+    def around(cls, net: Denoiser, cohort: Cohort) -> PaperModel:
         """A model around published weights: ranges and covariates from a cohort of training people."""
         first = cohort.with_baseline()
         pairs = TrainingPairs.of(first, every=False)
@@ -187,7 +187,7 @@ class Published:
         conditions, keys = self._conditions(pairs.people)[held], pairs.people.keys[held]
         truth = self.after.apply(pairs.later, pairs.people.site)[held]
 
-        precision = Sampler(self.net, "linear").settle().precision
+        precision = Sampler(self.net, "linear").resolve_precision().precision
 
         def score(net: Denoiser) -> float:
             drawn = Sampler(net, "linear", precision=precision).sample(conditions, keys, 1, seed, keys=keys)[0]
@@ -231,9 +231,9 @@ class Published:
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) in original units from what `sample` gave."""
         noise = NoiseRequest.of(people.keys, self.net.features, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
-        units = self.after.units(len(people), people.site)
-        finisher = Finisher(self.net.features, clip=1.0)
-        return people.with_known(finisher.draws(*units, noise, sampled, dtype=people.baseline.dtype))
+        units = self.after.original_scale(len(people), people.site)
+        postprocess = Postprocess(self.net.features, clip=1.0)
+        return people.with_known(postprocess.draws(*units, noise, sampled, dtype=people.baseline.dtype))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -245,9 +245,9 @@ class Published:
         """SHA-256 of all that it learned."""
         return tree_digest(self.state())
 
-    def settled(self) -> str:
+    def resolved_precision(self) -> str:
         """The precision that `auto` resolves to on this processor."""
-        sampler = Sampler(self.net, "linear").settle(self.options.solver, self.options.steps)
+        sampler = Sampler(self.net, "linear").resolve_precision(self.options.solver, self.options.steps)
         return common_precision([sampler.precision])
 
     def check(self, solver: str | None, steps: int | None) -> None:
@@ -277,7 +277,7 @@ class Published:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], options: PaperOptions) -> Published:
+    def from_state(cls, state: dict[str, Any], options: PaperOptions) -> PaperModel:
         net = Denoiser(**state["net"])
         net.load_state_dict({name: torch.from_numpy(value) for name, value in state["weights"].items()})
         return cls(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..files import clear, explained, locked, look, replacing, writing
-from ..ops.buffers import recycling
+from ..ops.buffers import reusing_buffers
 from ..progress import progress
 from ..sampling.packed import unchanging
 
@@ -99,7 +99,7 @@ def write_draws(
             # Leaving it waits for the write under way, before the file is closed.
             ThreadPoolExecutor(1) as other,
             progress("imputing", people, show) as advance,
-            recycling(),
+            reusing_buffers(),
             unchanging(),
         ):
             before: Future[None] | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["empty", "recycling"]
+__all__ = ["empty", "reusing_buffers"]
 
 _blocks: ContextVar[list[np.ndarray] | None] = ContextVar("_blocks", default=None)
 
@@ -25,7 +25,7 @@ _IDLE = _references([np.empty(0)], 0)
 
 
 @contextmanager
-def recycling() -> Iterator[None]:
+def reusing_buffers() -> Iterator[None]:
     """Inside, `empty` reuses buffers that no array refers to any more."""
     token = _blocks.set([])
     try:
@@ -35,7 +35,7 @@ def recycling() -> Iterator[None]:
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> np.ndarray:
-    """An uninitialised array, as `numpy.empty`; inside `recycling`, in a reused buffer where one is free."""
+    """An uninitialised array, as `numpy.empty`; inside `reusing_buffers`, in a reused buffer where one is free."""
     blocks = _blocks.get()
     if blocks is None:
         return np.empty(shape, dtype)

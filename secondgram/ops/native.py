@@ -24,7 +24,7 @@ from .extension import load
 
 __all__ = [
     "Moved",
-    "NativeFinish",
+    "NativePostprocess",
     "NativeSampler",
     "TaskLayer",
     "architectures",
@@ -461,8 +461,10 @@ def scatter_missing(
     return start, cell, out
 
 
-class NativeFinish:
-    """Components to draws, with packed matrices. Reference implementation: `secondgram.sampling.postprocess.Finisher`.
+class NativePostprocess:
+    """Components to draws, with packed matrices.
+
+    Reference implementation: `secondgram.sampling.postprocess.Postprocess`.
 
     width : D;  loading : (D, D) or None;  components, margins : (start, end), both (knots, D), or None;  clip : 0 for
     none;  precision : `fp32`, `fp16` or `bf16`, of the factors of the product with the loading.
@@ -497,7 +499,7 @@ class NativeFinish:
             clip=clip,
         )
 
-    def finish(
+    def draws(
         self,
         centre: npt.NDArray[Any],
         scale: npt.NDArray[Any],
@@ -510,7 +512,7 @@ class NativeFinish:
         threads: int | None = None,
         architecture: str | None = None,
     ) -> npt.NDArray[Any]:
-        """Draws (M, N, D), the last axis the slowest in memory; arguments as those of `Finisher.draws`."""
+        """Draws (M, N, D), the last axis the slowest in memory; arguments as those of `Postprocess.draws`."""
         people, count = len(noise.keys), len(noise.draws)
         centre, scale = (np.ascontiguousarray(values, dtype=np.float64) for values in (centre, scale))
         if centre.shape != (people, self.width) or scale.shape != centre.shape:

@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from . import native
-from .finishing import CANDIDATES
+from .postprocess import CANDIDATES
 from .registry import resolve
 
 # 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are

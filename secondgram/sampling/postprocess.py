@@ -4,7 +4,7 @@
     residual  = margins(components @ loading)          or a sampler's draws, clipped
     draw      = centre + scale * residual              a residual moves where cells of a baseline were drawn
 
-`Finisher.stated` is the reference implementation, in numpy; the C++ extension does the same a tile at a time.
+`Postprocess.stated` is the reference implementation, in numpy; the C++ extension does the same a tile at a time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..ops import native
-from ..ops.finishing import CANDIDATES
 from ..ops.noise import normals
+from ..ops.postprocess import CANDIDATES
 from ..ops.registry import AUTO, preferred_precision, resolve
 from ..ops.row_tiles import matmul
 from .packed import TOLERANCE, disagreement
@@ -40,7 +40,7 @@ def moves(moved: native.Moved) -> np.ndarray:
 
 
 @dataclass(eq=False)
-class Finisher:
+class Postprocess:
     """How components become residuals.
 
     width : D.
@@ -53,7 +53,7 @@ class Finisher:
     components: QuantileMap | None = None
     margins: QuantileMap | None = None
     clip: float = 0.0
-    packed: dict[str, native.NativeFinish] = field(default_factory=dict, repr=False)
+    packed: dict[str, native.NativePostprocess] = field(default_factory=dict, repr=False)
     chosen: str | None = None
 
     def draws(
@@ -73,9 +73,9 @@ class Finisher:
         """
         if places is None and source is not None:
             places = np.arange(source.shape[2])
-        if resolve("finishing", CANDIDATES) == "reference":
+        if resolve("postprocess", CANDIDATES) == "reference":
             return self.stated(centre, scale, noise, source, places, moved).astype(dtype)
-        return self._native(self._precision()).finish(
+        return self._native(self._precision()).draws(
             centre,
             scale,
             noise,
@@ -120,9 +120,9 @@ class Finisher:
             r = r + moved.weight * moves(moved)
         return np.clip(r, -self.clip, self.clip) if self.clip else r
 
-    def settled(self) -> str:
+    def resolved_precision(self) -> str:
         """The precision of the products that `auto` resolves to on this processor."""
-        return "fp32" if resolve("finishing", CANDIDATES) == "reference" else self._precision()
+        return "fp32" if resolve("postprocess", CANDIDATES) == "reference" else self._precision()
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed matrices belong to their process; another process packs them again.
@@ -149,17 +149,17 @@ class Finisher:
         )
         centre = np.zeros((CHECKED_PEOPLE, self.width))
         plain, rounded = (
-            self._native(name).finish(centre, np.ones_like(centre), noise, None, None, None, np.dtype(np.float32))
+            self._native(name).draws(centre, np.ones_like(centre), noise, None, None, None, np.dtype(np.float32))
             for name in ("fp32", precision)
         )
         return disagreement(rounded, plain)
 
-    def _native(self, precision: str) -> native.NativeFinish:
+    def _native(self, precision: str) -> native.NativePostprocess:
         if precision not in self.packed:
             components, margins = (
                 None if each is None else (each.start, each.end) for each in (self.components, self.margins)
             )
-            self.packed[precision] = native.NativeFinish(
+            self.packed[precision] = native.NativePostprocess(
                 self.width, self.loading, components, margins, self.clip, precision
             )
         return self.packed[precision]

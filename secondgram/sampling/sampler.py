@@ -124,7 +124,7 @@ class Sampler:
         in_chunks(carry, len(conditions), max(1, chunk_rows // len(indices)))
         return torch.from_numpy(out) if isinstance(c, Tensor) else out
 
-    def settle(self, solver: str = "ddpm", steps: int | None = None) -> Sampler:
+    def resolve_precision(self, solver: str = "ddpm", steps: int | None = None) -> Sampler:
         """Resolve the precision `auto` now and keep it while the weights still change. Returns the sampler itself.
 
         Repeated validation of a network then costs one check instead of many.

@@ -90,7 +90,7 @@ class Run:
     show: bool = True
     keep_end: bool = False
 
-    def part(self, name: str) -> Run:
+    def child(self, name: str) -> Run:
         """The `Run` of one of several trainings that make up this one, in a folder of its own."""
         folder = self.state_folder
         return self if folder is None else replace(self, state_folder=folder / name, keep_end=True)

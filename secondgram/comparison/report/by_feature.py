@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ...evaluation.metrics import Estimate, standing
+from ...evaluation.metrics import Estimate, win_tie_loss
 from . import figures, labels
 from .drawing import strip
 from .html import Html, join, tag
@@ -20,7 +20,7 @@ CHANCE = 0.05
 
 def tallied(estimates: Sequence[Estimate]) -> dict[str, int]:
     """How many are better, tie and worse."""
-    counts = Counter(standing(estimate) for estimate in estimates)
+    counts = Counter(win_tie_loss(estimate) for estimate in estimates)
     return {kind: counts[kind] for kind in KINDS}
 
 
@@ -60,7 +60,7 @@ def lead(evidence: Evidence) -> Html:
     return paragraph(" ".join(parts), kind="lead")
 
 
-def verdict(evidence: Evidence) -> Html:
+def features(evidence: Evidence) -> Html:
     """Section: what is won, tied and lost, and the table of all features."""
     features, roles = evidence["features"], evidence["roles"]
     parts = []
@@ -92,7 +92,7 @@ def _against(evidence: Evidence, key: str, other: str, y_label: str, what: str) 
     told = f"better on {counts['better']}, tie on {counts['tie']}, worse on {counts['worse']} of {total} features"
     columns = []
     for kind, title in KINDS.items():
-        found = [(name, each) for name, each in zip(names, estimates, strict=True) if standing(each) == kind]
+        found = [(name, each) for name, each in zip(names, estimates, strict=True) if win_tie_loss(each) == kind]
         # The clearest first; ties by how near they are to one side.
         found.sort(key=lambda each: -abs(each[1].value) if each[1].known else 0.0)
         first = SHOWN[kind]
@@ -135,7 +135,7 @@ def _feature_table(evidence: Evidence) -> Html:
         cells = [cell(labels.method(use), "use", "words")]
         for key, label in keys:
             estimate = features[key][place]
-            kind, text = standing(estimate), labels.difference(estimate)
+            kind, text = win_tie_loss(estimate), labels.difference(estimate)
             cells.append(cell(join(value(text), " ", tag("span", KINDS[kind].lower(), class_="soft")), label))
             cells.append(cell(strip(estimate, ends[key], f"{name} {label}: {text}, {kind}", kind, at=0.0), kind="plot"))
         rows.append(row(breakable(name), *cells))

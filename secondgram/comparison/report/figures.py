@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluation.metrics import Estimate, standing
+from ...evaluation.metrics import Estimate, win_tie_loss
 from . import image, labels
 from .drawing import Frame, Scale, between, decimals, mark, picture, spanning, square
 from .html import Html, join, tag
@@ -47,7 +47,7 @@ def caterpillar(estimates: Sequence[Estimate], label: str, y_label: str) -> Html
     size = min(4.5, max(1.2, 180.0 / max(len(known), 1)))
     thin = " faint" if len(known) > 150 else " thin" if len(known) > 80 else ""
     for place, each in enumerate(known):
-        kind, x = standing(each), between((place + 0.5) / len(known), 9.0, 100.0)
+        kind, x = win_tie_loss(each), between((place + 0.5) / len(known), 9.0, 100.0)
         value, *ends = (y(y.cut(v if np.isfinite(v) else each.value)) for v in each)
         parts.append(tag("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_=f"whisker {kind}{thin}"))
         dot = tag("circle", cx=x, cy=value, r=size, class_=f"mark {kind}")

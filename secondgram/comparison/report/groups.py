@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ...evaluation.metrics import standing
+from ...evaluation.metrics import win_tie_loss
 from ..findings import FEWEST_PEOPLE, POOLED
 from . import labels
 from .drawing import strip
@@ -27,7 +27,7 @@ def groups(evidence: Evidence) -> Html:
         "ours_carry": "error against carry-forward",
         "ours_ridge": f"CRPS against {roles.get('ridge')}",
     }
-    counts = Counter(standing(group[key]) for group in found for key in keys if key in group)
+    counts = Counter(win_tie_loss(group[key]) for group in found for key in keys if key in group)
     finding = (
         f"Of {labels.count(sum(counts.values()), 'comparison')} in {labels.count(len(found), 'group')}, "
         f"{ours(evidence)} is better in {counts['better']}, ties in {counts['tie']} and loses in {counts['worse']}."
@@ -51,7 +51,7 @@ def groups(evidence: Evidence) -> Html:
             whole = table(caption, headings, {heading: rows})
             hidden.append(folded(f"{heading}: {labels.count(len(rows), 'group')}", whole))
             heading = f"{heading}: where it loses"
-            lost = [any(standing(group[key]) == "worse" for key in keys) for group in mine]
+            lost = [any(win_tie_loss(group[key]) == "worse" for key in keys) for group in mine]
             rows = [each for each, bad in zip(rows, lost, strict=True) if bad]
         if rows:
             shown[heading] = rows
@@ -68,9 +68,9 @@ def _group_row(heading: str, group: dict[str, Any], keys: dict[str, tuple[str, t
     cells = [cell(f"{group['people']:,}", "people", "number beside")]
     for key, (name, ends) in keys.items():
         estimate, text = group[key], labels.difference(group[key])
-        label = f"{heading}, {group['name']}: {name} {text}, {standing(estimate)}"
+        label = f"{heading}, {group['name']}: {name} {text}, {win_tie_loss(estimate)}"
         cells.append(cell(value(text), name))
-        cells.append(cell(strip(estimate, ends, label, standing(estimate), at=0.0), kind="plot"))
+        cells.append(cell(strip(estimate, ends, label, win_tie_loss(estimate), at=0.0), kind="plot"))
     if "coverage" in group:
         cells.append(cell(labels.percent(group["coverage"].value), "90 % intervals hold"))
     return row(group["name"], *cells)

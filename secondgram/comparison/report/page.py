@@ -39,7 +39,7 @@ def page(run: RunFolder) -> str:
     evidence = run.evidence
     headline = by_feature.headline(evidence)
     sections = [
-        by_feature.verdict(evidence),
+        by_feature.features(evidence),
         ranking.methods(evidence),
         quality.change(evidence),
         quality.calibration(evidence),

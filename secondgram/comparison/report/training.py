@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...evaluation.metrics import UNKNOWN, Estimate, standing
+from ...evaluation.metrics import UNKNOWN, Estimate, win_tie_loss
 from . import figures, labels
 from .drawing import spanning, strip
 from .html import Html, tag
@@ -36,7 +36,7 @@ def _rungs(told: dict[str, Any]) -> list[Html]:
     for place, rung in enumerate(ladder["rung"]):
         estimate = gains[place] if place else UNKNOWN
         gain = labels.difference(estimate, "", 4)
-        kind = standing(estimate)
+        kind = win_tie_loss(estimate)
         rows.append(
             row(
                 labels.plain(rung),

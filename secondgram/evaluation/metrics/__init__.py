@@ -9,9 +9,9 @@ from .bootstrap import (
     interval,
     pooled_mean,
     resamples,
-    standing,
     weighted_correlation,
     weighted_rank_correlation,
+    win_tie_loss,
 )
 from .calibration import coverage_table, pit_histogram, pit_table
 from .cell_scores import LARGE_LOSS, TAILS, Cells, central_interval, interval_rank, nominal_coverage
@@ -69,8 +69,8 @@ __all__ = [
     "resemblance_table",
     "retest_reliability",
     "scores",
-    "standing",
     "variogram_score",
     "weighted_correlation",
     "weighted_rank_correlation",
+    "win_tie_loss",
 ]

@@ -175,7 +175,7 @@ def fold_of(others: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fol
     """The design of other people, as `without` gives them, and the pairs that it judges."""
     judged = whole.pairs.take(rows)
     design = Design.of(others, every, not whole.complete, most_for_fill(whole.width, of_fold=True))
-    unit = [each.context.scaling.units(len(rows), judged.people.site)[1] for each in (design, whole)]
+    unit = [each.context.scaling.original_scale(len(rows), judged.people.site)[1] for each in (design, whole)]
     return Fold(design, rows, *design.judged(judged), unit[0] / unit[1])
 
 

@@ -142,8 +142,8 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
     asked = _asked(whole)
     part = unit_folds(pairs.unit, seed + 1)
     yardstick = SharedScaling.fit(levels(cohort), cohort.site)
-    usual = whole.context.scaling.units(len(pairs), pairs.people.site)[1]
-    usual = usual / yardstick.units(len(pairs), pairs.people.site)[1]
+    usual = whole.context.scaling.original_scale(len(pairs), pairs.people.site)[1]
+    usual = usual / yardstick.original_scale(len(pairs), pairs.people.site)[1]
     shape = whole.change.shape
     scores = {name: {rung: np.full(shape, np.nan) for rung in RUNGS} for name in CHOICES}
     errors = {name: np.full(shape, np.nan) for name in CHOICES}

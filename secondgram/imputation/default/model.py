@@ -22,7 +22,7 @@ from ...diffusion.noise import NoiseRequest, Purpose
 from ...diffusion.schedule import Schedule
 from ...diffusion.solvers import solver_table
 from ...errors import InputError
-from ...sampling.postprocess import Finisher, moves
+from ...sampling.postprocess import Postprocess, moves
 from ...sampling.sampler import common_precision
 from ...training.trainer import Run, TrainingOptions
 from ..context import Context
@@ -108,7 +108,7 @@ class DefaultOptions:
 
 
 @dataclass(eq=False)
-class Ladder:
+class DefaultModel:
     """A fitted `default` model; draws and means in original units."""
 
     options: DefaultOptions
@@ -126,7 +126,7 @@ class Ladder:
         *,
         seed: int,
         run: Run,
-    ) -> Ladder:
+    ) -> DefaultModel:
         """Fit every part on training people; see the parts for how each is chosen."""
         every = options.pairs == "all"
         whole = Design.of(cohort, every, most=most_for_fill(len(cohort.features)))
@@ -164,12 +164,12 @@ class Ladder:
         """SHA-256 of all that it learned."""
         return tree_digest(self.state())
 
-    def settled(self) -> str:
+    def resolved_precision(self) -> str:
         """The precision that `auto` resolves to on this processor."""
         shape = self.joint.shape
-        found = [self._finisher.settled()]
+        found = [self._postprocess.resolved_precision()]
         if shape is not None:
-            found += [sampler.settle(*self._sampling(None, None)).precision for sampler in shape.samplers()]
+            found += [sampler.resolve_precision(*self._sampling(None, None)).precision for sampler in shape.samplers()]
         return common_precision(found)
 
     def check(self, solver: str | None, steps: int | None) -> None:
@@ -195,7 +195,7 @@ class Ladder:
                 mean = mean + lost.expected(self._later(some, mean, scale))
             z = self.joint.condition(np.zeros((1, *mean.shape)), self._known(some, mean, scale))
             values[rows] = mean + scale * self.joint.finish(z[0])
-        return self._in_units(values, people)
+        return self._to_original(values, people)
 
     def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """By covariate (M, N), missing ones drawn: numbers in original units, or levels as text.
@@ -226,11 +226,11 @@ class Ladder:
         """Draws (M, N, D) from what `sample` gave."""
         X = self._inputs(people)
         mean, scale = self._scaled_mean(X), self.spread.scale(X)
-        location, unit = self.context.scaling.units(len(people), people.site)
+        location, unit = self.context.scaling.original_scale(len(people), people.site)
         noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         lost = self._lost(people, X)
         moved = None if lost is None else lost.drawn(draws, seed).weighted(1.0 / scale)
-        values = self._finisher.draws(
+        values = self._postprocess.draws(
             location + unit * mean,
             unit * scale,
             noise,
@@ -253,7 +253,7 @@ class Ladder:
         far &= np.isnan(people.known)
         if not far.any():
             return
-        location, unit = self.context.scaling.units(len(people), people.site)
+        location, unit = self.context.scaling.original_scale(len(people), people.site)
         low, high = ((location + unit * limit)[far] for limit in limits)
         values[:, far] = np.clip(values[:, far], low, high)
 
@@ -274,7 +274,7 @@ class Ladder:
             mean = mean + moves(moved)  # [draws, people, features]
         z = self.joint.rotated(people.keys, draws, seed, sampled)
         z = self.joint.condition(z, self._known(people, mean, scale))
-        return self._in_units(mean + scale * self.joint.finish(z), people)
+        return self._to_original(mean + scale * self.joint.finish(z), people)
 
     def _known(self, people: People, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Standardised residuals of what is known of the follow-up, NaN elsewhere; mean (N, D) or (M, N, D)."""
@@ -293,9 +293,9 @@ class Ladder:
         return {each.name: self.__dict__[each.name] for each in fields(self)}
 
     @cached_property
-    def _finisher(self) -> Finisher:
+    def _postprocess(self) -> Postprocess:
         joint = self.joint
-        return Finisher(joint.components.width, joint.components.loading, joint.component_margins, joint.margins)
+        return Postprocess(joint.components.width, joint.components.loading, joint.component_margins, joint.margins)
 
     def _scaled_mean(self, X: np.ndarray) -> np.ndarray:
         return X[:, : self.joint.components.width] + self.mean_change.change(X)
@@ -317,7 +317,7 @@ class Ladder:
         W[np.diag_indices(self.joint.components.width)] += 1.0
         return np.ascontiguousarray(W, dtype=np.float32), by_gap
 
-    def _in_units(self, scaled: np.ndarray, people: People) -> np.ndarray:
+    def _to_original(self, scaled: np.ndarray, people: People) -> np.ndarray:
         values = self.context.scaling.invert(scaled, people.site)
         # Measured cells come back as they are, not as scaled and unscaled.
         return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
@@ -344,7 +344,7 @@ class Ladder:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], options: DefaultOptions) -> Ladder:
+    def from_state(cls, state: dict[str, Any], options: DefaultOptions) -> DefaultModel:
         return cls(
             options,
             Context.from_state(state["context"]),

@@ -121,7 +121,8 @@ def fit_shape(
     histories, falls, before = [], [], []
     for k in range(part.max() + 1):
         held = part == k
-        net, history = _train(components, conditions, held, options, shape.schedule, seed + k, run.part(f"network-{k}"))
+        child = run.child(f"network-{k}")
+        net, history = _train(components, conditions, held, options, shape.schedule, seed + k, child)
         fall, start = _fall(net, shape.schedule, components[held], conditions[held], unit[held], plain, options, seed)
         shape.nets.append(net)
         histories.append(history)

@@ -1,4 +1,4 @@
-"""Backends of finishing (components to draws), best first; they have the names of the sampler's backends."""
+"""Backends of postprocessing (components to draws), best first, named as those of the sampler."""
 
 from __future__ import annotations
 
