@@ -174,9 +174,9 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.worker:
         part, folder = chosen.worker
-        told = PARTS[part](Path(folder), chosen)
-        told["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps(told))
+        record = PARTS[part](Path(folder), chosen)
+        record["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps(record))
         return
     own = [f"--people={chosen.people}", f"--missing={chosen.missing}"]
     own += [] if chosen.threads is None else [f"--threads={chosen.threads}"]
@@ -188,9 +188,9 @@ def main() -> None:
         for part in STEPS[chosen.only]:
             # A process of its own, because the peak of memory is counted per process.
             command = [sys.executable, __file__, "--worker", part, folder, *own]
-            told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-            found[part] = told | {"commit": commit()}
-            print(part, json.dumps(told, indent=1), flush=True)
+            record = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            found[part] = record | {"commit": commit()}
+            print(part, json.dumps(record, indent=1), flush=True)
     if chosen.people != PEOPLE or chosen.threads is not None:
         return
     with replacing(RESULT) as temporary:

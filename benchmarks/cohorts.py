@@ -31,7 +31,7 @@ from unittest import mock
 
 import ledger
 import numpy as np
-from bed_scores import Scores, compared, judgement, summary, table, told
+from bed_scores import Scores, compared, judgement, summary, summary_text, table
 from bed_tasks import TASKS, Split, Task
 
 import secondgram as sg
@@ -345,7 +345,7 @@ def main() -> None:
     if given.peers or not ordered:
         return
     write(out, ordered)
-    print(f"\n{table(ordered)}\n\n{told(summary(ordered))}")
+    print(f"\n{table(ordered)}\n\n{summary_text(summary(ordered))}")
 
 
 def _run(name: str, data: Path, shape: str, only_peers: bool, as_kept: bool) -> dict[str, Any] | None:

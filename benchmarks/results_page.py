@@ -10,7 +10,6 @@ from typing import Any
 import bed_scores
 
 RESULTS = Path(__file__).resolve().parent / "results"
-Triple = tuple[float, float, float]
 
 
 def _read(folder: str) -> dict[str, Any]:
@@ -18,13 +17,13 @@ def _read(folder: str) -> dict[str, Any]:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
-def _triple(values: Triple, digits: int = 3, sign: bool = False) -> str:
+def _triple(values: bed_scores.Interval, digits: int = 3, sign: bool = False) -> str:
     form = f"{{:{'+' if sign else ''}.{digits}f}}"
     value, low, high = (form.format(number) for number in values)
     return f"{value} ({low} to {high})"
 
 
-def _percent(values: Triple, digits: int = 1) -> str:
+def _percent(values: bed_scores.Interval, digits: int = 1) -> str:
     return _triple((100 * values[0], 100 * values[1], 100 * values[2]), digits, sign=True) + " %"
 
 
@@ -236,15 +235,15 @@ def gradients() -> list[str]:
 
 
 def _gradients_row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
-    told = found["variants"][name]
-    below = sum(difference < 0 for difference in told["crps"]["by_seed"])
+    variant = found["variants"][name]
+    below = sum(difference < 0 for difference in variant["crps"]["by_seed"])
     return (
         name,
-        f"{told['crps']['value'][0]:.4f}",
-        _triple(told["crps"]["difference"], 4, sign=True),
+        f"{variant['crps']['value'][0]:.4f}",
+        _triple(variant["crps"]["difference"], 4, sign=True),
         f"{below} of {found['seeds']}",
-        _triple(told["pearson_draw"]["value"]),
-        _triple(told["coverage_90"]["value"]),
+        _triple(variant["pearson_draw"]["value"]),
+        _triple(variant["coverage_90"]["value"]),
         str(sum(part["skipped"] for part in found["training"][name])),
     )
 
@@ -271,7 +270,7 @@ def bed() -> list[str]:
     if not file.exists():
         return []
     found = json.loads(file.read_text(encoding="utf-8"))
-    lines = [BED, *(f"- {line}" for line in bed_scores.told(found["summary"]).splitlines()), ""]
+    lines = [BED, *(f"- {line}" for line in bed_scores.summary_text(found["summary"]).splitlines()), ""]
     lines += _table(bed_scores.HEAD, map(bed_scores.row, found["tasks"]))
     commits = sorted({each["commit"] for each in found["tasks"]})
     processors = sorted({each["processor"] for each in found["tasks"]})

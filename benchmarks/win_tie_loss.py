@@ -32,15 +32,15 @@ def section(runs: list[tuple[str, Path]]) -> list[str]:
     lines = [PREFACE]
     counts, beaten, metrics, lost = [], [], [], []
     for title, folder in runs:
-        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
         table = pd.read_csv(folder / "table.csv")
         row = [title]
         for peer in PEERS.values():
-            words = [win_tie_loss(Estimate.of(each)) for each in told[peer]]
+            words = [win_tie_loss(Estimate.of(each)) for each in stored[peer]]
             row += [str(words.count(word)) for word in WORDS]
             lost += [
                 [title, name, peer, f"{triple[0]:+.1f} % ({triple[1]:+.1f} to {triple[2]:+.1f})"]
-                for name, triple, word in zip(told["feature"], told[peer], words, strict=True)
+                for name, triple, word in zip(stored["feature"], stored[peer], words, strict=True)
                 if word == "worse"
             ]
         counts.append(row)

@@ -69,9 +69,9 @@ def reads_cohort(command: Callable[..., None]) -> Callable[..., None]:
 
     # The names of annotations are resolved here, because typer cannot see through the wrapper.
     hints = get_type_hints(command, include_extras=True)
-    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
-    wrapped.__signature__ = inspect.Signature(shown + extra)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in shown + extra}
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+    wrapped.__signature__ = inspect.Signature(parameters + extra)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters + extra}
     return wrapped
 
 

@@ -236,7 +236,7 @@ def test_the_summary_of_a_bed(scores):
     assert found["judgement_worst"] == ["many", -0.04]
     assert found["judgement_worst_beyond_chance"] == ["many", pytest.approx(0.2)]
     assert found["judgement_off_beyond_chance"][0] == pytest.approx((1.3 + 0.8 + 0.96) / 3 / 0.8 - 1)
-    text = scores.told(found)
+    text = scores.summary_text(found)
     assert "worst 1.050 (some)" in text
     assert "failed: broken" in text
     lines = scores.table(results).splitlines()
@@ -246,7 +246,7 @@ def test_the_summary_of_a_bed(scores):
     assert "at most -4.0 (many), beyond chance +20.0 (many)" in text
     assert "failed: ValueError: no" in lines[4]
     assert scores.summary(results[3:]) == {"tasks": 1, "failed": ["broken"]}
-    assert "none came through" in scores.told(scores.summary(results[3:]))
+    assert "none came through" in scores.summary_text(scores.summary(results[3:]))
 
 
 def test_the_page_tells_the_bed(benchmark_module, monkeypatch, tmp_path):

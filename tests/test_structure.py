@@ -54,6 +54,13 @@ WITHIN = {
 }
 # Circles that are allowed: the modules, and why.
 ALLOWED_CIRCLES: dict[frozenset[str], str] = {}
+# Files of one name, and where: an operation keeps its name from definition to choice of backend to kernel.
+SAME_NAME = {"noise": "diffusion, ops, kernels", "gradients": "ops, kernels", "postprocess": "ops, sampling"}
+# Everyday words that stood for words of the field.
+RETIRED = {
+    *("Ladder", "Published", "Finisher", "NativeFinish", "Parts", "Triple", "standing", "settle", "settled", "told"),
+    *("shown", "recycling", "predictions_apart", "stage_kernel", "finishing"),
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 
 
@@ -158,6 +165,27 @@ def test_a_circle_is_seen_wherever_it_is_written(code: str, tmp_path: Path) -> N
     assert circles(import_graph(pack)) == []
     (pack / "a.py").write_text(code, encoding="utf-8")
     assert circles(import_graph(pack)) == [["pack.a", "pack.b", "pack.deep"]]
+
+
+def test_a_file_name_says_which_file_is_meant() -> None:
+    names: dict[str, list[str]] = {}
+    for path in [*MODULES, *(PACKAGE.parent / "kernels").rglob("*.py")]:
+        if path.name != "__init__.py":
+            names.setdefault(path.stem, []).append(str(path))
+    assert [found for name, found in names.items() if len(found) > 1 and name not in SAME_NAME] == []
+
+
+def test_retired_words_stay_away() -> None:
+    """As names of modules, classes, functions, arguments and variables; prose may tell and show."""
+    found = set()
+    for path in [*MODULES, *(PACKAGE.parent / "kernels").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            kinds = {ast.Name: "id", ast.arg: "arg", ast.ClassDef: "name", ast.FunctionDef: "name", ast.alias: "name"}
+            name = getattr(node, kinds.get(type(node), ""), "")
+            found |= {f"{path.name}: {part}" for part in str(name).split(".") if part in RETIRED}
+        if path.stem in RETIRED:
+            found.add(path.name)
+    assert not found
 
 
 @pytest.mark.parametrize("room", WITHIN)

@@ -60,8 +60,8 @@ class FoldCache:
 
     def _key(self, name: str, what: str) -> str:
         peer = PEERS[name].versions() if name in PEERS else {}
-        told = [self.cohort, source_digest(), versions() | peer, self.settings, name, what]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        identity = [self.cohort, source_digest(), versions() | peer, self.settings, name, what]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -156,7 +156,7 @@ class Evidence:
         tested = Tested.joined(self.tested)
         focus = {role: cells[name] for role, name in roles.items()}
         judged = [roles[role] for role in ("ours", "ridge") if role in roles]
-        shown = [name for name in judged if cells[name].draws > 1]
+        drawing = [name for name in judged if cells[name].draws > 1]
         ends = np.concatenate([part.ends for part in self.drawn[roles["ours"]]], axis=1)
         rows = {name: row for row, name in enumerate(cohort.ids)}
         models = self._earlier() | self.models
@@ -168,12 +168,12 @@ class Evidence:
             "absent": table.attrs.get("skipped", {}) | table.attrs.get("failed", {}),
             "features": findings.feature_findings(focus, list(cohort.features), weights),
             "change": {name: findings.change(cells[name], weights) for name in judged},
-            "calibration": {name: findings.calibration(cells[name], weights) for name in shown},
-            "pit": {name: findings.pit(cells[name], weights) for name in shown},
+            "calibration": {name: findings.calibration(cells[name], weights) for name in drawing},
+            "pit": {name: findings.pit(cells[name], weights) for name in drawing},
             "groups": findings.groups(focus, _grouped(tested), tested.ids, weights),
             "correlation": findings.correlations(ours, seed),
             "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
-            "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in shown},
+            "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in drawing},
             "training": {name: models[name] for name in cells if name in models},
             "provenance": _provenance(cohort, table),
         }
@@ -272,12 +272,12 @@ def _trained(model: FollowupModel) -> dict[str, Any]:
     record = getattr(model, "record", {})
     shape = record.get("shape", {})
     histories = shape.get("histories") or ([record["history"]] if record.get("history") else [])
-    told: dict[str, Any] = {"networks": [_thinned(history) for history in histories]}
-    told |= {"kept": bool(shape.get("kept", bool(histories))), "reason": shape.get("reason", "")}
+    course: dict[str, Any] = {"networks": [_thinned(history) for history in histories]}
+    course |= {"kept": bool(shape.get("kept", bool(histories))), "reason": shape.get("reason", "")}
     if isinstance(model, JudgedModel):
-        told["ladder"] = model.ladder().reset_index().to_dict(orient="list")
-        told["means"] = dict(Counter(model.verdict()["mean"]))
-    return told
+        course["ladder"] = model.ladder().reset_index().to_dict(orient="list")
+        course["means"] = dict(Counter(model.verdict()["mean"]))
+    return course
 
 
 def _thinned(history: dict[str, Any]) -> dict[str, Any]:

@@ -276,11 +276,11 @@ def people(
     error = np.nanmean(ours.crps, axis=1)[able]
     order = able[np.argsort(error, kind="stable")]
     chosen = {round(share * (len(order) - 1)): share for share in SHOWN_PEOPLE}
-    shown = []
+    examples = []
     for place, share in chosen.items():
         person = order[place]
         series = np.stack([ours.truth[person], ours.mean[person], *ends[:, person]]) - ours.baseline[person]
-        shown.append(
+        examples.append(
             {
                 "row": int(rows[person]) + 1,
                 "share": share,
@@ -288,4 +288,4 @@ def people(
                 "values": series[:, columns].T,
             }
         )
-    return {"features": [names[column] for column in columns], "people": shown, "complete": len(able)}
+    return {"features": [names[column] for column in columns], "people": examples, "complete": len(able)}

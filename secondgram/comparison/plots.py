@@ -41,11 +41,11 @@ def change(cells: Cells) -> Draw:
     predicted, true = (cells.mean - cells.baseline).ravel(), (cells.truth - cells.baseline).ravel()
     seen = np.isfinite(true) & np.isfinite(predicted)
     predicted, true = predicted[seen], true[seen]
-    shown = np.random.default_rng(0).permutation(len(true))[:SHOWN_POINTS]
+    points = np.random.default_rng(0).permutation(len(true))[:SHOWN_POINTS]
 
     def draw(axes: Axes) -> None:
         _label(axes, "True against predicted change", "predicted (baseline SD)", "true (baseline SD)")
-        axes.scatter(predicted[shown], true[shown], s=4, alpha=0.25, color=BLUE, linewidths=0)
+        axes.scatter(predicted[points], true[points], s=4, alpha=0.25, color=BLUE, linewidths=0)
         ends = np.quantile(predicted, [0.002, 0.998])
         axes.plot(ends, ends, color=GREY, linestyle="--", label="perfect calibration")
         if predicted.std() > 0:

@@ -96,14 +96,14 @@ def show_comparison(table: pd.DataFrame, console: Console | None = None) -> None
     """Print a comparison, the best method first and the best value of each metric in bold."""
     console = console or Console()
     attrs, table = table.attrs, ranked(table)
-    shown = Table(
+    lines = Table(
         title=f"{attrs['people']} people held out whole, {attrs['features']} features, {attrs['draws']} draws",
         caption="95 % bootstrap intervals over people; rmse and crps in baseline SD; "
         f"nominal coverage {nominal_coverage(attrs['draws']):.3f}",
     )
-    shown.add_column("method", no_wrap=True)
+    lines.add_column("method", no_wrap=True)
     for metric in METRICS:
-        shown.add_column(COLUMNS[metric], justify="right")
+        lines.add_column(COLUMNS[metric], justify="right")
     best = {metric: _best(table, metric, attrs["draws"]) for metric in METRICS}
     for name, rows in table.groupby("method", sort=False):
         by_metric = rows.set_index("metric")
@@ -116,8 +116,8 @@ def show_comparison(table: pd.DataFrame, console: Console | None = None) -> None
             value = f"{row['value']:.3f}"
             value = f"[bold]{value}[/bold]" if name in best[metric] else value
             texts.append(f"{value}\n[dim]{row['low']:.3f} {row['high']:.3f}[/dim]")
-        shown.add_row(str(name), *texts)
-    console.print(shown)
+        lines.add_row(str(name), *texts)
+    console.print(lines)
     for line in not_compared(table):
         console.print(line, markup=False)
 

@@ -399,8 +399,8 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         imputer = SecondgramImputer(tree["preset"], tree["seed"], **tree["overrides"])
         imputer.options = PRESETS[tree["preset"]][0](**tree["options"])
         imputer.columns_ = Columns(**tree["columns"])
-        told = tree.get("arithmetic")
-        imputer.arithmetic_ = None if told is None else Arithmetic(**told)
+        stored = tree.get("arithmetic")
+        imputer.arithmetic_ = None if stored is None else Arithmetic(**stored)
         imputer.model_ = PRESETS[tree["preset"]][1].from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(

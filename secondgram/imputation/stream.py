@@ -159,13 +159,13 @@ def _check_same(known: Path, manifest: dict[str, Any]) -> None:
     if not other:
         return
     # Digests tell nobody anything.
-    told = [
+    differences = [
         f"{name}: {found[name]}, now {manifest[name]}" if name in found and len(str(manifest[name])) < 64 else name
         for name in other
     ]
     if "processor" in other:
         mend += "; parts made on another kind of processor go on only on that kind"
-    raise InputError(f"holds the parts of another imputation ({'; '.join(told)})", file=known.parent, mend=mend)
+    raise InputError(f"holds the parts of another imputation ({'; '.join(differences)})", file=known.parent, mend=mend)
 
 
 def _settings() -> dict[str, object]:

@@ -517,10 +517,10 @@ class NativePostprocess:
         centre, scale = (np.ascontiguousarray(values, dtype=np.float64) for values in (centre, scale))
         if centre.shape != (people, self.width) or scale.shape != centre.shape:
             raise ValueError(f"centre {centre.shape} and scale {scale.shape} for {people} people of width {self.width}")
-        shown = None if source is None else np.ascontiguousarray(source, dtype=np.float32)
+        components = None if source is None else np.ascontiguousarray(source, dtype=np.float32)
         which = np.ascontiguousarray(np.arange(0) if places is None else places, dtype=np.uint32)
-        if shown is not None and shown.shape != (count, people, len(which)):
-            raise ValueError(f"a source {shown.shape} for {count} draws, {people} people and {len(which)} places")
+        if components is not None and components.shape != (count, people, len(which)):
+            raise ValueError(f"a source {components.shape} for {count} draws, {people} people and {len(which)} places")
         if len(which) and which.max() >= self.width:
             raise ValueError(f"place {which.max()} of {self.width}")
         if moved is not None:
@@ -538,7 +538,7 @@ class NativePostprocess:
             n_draws=count,
             seed=noise.seed,
             purpose=int(Purpose.COMPONENTS),
-            source=0 if shown is None else shown.ctypes.data,
+            source=0 if components is None else components.ctypes.data,
             n_source=len(which),
             places=which.ctypes.data,
             centre=centre.ctypes.data,

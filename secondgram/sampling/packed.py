@@ -84,8 +84,8 @@ class PackedDenoiser:
         """How far draws differ from those of fp32 (see the function), for people of standard normal conditions."""
         keys, numbers = np.arange(CHECKED_PEOPLE, dtype=np.uint64), np.arange(CHECKED_DRAWS, dtype=np.uint32)
         width = self.folded.conditions[0].weight.shape[0]
-        shown = np.random.default_rng(0).standard_normal((CHECKED_PEOPLE, width), dtype=np.float32)
-        plain, rounded = (self.sampler(name).sample(shown, keys, numbers, 0, table) for name in ("fp32", precision))
+        condition = np.random.default_rng(0).standard_normal((CHECKED_PEOPLE, width), dtype=np.float32)
+        plain, rounded = (self.sampler(name).sample(condition, keys, numbers, 0, table) for name in ("fp32", precision))
         return disagreement(rounded, plain)
 
 

@@ -162,13 +162,14 @@ class Sampler:
         if start == "baseline":
             level = float(self.schedule.noise_at(self.schedule.last))
             baseline = np.float32(self.schedule.signal[-1]) * conditions[:, -self.net.features :]
-        told = conditions, request.keys, request.draws, request.seed, table.rows
+        arguments = conditions, request.keys, request.draws, request.seed, table.rows
         if backend in CUDA:
-            made = packed(self.net).cuda().sample(*told, start=baseline, start_noise=level, mode=CUDA[backend])
+            made = packed(self.net).cuda().sample(*arguments, start=baseline, start_noise=level, mode=CUDA[backend])
             return np.asarray(made)
         if backend == "triton":
-            return packed(self.net).triton(self.precision).sample(*told, start=baseline, start_noise=level)
-        return native_sampler(self.net, table.rows, self.precision).sample(*told, start=baseline, start_noise=level)
+            return packed(self.net).triton(self.precision).sample(*arguments, start=baseline, start_noise=level)
+        native = native_sampler(self.net, table.rows, self.precision)
+        return native.sample(*arguments, start=baseline, start_noise=level)
 
     def _chain(
         self, c: Tensor, keys: np.ndarray, draws: np.ndarray, seed: int, table: SolverTable, start: str

@@ -369,8 +369,8 @@ class Trainer:
     # -- resuming -----------------------------------------------------------------------
 
     def _fingerprint(self) -> str:
-        told = {"options": asdict(self.options), "seed": self.seed, "net": self.net.configuration}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        arguments = {"options": asdict(self.options), "seed": self.seed, "net": self.net.configuration}
+        digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
         digest.update(self.schedule.signal.tobytes())
         digest.update(json.dumps(self.rows.self_noise).encode())
         for name in ("paired_target", "paired_mask", "paired_condition", "self_visit", "self_mask", "self_static"):

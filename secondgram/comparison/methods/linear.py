@@ -38,12 +38,13 @@ class MeanChange(PointBaseline):
     """Baseline plus the change expected from covariates and gap (least squares)."""
 
     def learn(self, X: np.ndarray, change: np.ndarray) -> None:
-        self.predictor = fit_known(lambda X, change: LinearRegression().fit(X, change).predict, self._told(X), change)
+        columns = self._columns(X)
+        self.predictor = fit_known(lambda X, change: LinearRegression().fit(X, change).predict, columns, change)
 
     def change(self, X: np.ndarray) -> np.ndarray:
-        return self.predictor(self._told(X))
+        return self.predictor(self._columns(X))
 
-    def _told(self, X: np.ndarray) -> np.ndarray:
+    def _columns(self, X: np.ndarray) -> np.ndarray:
         return X[:, self.width :]
 
 

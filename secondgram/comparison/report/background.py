@@ -8,11 +8,11 @@ from ...evaluation.memorisation import LIMIT
 from . import labels
 from .drawing import spanning, strip
 from .html import Html, join, tag
-from .shared import Evidence
+from .shared import EvidenceContent
 from .tables import cell, folded, paragraph, row, section, table, value
 
 
-def memory(evidence: Evidence) -> Html:
+def memory(evidence: EvidenceContent) -> Html:
     """Section: the check for copies."""
     found = {name: each for name, each in evidence["memory"].items() if each is not None}
     title = "Are draws copies of training people?"
@@ -51,36 +51,37 @@ def memory(evidence: Evidence) -> Html:
     )  # fmt: skip
 
 
-def _told(run: dict[str, Any], key: str) -> str:
+def _number(run: dict[str, Any], key: str) -> str:
     return f"{run[key]:,}" if key in run else labels.DASH
 
 
-def provenance(evidence: Evidence, about: dict[str, Any]) -> Html:
+def provenance(evidence: EvidenceContent, about: dict[str, Any]) -> Html:
     """Section: command, data, design, seed, backends and versions."""
-    told, run = evidence["provenance"], evidence["run"]
-    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+    origin, run = evidence["provenance"], evidence["run"]
+    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     folds = run.get("folds")
     design = (
         "a quarter of the people held out once" if folds in (None, 1) else f"{folds} folds of whole people"
         + (f", {run['repeats']} times" if run.get("repeats", 1) != 1 else "")
     )  # fmt: skip
     entries = [
-        ("Command", tag("code", about.get("command") or told["command"])),
+        ("Command", tag("code", about.get("command") or origin["command"])),
         (
             "Data",
-            f"{told['source']}: {told['people']:,} people, {told['width']:,} features, {_told(run, 'pairs')} pairs",
+            f"{origin['source']}: {origin['people']:,} people, {origin['width']:,} features, "
+            f"{_number(run, 'pairs')} pairs",
         ),
-        ("Data, SHA-256", tag("code", told["data"])),
-        ("Design", f"{design}; {_told(run, 'people')} people scored, {_told(run, 'draws')} draws each"),
-        ("Seed", _told(run, "seed")),
+        ("Data, SHA-256", tag("code", origin["data"])),
+        ("Design", f"{design}; {_number(run, 'people')} people scored, {_number(run, 'draws')} draws each"),
+        ("Seed", _number(run, "seed")),
         ("Methods", ", ".join(dict.fromkeys(evidence["table"]["method"]))),
-        ("Backends", ", ".join(f"{name}: {backend}" for name, backend in told["backends"].items())),
+        ("Backends", ", ".join(f"{name}: {backend}" for name, backend in origin["backends"].items())),
         ("Versions", versions),
         ("Formats", f"run {about['run_version']}"),
     ]
-    notes = tag("ul", [tag("li", note) for note in told["notes"]], class_="soft")
+    notes = tag("ul", [tag("li", note) for note in origin["notes"]], class_="soft")
     return section(
         "provenance", "Where this comes from",
         tag("dl", [join(tag("dt", name), tag("dd", content)) for name, content in entries]),
-        folded("What reading the data decided", notes) if told["notes"] else None,
+        folded("What reading the data decided", notes) if origin["notes"] else None,
     )  # fmt: skip

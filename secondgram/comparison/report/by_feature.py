@@ -9,7 +9,7 @@ from ...evaluation.metrics import Estimate, win_tie_loss
 from . import figures, labels
 from .drawing import strip
 from .html import Html, join, tag
-from .shared import FIRST, KINDS, Evidence, ours, strip_ends, upper
+from .shared import FIRST, KINDS, EvidenceContent, ours, strip_ends, upper
 from .tables import breakable, cell, figure, folded, paragraph, row, section, table, value
 
 # Rows shown: more losses than wins.
@@ -24,7 +24,7 @@ def tallied(estimates: Sequence[Estimate]) -> dict[str, int]:
     return {kind: counts[kind] for kind in KINDS}
 
 
-def headline(evidence: Evidence) -> str:
+def headline(evidence: EvidenceContent) -> str:
     """The verdict in one sentence, for the page's title and its first heading."""
     features, roles = evidence["features"], evidence["roles"]
     for key, other in (("ours_carry", roles.get("carry")), ("ours_ridge", roles.get("ridge"))):
@@ -38,7 +38,7 @@ def headline(evidence: Evidence) -> str:
     return f"{upper(ours(evidence))}: nothing simple took part that it could be compared with."
 
 
-def lead(evidence: Evidence) -> Html:
+def lead(evidence: EvidenceContent) -> Html:
     """What else the first screen says: ridge, what to use, and who was judged."""
     features, roles = evidence["features"], evidence["roles"]
     parts = []
@@ -50,8 +50,8 @@ def lead(evidence: Evidence) -> Html:
             f"{labels.amount(counts['worse'])}."
         )
     uses = Counter(features["use"])
-    told = [f"{labels.method(roles[role])} for {many}" for role, many in uses.most_common()]
-    parts.append(f"The simplest method that nothing clearly beats: {labels.listed(told)}.")
+    phrases = [f"{labels.method(roles[role])} for {many}" for role, many in uses.most_common()]
+    parts.append(f"The simplest method that nothing clearly beats: {labels.listed(phrases)}.")
     run = evidence["run"]
     parts.append(
         f"Judged on {labels.count(int(run['people']), 'person', 'people')} held out whole: nothing that was fitted "
@@ -60,7 +60,7 @@ def lead(evidence: Evidence) -> Html:
     return paragraph(" ".join(parts), kind="lead")
 
 
-def features(evidence: Evidence) -> Html:
+def features(evidence: EvidenceContent) -> Html:
     """Section: what is won, tied and lost, and the table of all features."""
     features, roles = evidence["features"], evidence["roles"]
     parts = []
@@ -86,10 +86,10 @@ def features(evidence: Evidence) -> Html:
     return section("verdict", "Feature by feature", *parts, whole)
 
 
-def _against(evidence: Evidence, key: str, other: str, y_label: str, what: str) -> list[Html]:
+def _against(evidence: EvidenceContent, key: str, other: str, y_label: str, what: str) -> list[Html]:
     estimates, names = evidence["features"][key], evidence["features"]["name"]
     counts, total = tallied(estimates), len(names)
-    told = f"better on {counts['better']}, tie on {counts['tie']}, worse on {counts['worse']} of {total} features"
+    summary = f"better on {counts['better']}, tie on {counts['tie']}, worse on {counts['worse']} of {total} features"
     columns = []
     for kind, title in KINDS.items():
         found = [(name, each) for name, each in zip(names, estimates, strict=True) if win_tie_loss(each) == kind]
@@ -110,18 +110,18 @@ def _against(evidence: Evidence, key: str, other: str, y_label: str, what: str) 
     )
     return [
         tag("h3", f"Against {labels.method(other)}"),
-        figures.tally(counts, f"Against {other}: {told}."),
+        figures.tally(counts, f"Against {other}: {summary}."),
         paragraph(what, kind="soft"),
         tag("div", *columns, class_="outcomes"),
         figure(
             "How to read it: one line a feature, in the order of its difference, with a 95 % interval over "
             "people. Below zero is less error. Full circles are better, hollow ones tie, squares are worse.",
-            figures.caterpillar(estimates, f"Difference to {other} per feature: {told}.{spread}", y_label),
+            figures.caterpillar(estimates, f"Difference to {other} per feature: {summary}.{spread}", y_label),
         ),
     ]
 
 
-def _feature_table(evidence: Evidence) -> Html:
+def _feature_table(evidence: EvidenceContent) -> Html:
     features, roles = evidence["features"], evidence["roles"]
     keys = [
         (key, f"against {label}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import figures, labels
 from .drawing import spanning
 from .html import Html, tag
-from .shared import Evidence, ours
+from .shared import EvidenceContent, ours
 from .tables import breakable, figure, panel, paragraph, section
 
 SHARES = {
@@ -17,7 +17,7 @@ SHARES = {
 }
 
 
-def people(evidence: Evidence) -> Html:
+def people(evidence: EvidenceContent) -> Html:
     """Section: changes of a few people with their intervals."""
     found, title = evidence["people"], "A few people"
     if found is None:

@@ -178,11 +178,11 @@ def curves(
     frame = Frame.of((0.0, float(max(last, 1))), spanning([low, high], 0.08, zero), height=260)
     parts = []
     for place, line in enumerate(lines.values()):
-        shown = [(x, frame.y.cut(value)) for x, value in line]
+        points = [(x, frame.y.cut(value)) for x, value in line]
         kind = f"curve-{place % 4}"
-        parts.append(frame.path(shown, kind) if len(shown) > 1 else Html(""))
-        if shown:
-            parts.append(mark(frame.x(shown[-1][0]), frame.y(shown[-1][1]), kind, 3.0))
+        parts.append(frame.path(points, kind) if len(points) > 1 else Html(""))
+        if points:
+            parts.append(mark(frame.x(points[-1][0]), frame.y(points[-1][1]), kind, 3.0))
     if best is not None and frame.x.holds(best):
         parts.append(
             tag("line", x1=frame.x(best), x2=frame.x(best), y1=frame.y.end, y2=frame.y.start, class_="reference")

@@ -56,15 +56,15 @@ class RunFolder:
                 file=folder / "run.json",
                 mend=AGAIN if older else "Use the release that wrote it, or run compare again",
             )
-        told = _json(folder / FILE)
-        if told.get("evidence_version") != EVIDENCE_VERSION:
+        stored = _json(folder / FILE)
+        if stored.get("evidence_version") != EVIDENCE_VERSION:
             raise InputError(
-                f"has evidence version {told.get('evidence_version')!r}, this release reads {EVIDENCE_VERSION}",
+                f"has evidence version {stored.get('evidence_version')!r}, this release reads {EVIDENCE_VERSION}",
                 file=folder / FILE,
                 mend="Use the release that wrote it, or run compare again",
             )
-        evidence = told.get("content")
-        if not isinstance(evidence, dict) or digest(evidence) != told.get("sha256"):
+        evidence = stored.get("content")
+        if not isinstance(evidence, dict) or digest(evidence) != stored.get("sha256"):
             raise InputError("was changed after it was written", file=folder / FILE, mend=AGAIN)
         absent = [part for part in PARTS if part not in evidence]
         if absent:

@@ -10,11 +10,11 @@ from ..findings import FEWEST_PEOPLE, POOLED
 from . import labels
 from .drawing import strip
 from .html import Html
-from .shared import FIRST, GROUPS, Evidence, ours, strip_ends
+from .shared import FIRST, GROUPS, EvidenceContent, ours, strip_ends
 from .tables import cell, folded, paragraph, row, section, table, value
 
 
-def groups(evidence: Evidence) -> Html:
+def groups(evidence: EvidenceContent) -> Html:
     """Section: the verdict within groups of people."""
     found = evidence["groups"]
     roles = evidence["roles"]
@@ -41,7 +41,7 @@ def groups(evidence: Evidence) -> Html:
     if any("coverage" in group for group in found):
         headings.append("inside 90 %")
     caption = "Differences with 95 % intervals over people, and the share of true values inside 90 % intervals"
-    shown: dict[str, list[Html]] = {}
+    visible: dict[str, list[Html]] = {}
     hidden = []
     for kind, heading in GROUPS.items():
         mine = [group for group in found if group["kind"] == kind]
@@ -54,13 +54,13 @@ def groups(evidence: Evidence) -> Html:
             lost = [any(win_tie_loss(group[key]) == "worse" for key in keys) for group in mine]
             rows = [each for each, bad in zip(rows, lost, strict=True) if bad]
         if rows:
-            shown[heading] = rows
+            visible[heading] = rows
     note = (
         f"Groups of fewer than {FEWEST_PEOPLE} people are put together as “{POOLED}”, and left out where even "
         "these are fewer. Full circles are better, hollow ones tie, squares are worse."
     )
     return section("groups", title, paragraph(finding, kind="finding"), paragraph(note, kind="soft"),
-        table(caption, headings, shown) if shown else None, *hidden,
+        table(caption, headings, visible) if visible else None, *hidden,
     )  # fmt: skip
 
 

@@ -18,14 +18,14 @@ Child: TypeAlias = "str | int | float | Iterable[Child] | None"
 
 def tag(_name: str, *children: Child, **attributes: Any) -> Html:
     """One element. Of attributes a final underscore goes (`class_`), others become hyphens; None is left out."""
-    told = "".join(
+    written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(_text(value))}"'
         for name, value in attributes.items()
         if value is not None
     )
     if _name in VOID:
-        return Html(f"<{_name}{told}/>")
-    return Html(f"<{_name}{told}>{join(*children)}</{_name}>")
+        return Html(f"<{_name}{written}/>")
+    return Html(f"<{_name}{written}>{join(*children)}</{_name}>")
 
 
 def join(*children: Child) -> Html:

@@ -7,11 +7,11 @@ import numpy as np
 from . import figures, labels
 from .drawing import strip
 from .html import Html, join, tag
-from .shared import GROUPS, Evidence, ours, upper
+from .shared import GROUPS, EvidenceContent, ours, upper
 from .tables import cell, figure, panel, paragraph, row, section, table, value
 
 
-def change(evidence: Evidence) -> Html:
+def change(evidence: EvidenceContent) -> Html:
     """Section: true against predicted change."""
     found = {name: each for name, each in evidence["change"].items() if each is not None}
     if not found:
@@ -46,7 +46,7 @@ def change(evidence: Evidence) -> Html:
     )  # fmt: skip
 
 
-def calibration(evidence: Evidence) -> Html:
+def calibration(evidence: EvidenceContent) -> Html:
     """Section: intervals of every width, the place of the truth, and coverage by gap and age."""
     found, roles = evidence["calibration"], evidence["roles"]
     if roles["ours"] not in found:
@@ -61,11 +61,11 @@ def calibration(evidence: Evidence) -> Html:
         f"Intervals that promise {labels.percent(promised)} hold {labels.shares(held)} of the true values: {side}. "
         f"Every person has {mine['draws']} draws."
     )
-    told = "; ".join(
+    summary = "; ".join(
         f"{name} holds {labels.shares(curve['share'][0])} where {labels.percent(curve['nominal'][0])} are promised"
         for name, curve in found.items()
     )
-    curve = figures.calibration(found, kinds, f"Share of true values inside central intervals. {told}.")
+    curve = figures.calibration(found, kinds, f"Share of true values inside central intervals. {summary}.")
     keys = figures.legend({kinds[name]: labels.method(name) for name in found})
     panels = [panel("Intervals of every width", curve)]
     for name, bars in evidence["pit"].items():
@@ -89,7 +89,7 @@ def calibration(evidence: Evidence) -> Html:
     )  # fmt: skip
 
 
-def _coverage(evidence: Evidence, promised: float) -> Html | None:
+def _coverage(evidence: EvidenceContent, promised: float) -> Html | None:
     rows_of = [group for group in evidence["groups"] if group["kind"] in ("gap", "age") and "coverage" in group]
     if not rows_of:
         return paragraph("Neither the years between visits nor age are known, so coverage is not told apart by them.")
@@ -114,7 +114,7 @@ def _coverage(evidence: Evidence, promised: float) -> Html | None:
     return join(tag("h3", "By gap and age"), whole)
 
 
-def correlation(evidence: Evidence) -> Html:
+def correlation(evidence: EvidenceContent) -> Html:
     """Section: real and imputed correlations."""
     found = evidence["correlation"]
     parts = []
@@ -128,7 +128,7 @@ def correlation(evidence: Evidence) -> Html:
                 label = f"{title}, imputed minus real: distance {labels.number(each['distance'])}."
             trio.append(panel(upper(name), figures.matrix(cells, label)))
         ratio = None if not each["floor"] or each["distance"] is None else each["distance"] / each["floor"]
-        told = (
+        summary = (
             f"{title}: imputed and real correlations differ by {labels.number(each['distance'])} on average; those of "
             f"two samples of real people by {labels.number(each['floor'])}"
             + (
@@ -137,7 +137,7 @@ def correlation(evidence: Evidence) -> Html:
                 else f", so the distance is {labels.number(ratio, 1)} times what chance alone gives."
             )
         )
-        parts += [tag("h3", title), paragraph(told, kind="finding"), tag("div", *trio, class_="trio")]
+        parts += [tag("h3", title), paragraph(summary, kind="finding"), tag("div", *trio, class_="trio")]
     blocks = len(np.array(found["levels"]["real"]))
     caption = (
         "How to read it: a cell is the correlation of two features, blue where positive, orange where negative, "

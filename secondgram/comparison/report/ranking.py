@@ -10,7 +10,7 @@ from ...evaluation.metrics import BETTER, Estimate
 from . import labels
 from .drawing import spanning, strip
 from .html import Html, join, tag
-from .shared import Evidence, upper
+from .shared import EvidenceContent, upper
 from .tables import cell, folded, paragraph, row, section, table, value
 
 
@@ -21,79 +21,79 @@ class Scored(NamedTuple):
     difference: Estimate
 
 
-def methods(evidence: Evidence) -> Html:
+def methods(evidence: EvidenceContent) -> Html:
     """Section: methods in the order of CRPS and of RMSE, and every further metric."""
-    shown = _by_metric(evidence["table"])
-    metric = next((name for name in ("crps", "rmse") if name in shown), next(iter(shown)))
-    order = _ranked(shown, metric)
+    scores = _by_metric(evidence["table"])
+    metric = next((name for name in ("crps", "rmse") if name in scores), next(iter(scores)))
+    order = _ranked(scores, metric)
     best = order[0]
-    value_of = labels.interval(shown[metric][best].value)
+    value_of = labels.interval(scores[metric][best].value)
     finding = f"{upper(labels.method(best))} comes first by {labels.heading(metric)}: {value_of}."
-    apart = shown[metric][best].difference
+    apart = scores[metric][best].difference
     if apart.known:
-        reference = next((name for name in order if not shown[metric][name].difference.known), "the reference")
+        reference = next((name for name in order if not scores[metric][name].difference.known), "the reference")
         finding += f" Its difference to {reference} on the same people is {labels.difference(apart, '', 4)}."
     parts = [paragraph(finding, kind="finding")]
-    first = [name for name in dict.fromkeys((metric, "rmse")) if name in shown]
-    parts += [_ranking(evidence, shown[name], name, _ranked(shown, name)) for name in first]
+    first = [name for name in dict.fromkeys((metric, "rmse")) if name in scores]
+    parts += [_ranking(evidence, scores[name], name, _ranked(scores, name)) for name in first]
     if evidence["absent"]:
-        told = "; ".join(f"{labels.method(name)} ({why})" for name, why in sorted(evidence["absent"].items()))
-        parts.append(paragraph(f"Not in the tables: {told}.", kind="soft"))
-    others = [name for name in shown if name not in first]
+        absent = "; ".join(f"{labels.method(name)} ({why})" for name, why in sorted(evidence["absent"].items()))
+        parts.append(paragraph(f"Not in the tables: {absent}.", kind="soft"))
+    others = [name for name in scores if name not in first]
     if others:
         parts.append(
             folded(
                 f"{upper(labels.count(len(others), 'more metric'))}, every method",
-                _further(evidence, shown, others, order),
+                _further(evidence, scores, others, order),
             )
         )
     return section("methods", "Methods, ranked", *parts)
 
 
-def _by_metric(told: dict[str, list[Any]]) -> dict[str, dict[str, Scored]]:
+def _by_metric(content: dict[str, list[Any]]) -> dict[str, dict[str, Scored]]:
     """metric -> method -> its score; metrics that no method has are left out."""
     found: dict[str, dict[str, Scored]] = {}
-    blank = [None] * len(told["method"])
-    columns = [told.get(name, blank) for name in ("value", "low", "high")]
-    apart = [told.get(name, blank) for name in ("difference", "difference_low", "difference_high")]
-    for place, (name, metric) in enumerate(zip(told["method"], told["metric"], strict=True)):
+    blank = [None] * len(content["method"])
+    columns = [content.get(name, blank) for name in ("value", "low", "high")]
+    apart = [content.get(name, blank) for name in ("difference", "difference_low", "difference_high")]
+    for place, (name, metric) in enumerate(zip(content["method"], content["metric"], strict=True)):
         scored = Scored(*(Estimate.of([column[place] for column in each]) for each in (columns, apart)))
         if scored.value.known:
             found.setdefault(metric, {})[name] = scored
     return found
 
 
-def _ranked(shown: dict[str, dict[str, Scored]], metric: str) -> list[str]:
+def _ranked(scores: dict[str, dict[str, Scored]], metric: str) -> list[str]:
     sign = -1.0 if BETTER.get(metric) == "higher" else 1.0
-    return sorted(shown[metric], key=lambda name: sign * shown[metric][name].value.value)
+    return sorted(scores[metric], key=lambda name: sign * scores[metric][name].value.value)
 
 
-def _ranking(evidence: Evidence, shown: dict[str, Scored], metric: str, order: list[str]) -> Html:
+def _ranking(evidence: EvidenceContent, scores: dict[str, Scored], metric: str, order: list[str]) -> Html:
     carried = evidence["roles"].get("carry")
-    ends = _method_ends(shown, [carried] if carried in shown else [])
+    ends = _method_ends(scores, [carried] if carried in scores else [])
     meaning = evidence["meaning"].get(metric, metric)
     return table(
         f"{labels.heading(metric)}: {meaning}. The lower the better; 95 % intervals over people.",
         ["method", labels.heading(metric), "← better"],
-        _method_rows(evidence, shown, metric, order, ends),
+        _method_rows(evidence, scores, metric, order, ends),
     )
 
 
-def _method_ends(shown: dict[str, Scored], always: list[str]) -> tuple[float, float]:
+def _method_ends(scores: dict[str, Scored], always: list[str]) -> tuple[float, float]:
     """Ends of a scale for the methods' values; what is far off most of them, and not in `always`, is left outside."""
-    values = np.array([scored.value.value for scored in shown.values()])
+    values = np.array([scored.value.value for scored in scores.values()])
     low, high = (float(v) for v in np.quantile(values, [0.1, 0.75]))
     space = 4.0 * (high - low) or np.inf
-    near = [name for name, value in zip(shown, values, strict=True) if low - space <= value <= high + space]
-    return spanning([v for name in {*near, *always} for v in shown[name].value if np.isfinite(v)], 0.05)
+    near = [name for name, value in zip(scores, values, strict=True) if low - space <= value <= high + space]
+    return spanning([v for name in {*near, *always} for v in scores[name].value if np.isfinite(v)], 0.05)
 
 
 def _method_rows(
-    evidence: Evidence, shown: dict[str, Scored], metric: str, order: list[str], ends: tuple[float, float]
+    evidence: EvidenceContent, scores: dict[str, Scored], metric: str, order: list[str], ends: tuple[float, float]
 ) -> list[Html]:
     rows = []
     for name in order:
-        estimate = shown[name].value
+        estimate = scores[name].value
         off = " →" if estimate.value > ends[1] else " ←" if estimate.value < ends[0] else ""
         text = labels.interval(estimate) + off
         mine = name == evidence["roles"]["ours"]
@@ -105,17 +105,19 @@ def _method_rows(
 
 def _named(name: str) -> Html:
     """A method as sentences name it, and beside it the name of the command line where that is another."""
-    told = labels.method(name)
-    return join(told, None if told == name else tag("span", f" {name}", class_="soft"))
+    title = labels.method(name)
+    return join(title, None if title == name else tag("span", f" {name}", class_="soft"))
 
 
-def _further(evidence: Evidence, shown: dict[str, dict[str, Scored]], metrics: list[str], order: list[str]) -> Html:
+def _further(
+    evidence: EvidenceContent, scores: dict[str, dict[str, Scored]], metrics: list[str], order: list[str]
+) -> Html:
     """One table, its rows by metric."""
     rows = {}
     for metric in metrics:
-        names = [name for name in order if name in shown[metric]]
-        names += [name for name in shown[metric] if name not in names]
+        names = [name for name in order if name in scores[metric]]
+        names += [name for name in scores[metric] if name not in names]
         meaning = evidence["meaning"].get(metric)
         heading = labels.heading(metric) + (f": {meaning}" if meaning else "")
-        rows[heading] = _method_rows(evidence, shown[metric], metric, names, _method_ends(shown[metric], []))
+        rows[heading] = _method_rows(evidence, scores[metric], metric, names, _method_ends(scores[metric], []))
     return table("Further metrics, 95 % intervals over people", ["method", "value", "interval"], rows)

@@ -11,14 +11,14 @@ import numpy as np
 from ...evaluation.metrics import Estimate
 from . import labels
 
-Evidence = dict[str, Any]
+EvidenceContent = dict[str, Any]
 # Longer lists are cut or folded.
 FIRST = 8
 KINDS = {"better": "Better", "tie": "Ties", "worse": "Worse"}
 GROUPS = {"gap": "Years between the visits", "age": "Age at baseline", "sex": "Sex", "site": "Site"}
 
 
-def ours(evidence: Evidence) -> str:
+def ours(evidence: EvidenceContent) -> str:
     """The method that the report is about."""
     return labels.method(evidence["roles"]["ours"])
 

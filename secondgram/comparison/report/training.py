@@ -9,27 +9,27 @@ from ...evaluation.metrics import UNKNOWN, Estimate, win_tie_loss
 from . import figures, labels
 from .drawing import spanning, strip
 from .html import Html, tag
-from .shared import Evidence
+from .shared import EvidenceContent
 from .tables import cell, figure, folded, panel, paragraph, row, section, table, value
 
 
-def training(evidence: Evidence) -> Html:
+def training(evidence: EvidenceContent) -> Html:
     """Section: what each rung earned, and how networks were trained."""
     title, parts = "What was learned", []
-    for name, told in evidence["training"].items():
-        parts += _rungs(told) if "ladder" in told else []
-        if told["networks"]:
-            parts += _networks(name, told)
-        elif told.get("reason"):
-            reason = labels.typeset(told["reason"])
+    for name, record in evidence["training"].items():
+        parts += _rungs(record) if "ladder" in record else []
+        if record["networks"]:
+            parts += _networks(name, record)
+        elif record.get("reason"):
+            reason = labels.typeset(record["reason"])
             parts.append(paragraph(f"{labels.method(name)}: no network was trained ({reason})."))
     if not parts:
         parts = [paragraph("No method that took part trains a network, or none kept its history.")]
     return section("training", title, *parts)
 
 
-def _rungs(told: dict[str, Any]) -> list[Html]:
-    ladder, rows = told["ladder"], []
+def _rungs(record: dict[str, Any]) -> list[Html]:
+    ladder, rows = record["ladder"], []
     gains = [Estimate.of(each) for each in zip(ladder["difference"], ladder["low"], ladder["high"], strict=True)]
     values = [v for estimate in gains for v in estimate if math.isfinite(v)] or [0.0]
     ends = spanning(values, 0.06, zero=True)
@@ -48,7 +48,7 @@ def _rungs(told: dict[str, Any]) -> list[Html]:
                 ),
             )
         )
-    means = told.get("means", {})
+    means = record.get("means", {})
     used = [f"{labels.plain(name)} {many}" for name, many in sorted(means.items(), key=lambda each: -each[1])]
     reasons = [
         tag("li", f"{labels.plain(rung)}: {labels.typeset(text)}.")
@@ -69,17 +69,17 @@ def _rungs(told: dict[str, Any]) -> list[Html]:
     ]
 
 
-def _networks(name: str, told: dict[str, Any]) -> list[Html]:
-    networks = told["networks"]
+def _networks(name: str, record: dict[str, Any]) -> list[Html]:
+    networks = record["networks"]
     skipped = sum(sum(network["skipped"]) for network in networks)
     finding = (
         f"{labels.count(len(networks), 'network')}, trained for {_each(networks, 'epochs')} epochs; the weights "
         f"kept are those after epoch {_each(networks, 'best')}. {_skips(skipped)}"
     )
-    if not told["kept"]:
-        finding += f" No draw comes from them: {labels.typeset(told['reason'])}."
-    elif told["reason"]:
-        finding += f" Draws come from them: {labels.typeset(told['reason'])}."
+    if not record["kept"]:
+        finding += f" No draw comes from them: {labels.typeset(record['reason'])}."
+    elif record["reason"]:
+        finding += f" Draws come from them: {labels.typeset(record['reason'])}."
     one = networks[0]
     panels = []
     scores = {
@@ -133,8 +133,8 @@ def _networks(name: str, told: dict[str, Any]) -> list[Html]:
 
 def _each(networks: list[dict[str, Any]], key: str) -> str:
     """What the networks have, said once where it is the same."""
-    told = list(dict.fromkeys(str(network[key]) for network in networks))
-    return told[0] if len(told) == 1 else labels.listed([str(network[key]) for network in networks])
+    values = list(dict.fromkeys(str(network[key]) for network in networks))
+    return values[0] if len(values) == 1 else labels.listed([str(network[key]) for network in networks])
 
 
 def _most(steps: dict[str, list[tuple[int, float]]]) -> str:
@@ -148,8 +148,8 @@ def _skips(skipped: int) -> str:
 
 
 def _keys(lines: dict[str, Any]) -> Html | None:
-    shown = {f"curve-{place % 4}": key for place, key in enumerate(list(lines)[:4])}
-    return figures.legend(shown, line=True) if len(lines) > 1 else None
+    curves = {f"curve-{place % 4}": key for place, key in enumerate(list(lines)[:4])}
+    return figures.legend(curves, line=True) if len(lines) > 1 else None
 
 
 def _by_task(network: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:

@@ -222,16 +222,16 @@ class _Judged:
             lambda each: Population.fit(each.everyone(), each.design.width), [*self.fitted, self.everybody]
         )
         own = self.out_of_fold("own")[0]
-        told = {}
+        by_share = {}
         for share in SHRINKAGES:
             surprises = in_parallel(partial(Population.surprise, shrinkage=share), judged)
-            told[share] = self._told(own, surprises), surprises
-        self.shrinkage = max(told, key=lambda share: told[share][0])
-        surprises = told[self.shrinkage][1]
+            by_share[share] = self._explained(own, surprises), surprises
+        self.shrinkage = max(by_share, key=lambda share: by_share[share][0])
+        surprises = by_share[self.shrinkage][1]
         self.fitted = [each.knowing(surprise) for each, surprise in zip(self.fitted, surprises, strict=True)]
         self.everybody = self.everybody.knowing(last.surprise(self.shrinkage))
 
-    def _told(self, own: np.ndarray, surprises: list[Surprise]) -> float:
+    def _explained(self, own: np.ndarray, surprises: list[Surprise]) -> float:
         """How much of the squared errors of `own` (P, D) the surprise of a baseline accounts for, a share a feature."""
         u = np.zeros(own.shape)
 

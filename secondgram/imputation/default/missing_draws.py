@@ -77,14 +77,14 @@ class LostCells:
     def _mixed(self, later: Later | None) -> Iterator[tuple[int, MixedCells]]:
         """People whose missing cells are more than a Gaussian given their visit: by levels, or a known follow-up."""
         factors: dict[bytes, tuple[np.ndarray, bool]] = {}
-        told = np.zeros(len(self.gone), dtype=bool)
+        informed = np.zeros(len(self.gone), dtype=bool)
         if later is not None:
-            told = self.gone.any(axis=1) & np.isfinite(later.z).any(axis=1)
-        for person in map(int, np.flatnonzero(told | self.context.levelled(self.gone))):
+            informed = self.gone.any(axis=1) & np.isfinite(later.z).any(axis=1)
+        for person in map(int, np.flatnonzero(informed | self.context.levelled(self.gone))):
             gone = self.gone[person]
             count = int(gone.sum())
             linear, quadratic = np.zeros(count), np.zeros((count, count))
-            if later is not None and told[person]:
+            if later is not None and informed[person]:
                 known = np.isfinite(later.z[person])
                 factor = factors.get(known.tobytes())
                 if factor is None:

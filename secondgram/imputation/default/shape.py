@@ -169,9 +169,9 @@ def _train(
         zero_output=True,
         generator=torch.Generator().manual_seed(seed),
     )
-    target, shown = torch.from_numpy(components).float(), torch.from_numpy(conditions).float()
-    rows = pairs_only(target[~held], torch.ones_like(target[~held]), shown[~held])
-    validate = _held_back_loss(target[held], shown[held], schedule, seed)
+    target, condition = torch.from_numpy(components).float(), torch.from_numpy(conditions).float()
+    rows = pairs_only(target[~held], torch.ones_like(target[~held]), condition[~held])
+    validate = _held_back_loss(target[held], condition[held], schedule, seed)
     history = Trainer(net, schedule, rows, options.training, seed=seed, validate=validate, run=run).fit()
     return net, history.as_json()
 

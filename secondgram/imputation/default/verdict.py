@@ -32,7 +32,7 @@ def ladder_rows(
     features = ", ".join(f"{name} for {counts[name]}" for name in CANDIDATES if counts[name])
     blend = ", ".join(f"{w:.2f} {name}" for name, w in mean.weights.items() if w > 0.005)
     spreads = f"slopes: {spread.candidate}" if spread.candidate != "constant" else "one a feature"
-    told = {
+    reasons = {
         "carry-forward": ("no change", "A Gaussian of its own errors"),
         "mean": (mean.winner, f"Features: {features}. Blend: {blend or 'nothing'}"),
         "spread": (spreads, "Errors' size by covariates, gap and baseline"),
@@ -43,7 +43,7 @@ def ladder_rows(
     for rung, score in by_feature(judgement, mean.chosen).items():
         now = judgement.average(score)
         gain = np.zeros(len(now)) if before is None else now - before
-        choice, reason = told[rung]
+        choice, reason = reasons[rung]
         found.append(_row(rung, choice, float(now.mean()), float(gain.mean()), standard_error(gain), reason))
         before = now
     gain, error = components.gain["own"]
