@@ -12,7 +12,7 @@ import numpy as np
 from bed_simulate import Hard, simulated
 
 import secondgram as sg
-from secondgram.evaluation.compare import splits as whole_splits
+from secondgram.comparison.compare import splits as whole_splits
 from secondgram.evaluation.evaluate import true_followup
 
 JUDGED = 300

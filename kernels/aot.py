@@ -24,10 +24,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import block, gradients, noise
-from .folded import Folded
+from . import executor, gradients, noise
 from .launches import Described, described
 from .layout import BLOCKS, Size
+from .reverse_chain import Folded
 
 ARCHITECTURES = (80, 90, 100)
 # Rows of the batches whose tiles are compiled, one for each class of `tuning`.
@@ -223,42 +223,42 @@ class _Inputs(NamedTuple):
     t: torch.Tensor
     c: torch.Tensor
     weights: list[torch.Tensor]
-    drops: block.Drops
+    drops: executor.Drops
 
 
 def _inputs(rows: int, size: Size) -> _Inputs:
-    widths = [size.ends[name].true_outputs for name in block.DROPPED]
+    widths = [size.ends[name].true_outputs for name in executor.DROPPED]
     return _Inputs(
         torch.empty(rows, size.features, device="meta"),
         torch.empty(rows, device="meta"),
         torch.empty(rows, size.conditions, device="meta"),
         [torch.empty(shape, device="meta") for shape in size.parameters.values()],
-        block.Drops(0.1, tuple(torch.empty(rows, width, device="meta") for width in widths)),
+        executor.Drops(0.1, tuple(torch.empty(rows, width, device="meta") for width in widths)),
     )
 
 
 def _describe_inference(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, _ = _inputs(rows, size)
-    block.denoise(size, precision, x, t, c, weights, False)
+    executor.denoise(size, precision, x, t, c, weights, False)
 
 
 def _describe_training(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, _ = _inputs(rows, size)
-    out, kept = block.denoise(size, precision, x, t, c, weights, True)
-    block.gradients(size, precision, torch.empty_like(out), kept, weights, x_gradient=True, c_gradient=True)
+    out, kept = executor.denoise(size, precision, x, t, c, weights, True)
+    executor.gradients(size, precision, torch.empty_like(out), kept, weights, x_gradient=True, c_gradient=True)
 
 
 def _describe_tasks(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, _ = _inputs(rows, size)
-    out, kept = block.denoise(size, precision, x, t, c, weights, True)
+    out, kept = executor.denoise(size, precision, x, t, c, weights, True)
     offsets = torch.empty(4, dtype=torch.int64, device="meta")
-    block.gradients(size, precision, torch.empty_like(out), kept, weights, offsets=offsets)
+    executor.gradients(size, precision, torch.empty_like(out), kept, weights, offsets=offsets)
 
 
 def _describe_dropout(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, drops = _inputs(rows, size)
-    out, kept = block.denoise(size, precision, x, t, c, weights, True, drops)
-    block.gradients(size, precision, torch.empty_like(out), kept, weights, drops=drops)
+    out, kept = executor.denoise(size, precision, x, t, c, weights, True, drops)
+    executor.gradients(size, precision, torch.empty_like(out), kept, weights, drops=drops)
 
 
 def _folded(precision: str, size: Size) -> Folded:
@@ -311,7 +311,7 @@ PASSES: dict[str, Callable[[str, int, Size], None]] = {
 def tabled_cases(architecture: int) -> Iterator[Case]:
     """Cases of `TABLE` for an architecture, in its order."""
     yield from cases()
-    for precision in block.PRECISIONS:
+    for precision in executor.PRECISIONS:
         yield from denoiser_cases(architecture, precision, BATCHES[-1], PUBLISHED)
 
 
@@ -371,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES, help="compute capabilities, 90 say")
     parser.add_argument(
-        "--precision", nargs="+", choices=block.PRECISIONS, default=["bf16"], help="of the denoiser's kernels"
+        "--precision", nargs="+", choices=executor.PRECISIONS, default=["bf16"], help="of the denoiser's kernels"
     )
     parser.add_argument("--rows", type=int, nargs="+", default=BATCHES[2:], help="batches of the denoiser's kernels")
     parser.add_argument("--features", type=int, nargs="+", default=[769], help="D of the denoiser's kernels")
@@ -381,7 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.table:
         write_table()
         return
-    precisions, batches = (list(block.PRECISIONS), BATCHES) if chosen.all else (chosen.precision, chosen.rows)
+    precisions, batches = (list(executor.PRECISIONS), BATCHES) if chosen.all else (chosen.precision, chosen.rows)
     units = " ".join(f"{unit:>7}" for unit in MATRIX_UNITS)
     print(f"{'kernel':44} {'arch':>6} {'registers':>9} {'local B':>8} {'shared B':>8} {units}")
     for architecture in chosen.arch:

@@ -12,16 +12,17 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.imputation import base, design, judgement, ladder
-from secondgram.imputation.design import Design, fit_folds
+from secondgram.imputation.default import design, judgement, model
+from secondgram.imputation.default import mean as mean_stage
+from secondgram.imputation.default.design import Design, fit_folds
+from secondgram.imputation.default.judgement import CHOICES, RUNGS, Judgement, Stage, fit_stages, follow, judge
+from secondgram.imputation.default.margins import fit_margins
+from secondgram.imputation.default.model import DefaultModel, DefaultOptions
+from secondgram.imputation.default.population import Population
+from secondgram.imputation.default.spread import fit_spread, spread_as
 from secondgram.imputation.folds import unit_folds
-from secondgram.imputation.judgement import CHOICES, RUNGS, Judgement, Stage, fit_stages, follow, judge
-from secondgram.imputation.ladder import DefaultOptions, Ladder
-from secondgram.imputation.margins import fit_margins
-from secondgram.imputation.people import TrainingPairs
-from secondgram.imputation.population import Population
+from secondgram.imputation.model_data import TrainingPairs
 from secondgram.imputation.scores import normal_crps
-from secondgram.imputation.spread import fit_spread, spread_as
 from secondgram.training.trainer import Run
 
 FEATURES = 4
@@ -253,7 +254,7 @@ def test_what_follows_a_mean_leaves_filled_cells_out() -> None:
     cohort = replace(cohort, visits=visits)
     whole = Design.of(cohort, False)
     folds, fold = fit_folds(cohort, whole, False, 0)
-    mean, left = base.fit_means(whole, folds, ("own",), True)["own"]
+    mean, left = mean_stage.fit_means(whole, folds, ("own",), True)["own"]
     stage = follow(whole, mean, left, fold)
     known = np.where(whole.measured, left, np.nan)
     np.testing.assert_allclose(stage.standard * stage.scale, known, rtol=1e-12)
@@ -269,7 +270,7 @@ def test_spreads_are_those_of_the_pairs_that_are_imputed() -> None:
     cohort = _cohort(60)
     whole = Design.of(cohort, True)
     folds, fold = fit_folds(cohort, whole, True, 0)
-    mean, left = base.fit_means(whole, folds, ("own",), True)["own"]
+    mean, left = mean_stage.fit_means(whole, folds, ("own",), True)["own"]
     stage = follow(whole, mean, left, fold)
     wanted = whole.pairs.wanted
     assert 0 < wanted.sum() < len(wanted)
@@ -298,8 +299,8 @@ def _noting(
     return lambda: seen
 
 
-def _train(cohort: sg.Cohort, seed: int = 0, **options: Any) -> Ladder:
-    return Ladder.fit(cohort, DefaultOptions(shape="off", **options), seed=seed, run=Run(show=False))
+def _train(cohort: sg.Cohort, seed: int = 0, **options: Any) -> DefaultModel:
+    return DefaultModel.fit(cohort, DefaultOptions(shape="off", **options), seed=seed, run=Run(show=False))
 
 
 def test_without_self_conditioning_no_population_is_learned_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +332,7 @@ def test_which_pairs_are_learned_from_is_the_same_everywhere(
 def test_the_seed_decides_every_fold_and_no_part_is_a_fold(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     folds = _noting(monkeypatch, design, "unit_folds", 1)
     parts = _noting(monkeypatch, judgement, "unit_folds", 1)
-    joint = _noting(monkeypatch, ladder, "fit_joint", "seed")
+    joint = _noting(monkeypatch, model, "fit_joint", "seed")
     _train(_cohort(40), seed, pairs="first", self_conditioning=False)
     assert folds() == [seed] * (5 + 1)
     assert parts() == [seed + 1]

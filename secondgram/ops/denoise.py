@@ -54,9 +54,9 @@ def denoise(
     plain = x.device.type == "cpu" and precision == AUTO and not torch.compiler.is_compiling()
     if plain and resolve("the denoiser", ON_PROCESSOR, backend) == "reference":
         return reference.denoise(weights, x, time, c, dropout)
-    from . import fused
+    from . import triton_kernels
 
-    chosen, precision = fused.choose(weights, x, precision, backend)
+    chosen, precision = triton_kernels.choose(weights, x, precision, backend)
     if chosen == "triton":
-        return fused.denoise(weights, x, t.to(device=x.device).expand(len(x)), c, precision, dropout)
+        return triton_kernels.denoise(weights, x, t.to(device=x.device).expand(len(x)), c, precision, dropout)
     return reference.denoise(weights, x, time, c, dropout)
