@@ -189,10 +189,10 @@ struct FoldedForward {
     for (std::size_t r = 0; r < rows; ++r) w.rstd[r] = Isa::reciprocal_deviation(from.row(r), net.sizes.block_in(b));
     const Segment first[] = {{&from, &block.inner}};
     Isa::product(first, 1, rows, net.sizes.embedding, w.sums,
-                  Normed<Isa>{w.rstd.data(), block.inner_bias.data(), &w.inner});
+                 Normed<Isa>{w.rstd.data(), block.inner_bias.data(), &w.inner});
     const Segment both[] = {{&w.inner, &block.image}, {skip, &block.join}};
     Isa::product(both, skip == nullptr ? 1 : 2, rows, net.sizes.block_out(b), w.sums,
-                  WithContext<Isa>{&w.context[b], people, &to});
+                 WithContext<Isa>{&w.context[b], people, &to});
   }
 };
 
