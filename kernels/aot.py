@@ -120,7 +120,7 @@ class Usage:
 
 def _noise_case(width: int) -> Case:
     rows, blocks = noise.tile_of(width)
-    pointers = {"out": "*fp32", "keys": "*i64", "draws": "*i32"}
+    pointers = {"out_ptr": "*fp32", "keys_ptr": "*i64", "draws_ptr": "*i32"}
     numbers = {"seed": "u64", "purpose": "i32", "step": "i32", "rows": "i32", "people": "i32", "width": "i32"}
     constants = {"ROWS": rows, "BLOCKS": blocks}
     return Case(noise.normals_kernel, {**pointers, **numbers, **dict.fromkeys(constants, "constexpr")}, constants)
@@ -131,10 +131,10 @@ def _gradient_cases() -> list[Case]:
     found = []
     for dtype, word in words.items():
         pointer, group = f"*{word}", gradients.GROUP
-        rows = {"dY": pointer, "X": pointer, "offsets": "*i64"}
-        strides = dict.fromkeys(("task_stride", "dY_stride", "X_stride", "outputs", "inputs"), "i64")
-        layers = {"J": "*fp32", "dYs": ("i64",) * group, "Xs": ("i64",) * group, "layers": "*i64"}
-        more = {"strides": ("i64",) * 2 * group, "offsets": "*i64", "task_stride": "i64"}
+        rows = {"dY_ptr": pointer, "X_ptr": pointer, "offsets_ptr": "*i64"}
+        strides = dict.fromkeys(("out_task_stride", "dY_row_stride", "X_row_stride", "outputs", "inputs"), "i64")
+        layers = {"J_ptr": "*fp32", "dY_ptrs": ("i64",) * group, "X_ptrs": ("i64",) * group, "layers_ptr": "*i64"}
+        more = {"row_strides": ("i64",) * 2 * group, "offsets_ptr": "*i64", "J_row_stride": "i64"}
         for exact in (True, False) if dtype == torch.float32 else (True,):
             constants = {"EXACT": exact, "TILE": gradients.TILE}
             one = {**constants, "ROWS": gradients.rows_at_a_time(dtype, exact)}
@@ -144,20 +144,20 @@ def _gradient_cases() -> list[Case]:
                 "ROWS": gradients.GROUP_ROWS[dtype],
                 "GROUP": group,
             }
-            out = {"out": "*fp32"}
+            out = {"out_ptr": "*fp32"}
             found.append(_case(gradients.weight_gradient_kernel, {**out, **rows, **strides}, one, word))
             found.append(_case(gradients.layer_gradients_kernel, {**layers, **more}, several, word))
         for tasks in (1, 2, 3, 8) if dtype == torch.float32 else (3,):
             constants = {"TASKS": tasks, "COLUMNS": gradients.FEW_COLUMNS[triton.next_power_of_2(tasks)]}
-            slab = {"partial": "*fp64", "J": pointer, "columns": "i32", "task_stride": "i64"}
+            slab = {"partial_ptr": "*fp64", "J_ptr": pointer, "columns": "i32", "J_row_stride": "i64"}
             found.append(_case(gradients.gram_few_kernel, slab, constants, word))
         for tasks in (16, 32, 64):
-            slab = {"partial": "*fp64", "J": pointer, "tasks": "i32", "columns": "i32", "task_stride": "i64"}
+            slab = {"partial_ptr": "*fp64", "J_ptr": pointer, "tasks": "i32", "columns": "i32", "J_row_stride": "i64"}
             found.append(_case(gradients.gram_many_kernel, slab, gradients.many_constants(tasks), word, warps=8))
-        slab = {"g": pointer, "squares": "*fp64", "J": pointer, "w": "*fp64", "tasks": "i32", "columns": "i32"}
-        slab["task_stride"] = "i64"
+        slab = {"g_ptr": pointer, "squares_ptr": "*fp64", "J_ptr": pointer, "w_ptr": "*fp64"}
+        slab |= {"tasks": "i32", "columns": "i32", "J_row_stride": "i64"}
         found.append(_case(gradients.combine_kernel, slab, {"COLUMNS": gradients.COMBINED}, word))
-    sums = {"out": "*fp64", "partial": "*fp64", "programs": "i32", "entries": "i32"}
+    sums = {"out_ptr": "*fp64", "partial_ptr": "*fp64", "programs": "i32", "entries": "i32"}
     for wide, tall in gradients.SUMMED:
         found.append(_case(gradients.sum_partials_kernel, sums, {"ENTRIES": wide, "PARTIALS": tall}, "fp64"))
     return found

@@ -42,7 +42,7 @@ __all__ = [
     "task_sums_reason_unavailable",
 ]
 
-INTERFACE = 8
+INTERFACE = 9
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -250,15 +250,6 @@ def architectures(precision: str = "fp32") -> tuple[str, ...]:
     precision : `fp32`, `fp16` or `bf16`, to which the factors of products are rounded. Empty where it cannot run.
     """
     return () if sampler_reason_unavailable() else tuple(_extension().architectures(precision))
-
-
-def peak(precision: str, threads: int, architecture: str | None = None) -> float:
-    """Operations a second of multiply-adds in registers (a product and a sum count two).
-
-    The best of twenty loops: threads of other libraries may still spin while they wait for work.
-    """
-    name = architecture or architectures(precision)[0]
-    return float(max(_extension().peak(name, precision, threads, rounds=2_000_000) for _ in range(20)))
 
 
 def half_precision() -> str | None:
@@ -490,7 +481,7 @@ class NativePostprocess:
             for each in (components, margins)
         ]
         # The extension copies what it is shown.
-        self.packed = _extension().finisher(
+        self.packed = _extension().postprocessor(
             width=width,
             precision=precision,
             loading=0 if rotation is None else rotation.ctypes.data,
@@ -528,7 +519,7 @@ class NativePostprocess:
         out = buffers.empty((self.width, people, count), dtype)
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"draws of {dtype}")
-        _extension().finish(
+        _extension().postprocess(
             by=self.packed,
             out=out.ctypes.data,
             doubles=dtype == np.float64,

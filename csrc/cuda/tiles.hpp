@@ -4,7 +4,7 @@
 // - activations [rows, width]: square (row / 64, column / 64) is number row / 64 * panels + column / 64;
 // - weights [inputs, outputs], transposed: a square's rows are outputs and its columns are inputs, and
 //   square (output / 64, input / 64) is number output / 64 * (inputs in squares) + input / 64.
-// A row of a square takes 128 bytes. Its eight pieces of 16 bytes are permuted by the row, so that the same piece of
+// A row of a square takes 128 bytes. Its eight fragments of 16 bytes are permuted by the row, so that the same fragment of
 // eight neighbouring rows lies in all 32 banks of shared memory; the tensor cores of sm_90 call this order the 128-byte
 // swizzle. A square is therefore one linear copy, from global memory to where it is multiplied.
 #pragma once
@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "half.hpp"
+#include "../core/half.hpp"
 
 namespace secondgram {
 

@@ -19,7 +19,7 @@ using Team = void (*)(void (*function)(void*), void* data, unsigned threads, uns
 // make() is called once in every thread and returns a function that owns the thread's workspace; these functions are called
 // with tiles 0 .. total - 1, each once. An exception of a tile ends the work and is thrown again here.
 template <typename Make>
-void share_tiles(std::size_t total, unsigned threads, const Make& make, Team team = nullptr) {
+void parallel_for(std::size_t total, unsigned threads, const Make& make, Team team = nullptr) {
   std::atomic<std::size_t> next{0};
   std::exception_ptr failure;
   std::mutex mutex;

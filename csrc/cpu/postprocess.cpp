@@ -1,14 +1,15 @@
-#include "finish.hpp"
+#include "postprocess.hpp"
 
 #include <limits>
 #include <stdexcept>
 
-#include "architectures.hpp"
-#include "workers.hpp"
+#include "dispatch.hpp"
+#include "parallel_for.hpp"
+#include "partition.hpp"
 
 namespace secondgram::cpu {
 
-Maps::Maps(const double* x, const double* y, std::size_t knots, std::size_t columns_) : columns(columns_) {
+QuantileMaps::QuantileMaps(const double* x, const double* y, std::size_t knots, std::size_t columns_) : columns(columns_) {
   while (places < knots + 1) places *= 2, ++levels;
   const std::size_t size = columns * places;
   start.resize(size), value.resize(size), slope.assign(size, 1.0f), tree.resize(size), identity.assign(columns, 1);
@@ -39,19 +40,20 @@ Maps::Maps(const double* x, const double* y, std::size_t knots, std::size_t colu
 }
 
 template <typename T>
-void finish(const Finish& by, const FinishRequest& q, T* out, unsigned threads, const std::string& architecture) {
+void postprocess(const Postprocess& by, const PostprocessRequest& q, T* out, unsigned threads,
+                 const std::string& architecture) {
   const Architecture* entry = find_architecture(architecture, by.precision);
   if (entry == nullptr) throw std::invalid_argument("no instruction set " + architecture);
-  const Cut cut(q.people, q.n_draws, threads);
-  share_tiles(cut.tiles(), threads, [&] {
-    return [&, w = FinishScratch(by.width, by.precision)](std::size_t number) mutable {
-      const Tile tile = cut.tile(number);
-      entry->finish_tile(out)(by, q, w, tile.person, tile.people, tile.draw, tile.draws, out);
+  const Partition partition(q.people, q.n_draws, threads);
+  parallel_for(partition.tiles(), threads, [&] {
+    return [&, w = PostprocessWorkspace(by.width, by.precision)](std::size_t number) mutable {
+      const TileRange tile = partition.tile(number);
+      entry->postprocess_tile(out)(by, q, w, tile.person, tile.people, tile.draw, tile.draws, out);
     };
   });
 }
 
-template void finish(const Finish&, const FinishRequest&, float*, unsigned, const std::string&);
-template void finish(const Finish&, const FinishRequest&, double*, unsigned, const std::string&);
+template void postprocess(const Postprocess&, const PostprocessRequest&, float*, unsigned, const std::string&);
+template void postprocess(const Postprocess&, const PostprocessRequest&, double*, unsigned, const std::string&);
 
 }  // namespace secondgram::cpu

@@ -1,8 +1,8 @@
 // Forward pass of the folded denoiser for one tile of rows. Reference implementation: secondgram/diffusion/folding.py.
 //
-// Everything here is the same for every instruction set; `Arch` supplies the matrix product and the elementwise loops:
-//   Arch::product(segments, n_segments, rows, columns, sums, finish)   rows of sums, passed to `finish` in pieces
-//   Arch::as_factors(matrix, row, column, count)   converts values just written to the operand format of the products
+// Everything here is the same for every instruction set; `Isa` supplies the matrix product and the elementwise loops:
+//   Isa::product(segments, n_segments, rows, columns, sums, epilogue)   rows of sums, passed to `epilogue` in blocks of columns
+//   Isa::to_operand(matrix, row, column, count)   converts values just written to the operand format of the products
 // No row enters the arithmetic of another row, so the other rows of a tile cannot change its result.
 #pragma once
 
@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "packed.hpp"
+#include "matrix.hpp"
 
 namespace secondgram {
 
@@ -29,12 +29,12 @@ struct Sizes {
 };
 
 struct DenseLayer {
-  Packed weight;
+  PackedMatrix weight;
   std::vector<float> bias;
 };
 
-struct Block {
-  Packed inner, image, embed, context, join;  // join is empty where the block has no skip
+struct FoldedBlock {
+  PackedMatrix inner, image, embed, context, join;  // join is empty where the block has no skip
   std::vector<float> inner_bias, embed_bias, bias;
 };
 
@@ -42,7 +42,7 @@ struct Network {
   Sizes sizes;
   Precision precision = Precision::fp32;
   DenseLayer condition[2];
-  Block blocks[6];
+  FoldedBlock blocks[6];
   DenseLayer bottleneck[2][2];
   DenseLayer out;
 };
@@ -57,10 +57,10 @@ struct Workspace {
   Matrix embed, context[6];                     // [people, ...]  once a step
   std::vector<float> rstd;                      // [rows]
   Matrix conditions;                            // [people, conditions]
-  Matrix sums;                                  // [rows, kWidestPiece] of a product
+  Matrix sums;                                  // [rows, kMostEpilogueColumns] of a product
 
   Workspace(const Sizes& s, Precision precision, std::size_t rows_)
-      : rows(padded_rows(rows_)), rstd(rows), conditions(rows, s.conditions, precision), sums(rows, kWidestPiece) {
+      : rows(padded_rows(rows_)), rstd(rows), conditions(rows, s.conditions, precision), sums(rows, kMostEpilogueColumns) {
     for (Matrix* m : {&before, &output}) *m = Matrix(rows, s.features);
     for (Matrix* m : {&x, &up3}) *m = Matrix(rows, s.features, precision);
     for (Matrix* m : {&inner, &embed}) *m = Matrix(rows, s.embedding, precision);
@@ -74,19 +74,19 @@ struct Workspace {
   }
 };
 
-template <typename Arch>
-struct Walk {
+template <typename Isa>
+struct FoldedForward {
   const Network& net;
   Workspace& w;
 
   // Embeds the people of the tile: person[b] = cond_mlp(c) @ embed_b + embed_bias_b, c = w.conditions.
-  void meet(std::size_t people) {
+  void embed_people(std::size_t people) {
     dense_silu(net.condition[0], w.conditions, w.inner, people);
     plain(net.condition[1], w.inner, w.embed, people);
     for (int b = 0; b < 6; ++b) {
-      const Block& block = net.blocks[b];
+      const FoldedBlock& block = net.blocks[b];
       const Segment segments[] = {{&w.embed, &block.embed}};
-      Arch::product(segments, 1, people, net.sizes.embedding, w.sums, Biased<Arch>{block.embed_bias.data(), &w.person[b]});
+      Isa::product(segments, 1, people, net.sizes.embedding, w.sums, Biased<Isa>{block.embed_bias.data(), &w.person[b]});
     }
   }
 
@@ -94,13 +94,13 @@ struct Walk {
   void begin_step(const float* time, std::size_t people) {
     const std::size_t width = net.sizes.embedding;
     for (int b = 0; b < 6; ++b) {
-      const Block& block = net.blocks[b];
+      const FoldedBlock& block = net.blocks[b];
       for (std::size_t r = 0; r < people; ++r) {
-        Arch::silu_of_sum(time + b * width, w.person[b].row(r), w.embed.row(r), width);
-        Arch::as_factors(w.embed, r, 0, width);
+        Isa::silu_of_sum(time + b * width, w.person[b].row(r), w.embed.row(r), width);
+        Isa::to_operand(w.embed, r, 0, width);
       }
       const Segment segments[] = {{&w.embed, &block.context}};
-      Arch::product(segments, 1, people, net.sizes.block_out(b), w.sums, Biased<Arch>{block.bias.data(), &w.context[b]});
+      Isa::product(segments, 1, people, net.sizes.block_out(b), w.sums, Biased<Isa>{block.bias.data(), &w.context[b]});
     }
   }
 
@@ -112,7 +112,7 @@ struct Walk {
     for (const auto& layers : net.bottleneck) {
       dense_silu(layers[0], w.third, w.fourth, rows);
       const Segment segments[] = {{&w.fourth, &layers[1].weight}};
-      Arch::product(segments, 1, rows, net.sizes.widths[2], w.sums, Residual<Arch>{layers[1].bias.data(), &w.third});
+      Isa::product(segments, 1, rows, net.sizes.widths[2], w.sums, Residual<Isa>{layers[1].bias.data(), &w.third});
     }
     block(3, w.third, &w.second, w.up1, rows, people);
     block(4, w.up1, &w.first, w.up2, rows, people);
@@ -129,7 +129,7 @@ struct Walk {
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       float* out = to->row(r) + column;
       for (std::size_t j = 0; j < count; ++j) out[j] = sums[j] + bias[column + j];
-      A::as_factors(*to, r, column, count);
+      A::to_operand(*to, r, column, count);
     }
   };
   template <typename A>
@@ -138,7 +138,7 @@ struct Walk {
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       A::silu_of_sum(sums, bias + column, to->row(r) + column, count);
-      A::as_factors(*to, r, column, count);
+      A::to_operand(*to, r, column, count);
     }
   };
   template <typename A>
@@ -148,7 +148,7 @@ struct Walk {
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       A::silu_scaled(sums, rstd[r], bias + column, to->row(r) + column, count);
-      A::as_factors(*to, r, column, count);
+      A::to_operand(*to, r, column, count);
     }
   };
   template <typename A>
@@ -158,7 +158,7 @@ struct Walk {
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
       A::silu_of_sum(sums, context->row(r % people) + column, to->row(r) + column, count);
-      A::as_factors(*to, r, column, count);
+      A::to_operand(*to, r, column, count);
     }
   };
   template <typename A>
@@ -166,33 +166,33 @@ struct Walk {
     const float* bias;
     Matrix* to;
     void operator()(std::size_t r, std::size_t column, std::size_t count, const float* sums) const {
-      float added[kWidestPiece];
+      float added[kMostEpilogueColumns];
       A::silu_of_sum(sums, bias + column, added, count);
       float* out = to->row(r) + column;
       for (std::size_t j = 0; j < count; ++j) out[j] += added[j];
-      A::as_factors(*to, r, column, count);
+      A::to_operand(*to, r, column, count);
     }
   };
 
   void plain(const DenseLayer& layer, const Matrix& from, Matrix& to, std::size_t rows) {
     const Segment segments[] = {{&from, &layer.weight}};
-    Arch::product(segments, 1, rows, layer.bias.size(), w.sums, Biased<Arch>{layer.bias.data(), &to});
+    Isa::product(segments, 1, rows, layer.bias.size(), w.sums, Biased<Isa>{layer.bias.data(), &to});
   }
 
   void dense_silu(const DenseLayer& layer, const Matrix& from, Matrix& to, std::size_t rows) {
     const Segment segments[] = {{&from, &layer.weight}};
-    Arch::product(segments, 1, rows, layer.bias.size(), w.sums, BiasedSilu<Arch>{layer.bias.data(), &to});
+    Isa::product(segments, 1, rows, layer.bias.size(), w.sums, BiasedSilu<Isa>{layer.bias.data(), &to});
   }
 
   void block(int b, const Matrix& from, const Matrix* skip, Matrix& to, std::size_t rows, std::size_t people) {
-    const Block& block = net.blocks[b];
-    for (std::size_t r = 0; r < rows; ++r) w.rstd[r] = Arch::reciprocal_deviation(from.row(r), net.sizes.block_in(b));
+    const FoldedBlock& block = net.blocks[b];
+    for (std::size_t r = 0; r < rows; ++r) w.rstd[r] = Isa::reciprocal_deviation(from.row(r), net.sizes.block_in(b));
     const Segment first[] = {{&from, &block.inner}};
-    Arch::product(first, 1, rows, net.sizes.embedding, w.sums,
-                  Normed<Arch>{w.rstd.data(), block.inner_bias.data(), &w.inner});
+    Isa::product(first, 1, rows, net.sizes.embedding, w.sums,
+                 Normed<Isa>{w.rstd.data(), block.inner_bias.data(), &w.inner});
     const Segment both[] = {{&w.inner, &block.image}, {skip, &block.join}};
-    Arch::product(both, skip == nullptr ? 1 : 2, rows, net.sizes.block_out(b), w.sums,
-                  WithContext<Arch>{&w.context[b], people, &to});
+    Isa::product(both, skip == nullptr ? 1 : 2, rows, net.sizes.block_out(b), w.sums,
+                 WithContext<Isa>{&w.context[b], people, &to});
   }
 };
 

@@ -1,4 +1,4 @@
-// The folded denoiser on a GPU: one block takes some squares of rows (core/squares.hpp) through a list of products.
+// The folded denoiser on a GPU: one block takes some squares of rows (tiles.hpp) through a list of products.
 //
 // Eight warps multiply and finish; a ninth brings weights, and those activations that are not in shared memory, through
 // a ring of stages (three more have nothing to do: registers are dealt out to groups of four). The list may be one
@@ -14,7 +14,7 @@
 
 #include "../core/normal_float.hpp"
 #include "../core/philox.hpp"
-#include "../core/squares.hpp"
+#include "tiles.hpp"
 #include "../core/step.hpp"
 
 #ifdef __CUDACC__
@@ -34,7 +34,7 @@ constexpr std::uint32_t kFull = 0, kEmpty = 8 * kMostStages, kCompleted = 16 * k
 constexpr std::uint32_t kStages = 1024;
 
 // Epilogues of a product; the formulas stand in secondgram/diffusion/folding.py.
-enum class Finish : std::uint32_t {
+enum class Epilogue : std::uint32_t {
   plain,     // sum + bias
   silu,      // SiLU(sum + bias)
   normed,    // SiLU(rstd(row) sum + bias)
@@ -67,7 +67,7 @@ struct Op {
   std::uint32_t context_stride;
   std::uint32_t n_sources, panels, passes;  // outputs in squares, and passes over them
   std::uint32_t width;                      // values of a row that rstd is about
-  Finish finish;
+  Epilogue epilogue;
 };
 
 // Which rows there are, and the seed; in device memory, so that one recorded graph serves every chunk and request.
@@ -78,7 +78,7 @@ struct Chunk {
 
 enum class Domain : std::uint32_t { rows, people, people_and_steps };
 
-struct Walk {
+struct BlockProgram {
   Op ops[kMostOps];
   std::uint32_t n_ops, stages, cluster;
   bool split;  // block y takes one pass of one product; else a block takes all
@@ -104,10 +104,10 @@ SECONDGRAM_HD constexpr std::uint32_t begin_of_pass(const Op& op, std::uint32_t 
   return op.panels * pass / op.passes;
 }
 
-// Which sums of a block's tile a thread holds: kTall pieces of 16 rows by kWide pieces of 8 columns, four sums of each:
+// Which sums of a block's tile a thread holds: kTall by kWide fragments of 16 rows and 8 columns, four sums of each:
 // rows row and row + 8, columns column and column + 1.
 template <bool kGroups, int kRows, int kColumns>
-struct Share {  // warps in two rows of four; every warp has two pieces of every panel
+struct SumFragments {  // warps in two rows of four; every warp has two fragments of every panel
   static constexpr int kTall = 2 * kRows, kWide = 2 * kColumns;
   SECONDGRAM_DEVICE static std::uint32_t row(std::uint32_t warp, std::uint32_t lane, int i) {
     return (warp >> 2) * (32 * kRows) + 16 * i + (lane >> 2);
@@ -119,7 +119,7 @@ struct Share {  // warps in two rows of four; every warp has two pieces of every
 };
 
 template <int kRows, int kColumns>
-struct Share<true, kRows, kColumns> {  // a group of four warps for each square of rows, as the instruction has it
+struct SumFragments<true, kRows, kColumns> {  // a group of four warps for each square of rows, as the instruction has it
   static_assert(kRows == 2, "two groups of warps take two squares of rows");
   static constexpr int kTall = 1, kWide = 8 * kColumns;
   SECONDGRAM_DEVICE static std::uint32_t row(std::uint32_t warp, std::uint32_t lane, int) {
@@ -132,15 +132,15 @@ struct Share<true, kRows, kColumns> {  // a group of four warps for each square 
 };
 
 template <class Machine, int kRows, int kColumns>
-class Walker {
+class ProgramRunner {
   // A group of four warps multiplies 64 rows at a time.
   static constexpr bool kGroups = Machine::kGroups && kRows == 2;
-  using Mine = Share<kGroups, kRows, kColumns>;
+  using Mine = SumFragments<kGroups, kRows, kColumns>;
   using Sums = float[Mine::kTall][Mine::kWide][4];
 
  public:
-  SECONDGRAM_DEVICE explicit Walker(const Walk& walk)
-      : w_(walk), thread_(Machine::thread()), warp_(thread_ >> 5), lane_(thread_ & 31) {}
+  SECONDGRAM_DEVICE explicit ProgramRunner(const BlockProgram& program)
+      : w_(program), thread_(Machine::thread()), warp_(thread_ >> 5), lane_(thread_ & 31) {}
 
   SECONDGRAM_DEVICE void run() {
     const Chunk& chunk = *w_.chunk;
@@ -249,7 +249,7 @@ class Walker {
           ask_ahead(op, s, first_panel, begin_of_pass(op, pass + 1) - first_panel);
           Sums sums;
           multiply(op, s, pass, pass == pass_, sums);
-          finish(op, s, pass, sums);
+          apply_epilogue(op, s, pass, sums);
         }
         if (!w_.split) {
           // Writes are read next by other threads, by the tensor cores and by asynchronous copies.
@@ -291,7 +291,7 @@ class Walker {
         const std::size_t square = std::size_t{row / kSide} * op.context_stride + begin + i % panels;
         Machine::prefetch(op.context + square * kSquareBytes + in_square(row % kSide, 0) / 128 * 128);
       }
-    } else if (op.finish == Finish::solver) {
+    } else if (op.epilogue == Epilogue::solver) {
       // A row of a square is two lines of 128 bytes of the state.
       for (std::uint32_t i = thread_; i < kRows * kSide * panels * 2; i += kConsumers) {
         const std::size_t row = first_ * kSide + i / (2 * panels);
@@ -328,7 +328,7 @@ class Walker {
             }
           Machine::keep_order();
         }
-    } else if (op.finish != Finish::normed) {
+    } else if (op.epilogue != Epilogue::normed) {
       const float* bias = op.bias + begin * kSide;
 #pragma unroll
       for (int j = 0; j < Mine::kWide; ++j)
@@ -345,7 +345,7 @@ class Walker {
   template <int kPanels>
   SECONDGRAM_DEVICE void multiply_panels(const Op& op, std::uint32_t s, std::uint32_t begin, std::uint32_t panels,
                                          bool first_pass, Sums& sums) {
-    const bool normed = op.finish == Finish::normed && first_pass;
+    const bool normed = op.epilogue == Epilogue::normed && first_pass;
     float sum[kRows] = {}, square[kRows] = {};
     start<kPanels>(op, s, begin, panels, sums);
 #pragma unroll 1
@@ -374,7 +374,7 @@ class Walker {
   // Whether source 0 is the embedding, whose product is rounded before the others are added to it: as it is where it
   // has waited in memory, so that a draw has the same bits alone and among others.
   SECONDGRAM_DEVICE static bool gives_context(const Op& op) {
-    return op.finish == Finish::context && op.context == nullptr;
+    return op.epilogue == Epilogue::context && op.context == nullptr;
   }
   SECONDGRAM_DEVICE void round_sums(Sums& sums) const {
 #pragma unroll
@@ -441,8 +441,8 @@ class Walker {
 #pragma unroll
     for (int q = 0; q < kRows; ++q)
 #pragma unroll
-      for (int piece = 0; piece < 2; ++piece) {
-        const std::uint32_t column = (thread % kPerRow * kRows + q) * 16 + 8 * piece;
+      for (int fragment = 0; fragment < 2; ++fragment) {
+        const std::uint32_t column = (thread % kPerRow * kRows + q) * 16 + 8 * fragment;
         const Sixteen v = Machine::template load<Sixteen>(rows + row / kSide * stride + in_square(row % kSide, column));
         const std::uint32_t words[4] = {v.w0, v.w1, v.w2, v.w3};
 #pragma unroll
@@ -479,25 +479,25 @@ class Walker {
       Machine::consumers_sync();
   }
 
-  SECONDGRAM_DEVICE void finish(const Op& op, std::uint32_t s, std::uint32_t pass, Sums& sums) {
+  SECONDGRAM_DEVICE void apply_epilogue(const Op& op, std::uint32_t s, std::uint32_t pass, Sums& sums) {
     const std::uint32_t begin = begin_of_pass(op, pass), panels = begin_of_pass(op, pass + 1) - begin;
     Target target = op.target;
     if (w_.split) {
-      // Every stage has been used up: the result is gathered there, to leave in whole pieces.
+      // Every stage has been used up: the result is gathered there, to leave in whole fragments.
       Machine::consumers_sync();
       target = {nullptr, kStages - begin * kSquareBytes, panels};
     }
-    if (op.finish == Finish::solver)
-      finish_solver(s, begin, panels, target, sums);
+    if (op.epilogue == Epilogue::solver)
+      epilogue_solver(s, begin, panels, target, sums);
     else
-      finish_plain(op, begin, panels, target, sums);
+      epilogue_plain(op, begin, panels, target, sums);
     if (w_.split) {
       Machine::consumers_sync();
-      for (std::uint32_t piece = thread_; piece < kRows * panels * (kSquareBytes / 16); piece += kConsumers) {
-        const std::uint32_t square = piece / (kSquareBytes / 16), r = square / panels, p = begin + square % panels;
+      for (std::uint32_t fragment = thread_; fragment < kRows * panels * (kSquareBytes / 16); fragment += kConsumers) {
+        const std::uint32_t square = fragment / (kSquareBytes / 16), r = square / panels, p = begin + square % panels;
         auto* to = reinterpret_cast<Sixteen*>(
             op.target.squares + (static_cast<std::size_t>(first_ + r) * op.target.stride + p) * kSquareBytes);
-        to[piece % (kSquareBytes / 16)] = Machine::template load<Sixteen>(kStages + 16 * piece);
+        to[fragment % (kSquareBytes / 16)] = Machine::template load<Sixteen>(kStages + 16 * fragment);
       }
     }
   }
@@ -514,21 +514,21 @@ class Walker {
     return person < last ? person : last;
   }
 
-  SECONDGRAM_DEVICE void finish_plain(const Op& op, std::uint32_t begin, std::uint32_t panels, const Target& target,
+  SECONDGRAM_DEVICE void epilogue_plain(const Op& op, std::uint32_t begin, std::uint32_t panels, const Target& target,
                                       Sums& sums) {
-    if (op.finish == Finish::normed)
-      finish_as<true, true, false>(op, begin, panels, target, sums);
-    else if (op.finish == Finish::residual)
-      finish_as<false, true, true>(op, begin, panels, target, sums);
-    else if (op.finish == Finish::plain)
-      finish_as<false, false, false>(op, begin, panels, target, sums);
+    if (op.epilogue == Epilogue::normed)
+      epilogue_as<true, true, false>(op, begin, panels, target, sums);
+    else if (op.epilogue == Epilogue::residual)
+      epilogue_as<false, true, true>(op, begin, panels, target, sums);
+    else if (op.epilogue == Epilogue::plain)
+      epilogue_as<false, false, false>(op, begin, panels, target, sums);
     else
-      finish_as<false, true, false>(op, begin, panels, target, sums);
+      epilogue_as<false, true, false>(op, begin, panels, target, sums);
   }
 
   // A template, so that a value takes no branch: there are 128 of them a thread.
   template <bool kNormed, bool kActive, bool kResidual>
-  SECONDGRAM_DEVICE void finish_as(const Op& op, std::uint32_t begin, std::uint32_t panels, const Target& target,
+  SECONDGRAM_DEVICE void epilogue_as(const Op& op, std::uint32_t begin, std::uint32_t panels, const Target& target,
                                    Sums& sums) {
     float scale[Mine::kTall][2];
     unsigned char* rows[Mine::kTall];
@@ -554,7 +554,7 @@ class Walker {
         for (int i = 0; i < Mine::kTall; ++i)
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            // Rows of a piece are eight apart and begin with a multiple of 16: lane / 4 is the row in its eight.
+            // Rows of a fragment are eight apart and begin with a multiple of 16: lane / 4 is the row in its eight.
             unsigned char* to = rows[i] + panel * kSquareBytes + 1024 * h + in_square(lane >> 2, column) % 128;
             float v0 = sums[i][j][2 * h], v1 = sums[i][j][2 * h + 1];
             if constexpr (kNormed) v0 = scale[i][h] * v0 + bias.first, v1 = scale[i][h] * v1 + bias.second;
@@ -569,33 +569,33 @@ class Walker {
     }
   }
 
-  // The loop over the pieces of a thread's sums is left rolled: noise takes hundreds of instructions. It comes first, so
-  // that a piece's sums are not held beside it.
-  SECONDGRAM_DEVICE void finish_solver(std::uint32_t s, std::uint32_t begin, std::uint32_t panels, const Target& target,
+  // The loop over the fragments of a thread's sums is left rolled: noise takes hundreds of instructions. It comes first, so
+  // that a fragment's sums are not held beside it.
+  SECONDGRAM_DEVICE void epilogue_solver(std::uint32_t s, std::uint32_t begin, std::uint32_t panels, const Target& target,
                                        Sums& sums) {
     const std::uint32_t step = w_.first_step + s;
     NoiseSource source{};
     if constexpr (Mine::kTall == 1) source = source_of(Mine::row(warp_, lane_, 0));
 #pragma unroll 1
-    for (int piece = 0; piece < Mine::kTall * Mine::kWide; ++piece) {
-      const int i = piece / Mine::kWide, j = piece % Mine::kWide;
+    for (int fragment = 0; fragment < Mine::kTall * Mine::kWide; ++fragment) {
+      const int i = fragment / Mine::kWide, j = fragment % Mine::kWide;
       if (Mine::panel(j) >= static_cast<int>(panels)) continue;
       float z[4] = {}, some[4] = {};
       if (w_.coefficients[step].fresh != 0.0f) {
         if constexpr (Mine::kTall > 1) source = source_of(Mine::row(warp_, lane_, i));
         noise(source, (begin + Mine::panel(j)) * kSide + Mine::column(warp_, Machine::renewed(lane_), j), step, z);
       }
-      const std::uint32_t chosen = Machine::renewed(static_cast<std::uint32_t>(piece));
+      const std::uint32_t chosen = Machine::renewed(static_cast<std::uint32_t>(fragment));
 #pragma unroll
       for (int q = 0; q < Mine::kTall * Mine::kWide; ++q)
         if (static_cast<std::uint32_t>(q) == chosen)
 #pragma unroll
           for (int e = 0; e < 4; ++e) some[e] = sums[q / Mine::kWide][q % Mine::kWide][e];
-      step_of_piece(step, begin, i, j, target, some, z);
+      step_of_fragment(step, begin, i, j, target, some, z);
     }
   }
 
-  SECONDGRAM_DEVICE void step_of_piece(std::uint32_t step, std::uint32_t begin, int i, int j, const Target& target,
+  SECONDGRAM_DEVICE void step_of_fragment(std::uint32_t step, std::uint32_t begin, int i, int j, const Target& target,
                                        const float (&sums)[4], const float (&z)[4]) {
     const std::uint32_t lane = Machine::renewed(lane_);
     const std::uint32_t panel = begin + Mine::panel(j), within = Mine::column(warp_, lane, j);
@@ -650,7 +650,7 @@ class Walker {
     if (++slot_ == w_.stages) slot_ = 0, phase_ ^= 1;
   }
 
-  const Walk& w_;
+  const BlockProgram& w_;
   const std::uint32_t thread_, warp_, lane_;
   std::uint32_t first_ = 0, first_op_ = 0, last_op_ = 0, pass_ = 0;
   std::uint32_t slot_ = 0, phase_ = 0;

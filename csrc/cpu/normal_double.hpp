@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "philox.hpp"
+#include "../core/philox.hpp"
 
 namespace secondgram {
 
