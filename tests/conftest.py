@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import multiprocessing
 import os
 import shutil
 import sys
@@ -110,6 +112,76 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+# What a command imports; a process that has done so is copied for each command.
+LOADED = [
+    "secondgram.cli",
+    "secondgram.imputation.imputer",
+    "secondgram.comparison.compare",
+    "secondgram.cohort.formats",
+    "secondgram.training.trainer",
+]
+IN_PROCESS = """
+import os, sys
+os.chdir({folder!r})
+said = os.open({said!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(said, 1)
+os.dup2(said, 2)
+{before}
+sys.argv = ["secondgram", *{arguments!r}]
+from secondgram.cli import main
+main()
+"""
+
+
+class Started:
+    """A command that runs in a process of its own."""
+
+    def __init__(self, process: Any, said: Path) -> None:
+        self.process, self._said = process, said
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, the signal's number below zero, None while it runs."""
+        return self.process.exitcode
+
+    @property
+    def said(self) -> str:
+        """What it wrote to standard output and standard error."""
+        return self._said.read_text(encoding="utf-8") if self._said.exists() else ""
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """The exit code, None where it still runs after so many seconds."""
+        self.process.join(seconds)
+        return self.code
+
+    def kill(self) -> None:
+        """End it by SIGKILL, which it cannot see coming."""
+        self.process.kill()
+        self.process.join()
+
+
+@pytest.fixture(scope="session")
+def start_command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Started]:
+    """Start a secondgram command in a folder, after some lines of Python; importing torch has been done before."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    place = tmp_path_factory.mktemp("said")
+    number = itertools.count()
+
+    def start(arguments: list[str], folder: Path, before: str = "") -> Started:
+        said = place / f"{next(number)}.txt"
+        code = IN_PROCESS.format(folder=str(folder), said=str(said), before=before, arguments=arguments)
+        process = context.Process(target=exec, args=(code, {"__name__": "command"}), daemon=True)
+        process.start()
+        return Started(process, said)
+
+    return start
 
 
 @pytest.fixture

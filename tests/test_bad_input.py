@@ -9,7 +9,6 @@ import pickle
 import resource
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -496,19 +495,18 @@ def test_a_full_disk(name, folder, full_disk, cli):
     assert not list(full_disk.rglob("*.tmp"))
 
 
-def test_a_file_that_may_not_grow(folder):
+def test_a_file_that_may_not_grow(folder, start_command):
     limit = 40_000
-
-    def confined() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [sys.executable, "-c", "from secondgram.cli import main; main()", *IMPUTE.split(), "--draws", "2000"]
-    done = subprocess.run(command, preexec_fn=confined, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "new.parquet" in done.stderr
-    assert "cannot be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    confined = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+"""
+    done = start_command([*IMPUTE.split(), "--draws", "2000"], folder, confined)
+    assert done.wait() == 2, done.said
+    assert "new.parquet" in done.said
+    assert "cannot be written" in done.said
+    assert "Traceback" not in done.said
     assert not Path("new.parquet").exists()
     assert not list(folder.rglob("*.tmp"))
 

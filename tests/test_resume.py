@@ -40,7 +40,8 @@ RUNS = [(FIT, "model"), (FIT_RUNGS, "model"), (IMPUTE, "draws.parquet")]
 # FoldCache as small as these make a small file go through many of them.
 CELLS = 12 * 6 * 4
 PARTS = 23
-DRIVER = f"import secondgram.imputation.result as r; r.CHUNK_CELLS = {CELLS}; from secondgram.cli import main; main()"
+SMALL_PARTS = f"import secondgram.imputation.result as r; r.CHUNK_CELLS = {CELLS}"
+Start = Callable[[str, Path], Any]
 
 
 class Undisturbed(NamedTuple):
@@ -50,8 +51,10 @@ class Undisturbed(NamedTuple):
     written: dict[str, bytes]
 
 
-def start(command: str, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", DRIVER, *command.split()], cwd=folder, stderr=subprocess.PIPE)
+@pytest.fixture(scope="session")
+def start(start_command: Callable[..., Any]) -> Start:
+    """Start a command in a folder, in small parts."""
+    return lambda command, folder: start_command(command.split(), folder, SMALL_PARTS)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -71,7 +74,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
+def undisturbed(study: Path, start: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
     """Every command, run to its end."""
     folder = tmp_path_factory.mktemp("undisturbed") / "work"
     shutil.copytree(study, folder)
@@ -79,7 +82,7 @@ def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     for command, out in RUNS:
         began = time.monotonic()
         process = start(command, folder)
-        assert process.wait() == 0, process.communicate()
+        assert process.wait() == 0, process.said
         found[command] = Undisturbed(time.monotonic() - began, contents(folder / out))
     return found
 
@@ -91,39 +94,37 @@ def folder(study: Path, work_in_copy: Callable[[Path], Path], monkeypatch: pytes
     return place
 
 
-def kill_at(moment: float, command: str, out: str, folder: Path, undisturbed: dict[str, Undisturbed]) -> None:
+def kill_at(
+    moment: float, command: str, out: str, folder: Path, undisturbed: dict[str, Undisturbed], start: Start
+) -> None:
     """Run a command and kill it at this share of its time; it leaves nothing, or the whole, under the final name."""
     process = start(command, folder)
-    try:
-        process.wait(moment * undisturbed[command].seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL)
+    if process.wait(moment * undisturbed[command].seconds) is None:
+        process.kill()
+    assert process.code in (0, -signal.SIGKILL), process.said
     if (folder / out).exists():
         assert contents(folder / out) == undisturbed[command].written
 
 
 @pytest.mark.parametrize("moment", [*ONE_MOMENT, *MOMENTS])
 @pytest.mark.parametrize(("command", "out"), RUNS, ids=["fit", "fit rungs", "impute"])
-def test_killed_then_resumed(command, out, moment, folder, undisturbed, cli):
-    kill_at(moment, command, out, folder, undisturbed)
+def test_killed_then_resumed(command, out, moment, folder, undisturbed, start, cli):
+    kill_at(moment, command, out, folder, undisturbed, start)
     outcome = cli(*command.split(), "--resume")
     assert outcome.code == 0, outcome.err
     assert contents(folder / out) == undisturbed[command].written
     assert {path.name for path in folder.iterdir()} == {"study.csv", "ready", out}
 
 
-def interrupted(command: str, folder: Path, done: int) -> None:
+def interrupted(command: str, folder: Path, done: int, start: Start) -> None:
     """A command killed once its state holds `done` epochs or parts."""
     process = start(command, folder)
     try:
         while progress(folder) < done:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+            assert process.code is None, process.said
+            time.sleep(0.005)
     finally:
         process.kill()
-        process.communicate()
 
 
 def progress(folder: Path) -> int:
@@ -142,8 +143,8 @@ def progress(folder: Path) -> int:
     ],
     ids=["fit", "impute"],
 )
-def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, undisturbed, cli, monkeypatch):
-    interrupted(command, folder, 5)
+def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, undisturbed, start, cli, monkeypatch):
+    interrupted(command, folder, 5, start)
     assert not (folder / out).exists()
     assert progress(folder) >= 5
     for other in others:
@@ -174,8 +175,8 @@ def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, un
 
 
 @pytest.mark.parametrize("harm", ["empty", "cut", "text", "other people"])
-def test_a_damaged_part_is_told(harm, folder, undisturbed, cli):
-    interrupted(IMPUTE, folder, 3)
+def test_a_damaged_part_is_told(harm, folder, undisturbed, start, cli):
+    interrupted(IMPUTE, folder, 3, start)
     part = min(folder.glob(".draws.parquet.parts/part-*.npy"))
     if harm == "other people":
         np.save(part, np.load(part)[:, :1])

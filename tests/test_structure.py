@@ -30,6 +30,7 @@ FLOORS = {
     "comparison": 8,
     "doctor": 9,
     "cli": 10,
+    "testing": 11,
 }
 # On these floors, no room knows another.
 APART = [{"kernels", "cohort", "diffusion", "model_folder"}, {"training", "sampling"}, {"analysis", "evaluation"}]

@@ -146,12 +146,12 @@ def _parsed(text: pa.ChunkedArray) -> tuple[np.ndarray, int | None]:
     """Numbers, NaN where missing, and the position of the first cell that is no number."""
     trimmed = _without_missing(pc.utf8_trim_whitespace(text))
     try:
-        return pc.cast(trimmed, pa.float64()).to_numpy(), None
+        values = pc.cast(trimmed, pa.float64()).to_numpy()
     except pa.ArrowInvalid:
-        given = trimmed.to_pandas()
-        values = pd.to_numeric(given, errors="coerce")
-        wrong = np.flatnonzero((values.isna() & given.notna()).to_numpy())
-        return values.to_numpy(dtype=float), int(wrong[0]) if len(wrong) else None
+        values = pd.to_numeric(trimmed.to_pandas(), errors="coerce").to_numpy(dtype=float)
+    # Spellings of NaN that mark no missing cell are read as one.
+    wrong = np.flatnonzero(np.isnan(values) & pc.is_valid(trimmed).to_numpy())
+    return values, int(wrong[0]) if len(wrong) else None
 
 
 def _number_texts(values: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
@@ -91,10 +92,16 @@ def guarded(label: str | None) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"cannot be read: {error.strerror}", file=label, mend="Check the file") from error
         raise InputError(
-            f"cannot be read as a table: {(str(error).splitlines() or [type(error).__name__])[0][:200]}",
+            f"cannot be read as a table: {_first_line(error)}",
             file=label,
             mend="The file may be damaged or cut short: copy or export it again",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What another library says, without bytes of the file that a terminal would obey."""
+    line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _recognise(path: Path, label: str, head: bytes) -> Source:
@@ -107,8 +114,15 @@ def _recognise(path: Path, label: str, head: bytes) -> Source:
             raise InputError(f"is {what}, not a table", file=label, mend=f"{READABLE}; export it as CSV")
     if head.startswith(b"PAR1"):
         return ParquetSource(path, label)
-    if head.startswith((b"ARROW1", b"FEA1")):
-        return TableSource(pyarrow.feather.read_table(path, memory_map=True), label)
+    if head.startswith(b"FEA1"):
+        # Its reader trusts whatever stands in the file, and a damaged one ends the process.
+        raise InputError(
+            "is a Feather file of the first version, which is not opened",
+            file=label,
+            mend="Write it as version 2, which every library has done since 2020, or as Parquet",
+        )
+    if head.startswith(b"ARROW1"):
+        return ArrowSource(pyarrow.feather.read_table(path, memory_map=True), label)
     packed = head.startswith(b"\x1f\x8b")
     if packed:
         with gzip.open(path) as handle:
@@ -119,16 +133,23 @@ def _recognise(path: Path, label: str, head: bytes) -> Source:
 
 
 def _delimiter(head: bytes, path: Path, label: str) -> str:
-    line = head.lstrip().split(b"\n", 1)[0].split(b"\r", 1)[0]
+    """The separator of a text file: that of its suffix, or the one that stands most often in its header."""
+    line = _outside_quotes(head.lstrip()).split(b"\n", 1)[0].split(b"\r", 1)[0]
     counts = {mark: line.count(mark.encode()) for mark in ",\t;"}
     named = [suffix.lower() for suffix in path.suffixes[-2:]]
     preferred = "\t" if ".tsv" in named else "," if ".csv" in named else None
-    if preferred and counts[preferred]:
-        return preferred
     best = max(counts, key=lambda mark: counts[mark])
+    # A file that is called CSV may be separated by semicolons or tabs, and have commas in its names.
+    if preferred and counts[preferred] and (preferred == "\t" or counts[preferred] == counts[best]):
+        return preferred
     if not counts[best] and preferred is None:
         raise InputError("is no table that can be recognised", file=label, mend=READABLE)
     return best if counts[best] else cast(str, preferred)
+
+
+def _outside_quotes(text: bytes) -> bytes:
+    """Without whatever stands in double quotes."""
+    return b"".join(text.split(b'"')[::2])
 
 
 def _check_names(names: Sequence[str], label: str | None) -> list[str]:
@@ -143,7 +164,7 @@ def _check_names(names: Sequence[str], label: str | None) -> list[str]:
 
 
 class TableSource:
-    """An Arrow table in memory (or mapped from a Feather file)."""
+    """An Arrow table in memory."""
 
     def __init__(self, table: pa.Table, label: str | None = None) -> None:
         self.table, self.label = table, label
@@ -156,6 +177,16 @@ class TableSource:
     def rows(self, records: Sequence[int]) -> list[int]:
         """1-based records."""
         return [int(record) + 1 for record in records]
+
+
+class ArrowSource(TableSource):
+    """A table mapped from an Arrow or Feather file."""
+
+    def read(self, columns: Sequence[str], as_text: Iterable[str]) -> pa.Table:
+        """These columns as they are. Raises ArrowInvalid where one points outside of itself, as a damaged one may."""
+        table = super().read(columns, as_text)
+        table.validate(full=True)
+        return table
 
 
 class ParquetSource(TableSource):
@@ -172,7 +203,8 @@ class ParquetSource(TableSource):
         # Buffering ahead takes six times as long with a thousand columns. A name also selects nested columns that
         # begin with it, hence the second selection.
         with _exact_memory():
-            file = pyarrow.parquet.ParquetFile(self.path, pre_buffer=False)
+            # Checksums are looked at where the file has them.
+            file = pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, page_checksum_verification=True)
             return file.read(columns=wanted).select(wanted)
 
 
@@ -235,9 +267,26 @@ class TextSource:
             raise self._explained(error) from error
         if any(pa.types.is_binary(kind) for kind in table.schema.types):
             self._check_encoding()
+        self._check_zeros(table)
+        # The parser takes `nan(1)` and `-nan` for numbers; as text, they are named.
+        unknown = [name for name in table.column_names if _has_nan(table[name])]
+        if unknown:
+            texts = self._table(unknown, dict.fromkeys(unknown, pa.string()))
+            for name in unknown:
+                table = table.set_column(table.column_names.index(name), name, texts[name])
         if not table.num_rows:
             raise InputError("has a header and no rows", file=self.label, mend="Give one row per person and visit")
         return table
+
+    def _check_zeros(self, table: pa.Table) -> None:
+        """Raise `InputError` for text with a zero byte, which marks a file that was damaged or is no text."""
+        for name in table.column_names:
+            if pa.types.is_string(table[name].type):
+                found = pc.index(pc.match_substring(table[name], "\0"), pa.scalar(True)).as_py()
+                if found >= 0:
+                    mend = "The file may be damaged: copy or export it again"
+                    row = self.rows([found])[0]
+                    raise InputError("the cell holds a zero byte", file=self.label, column=name, row=row, mend=mend)
 
     def _first_types(self, columns: Sequence[str], types: dict[str, pa.DataType]) -> dict[str, pa.DataType]:
         """The type of each column, float64 or text, by the first block."""
@@ -280,7 +329,7 @@ class TextSource:
         except (pa.ArrowException, OSError, EOFError):
             pass
         if not ragged or ragged[0].number is None:
-            return InputError(f"cannot be read as text: {str(error).splitlines()[0][:200]}", file=self.label)
+            return InputError(f"cannot be read as text: {_first_line(error)}", file=self.label)
         return InputError(
             f"the row has {ragged[0].actual_columns} cells, the header has {ragged[0].expected_columns}",
             file=self.label,
@@ -325,6 +374,11 @@ class TextSource:
                             break
                 inside ^= bool(line.count(b'"') & 1)
         return [found.get(int(record), int(record) + 1 + self._header_lines) for record in records]
+
+
+def _has_nan(column: pa.ChunkedArray) -> bool:
+    """Whether a cell is there and is no number; a missing one is null."""
+    return pa.types.is_floating(column.type) and bool(pc.any(pc.is_nan(column)).as_py())
 
 
 def _converting(columns: Sequence[str], types: dict[str, pa.DataType]) -> pyarrow.csv.ConvertOptions:
