@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -52,23 +52,9 @@ def words() -> st.SearchStrategy[str]:
 
 
 @cache
-def numbers(width: int = 64) -> st.SearchStrategy[float]:
+def numbers(width: Literal[32, 64] = 64) -> st.SearchStrategy[float]:
     """Finite numbers of any size that a float of so many bits holds, simple ones first."""
     return st.integers(-9, 9).map(float) | st.floats(allow_nan=False, allow_infinity=False, width=width)
-
-
-def _distinct(draw: Callable[..., Any], count: int, kept: Callable[[str], bool] = lambda text: True) -> list[str]:
-    found = draw(st.lists(words().filter(kept), min_size=count, max_size=count))
-    # Numbered where two are alike, which costs no example.
-    seen: dict[str, int] = {}
-    named = []
-    for text in found:
-        while text in seen:
-            seen[text] += 1
-            text = f"{text}.{seen[text]}"
-        seen[text] = 0
-        named.append(text)
-    return named
 
 
 @st.composite
