@@ -18,11 +18,11 @@ from typing import Any
 import ledger
 import numpy as np
 from quality import ROOT
-from rungs import BOOTSTRAPS, DRAWS, along_axis
+from rung_gains import BOOTSTRAPS, DRAWS, along_axis
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.compare import predictions, scored, splits
+from secondgram.comparison.compare import predictions, scored, splits
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
 from secondgram.files import replacing
 from secondgram.imputation.provenance import versions

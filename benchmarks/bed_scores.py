@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from secondgram.evaluation.metrics import cell_mean, interval, resamples, standing
+from secondgram.evaluation.metrics import cell_mean, interval, resamples, win_tie_loss
 from secondgram.evaluation.metrics.bootstrap import over_features
 
 BOOTSTRAPS = 1000
 STANDINGS = {"better": "first", "tie": "tied", "worse": "behind"}
 # Pairs from which on coverage, and the ladder's judgement of itself, are held to their bounds.
 COVERAGE_PAIRS, JUDGEMENT_PAIRS = 20, 50
-Triple = tuple[float, float, float]
+Interval = tuple[float, float, float]
 
 
 @dataclass(eq=False)
@@ -32,14 +32,14 @@ def averages(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return over_features(cell_mean(values, weights))
 
 
-def relative(ours: np.ndarray, theirs: np.ndarray, unit: np.ndarray) -> tuple[Triple, str]:
+def relative(ours: np.ndarray, theirs: np.ndarray, unit: np.ndarray) -> tuple[Interval, str]:
     """Our error by theirs with a 95 % interval over units, and our standing by that of the difference.
 
     ours, theirs : (N, D) errors, NaN where unknown;  unit : (N,) people who are resampled together share one.
     """
     weights = resamples(unit, BOOTSTRAPS, 0)
     one, other = averages(ours, weights), averages(theirs, weights)
-    return interval(one / other), STANDINGS[standing(interval(one - other))]
+    return interval(one / other), STANDINGS[win_tie_loss(interval(one - other))]
 
 
 def compared(peers: dict[str, Scores], default: Scores, unit: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         return found
     weights = resamples(np.array([each["task"] for each in through]), BOOTSTRAPS, 0)
 
-    def mean(values: list[float]) -> Triple:
+    def mean(values: list[float]) -> Interval:
         column = np.array(values, dtype=float)[:, None]
         return interval(cell_mean(column, weights)[:, 0])
 
@@ -177,12 +177,12 @@ def table(results: list[dict[str, Any]]) -> str:
     )
 
 
-def told(found: dict[str, Any]) -> str:
+def summary_text(found: dict[str, Any]) -> str:
     """A summary in words and figures."""
     if "relative_crps" not in found:
         return f"{found['tasks']} tasks, none came through"
 
-    def triple(values: Triple, form: str = ".3f", times: float = 1.0) -> str:
+    def triple(values: Interval, form: str = ".3f", times: float = 1.0) -> str:
         value, low, high = (format(times * number, form) for number in values)
         return f"{value} ({low} to {high})"
 

@@ -12,7 +12,7 @@ import numpy as np
 from bed_simulate import Hard, simulated
 
 import secondgram as sg
-from secondgram.evaluation.compare import splits as whole_splits
+from secondgram.comparison.compare import splits as whole_splits
 from secondgram.evaluation.evaluate import true_followup
 
 JUDGED = 300
@@ -142,58 +142,62 @@ def _corr(features: int | None = None, site: str | None = None) -> Callable[[Pat
     return read
 
 
+# Choices of people where pairs are few: with fewer of them the luck of who is judged decides. Wide ones take long.
+CHOICES, CHOICES_WIDE, WIDE = 6, 3, 100
+
+
 def _real(cohort: Callable[[Path], sg.Cohort], pairs: int | None = None, unpaired: int = 0, **more: Any) -> Task:
-    more = {"repeats": 1 if pairs is None else 3} | more
+    more = {"repeats": 1 if pairs is None else CHOICES} | more
     return Task(cohort, pairs, unpaired, data=True, **more)
 
 
 REAL: dict[str, Task] = {
     "refund": _real(_refund()),
-    "refund_20_296": _real(_refund(), 20),
-    "refund_50_296": _real(_refund(), 50),
-    "refund_20_296_unpaired": _real(_refund(), 20, 40),
-    "refund_10_50": _real(_refund(50), 10, repeats=4),
-    "refund_20_50": _real(_refund(50), 20, repeats=4, quick=True),
-    "refund_50_50": _real(_refund(50), 50, repeats=4),
-    "refund_10_5": _real(_refund(5), 10, repeats=5),
-    "refund_50_5": _real(_refund(5), 50, repeats=5, quick=True),
+    "refund_20_296": _real(_refund(), 20, repeats=CHOICES_WIDE),
+    "refund_50_296": _real(_refund(), 50, repeats=CHOICES_WIDE),
+    "refund_20_296_unpaired": _real(_refund(), 20, 40, repeats=CHOICES_WIDE),
+    "refund_10_50": _real(_refund(50), 10, repeats=8),
+    "refund_20_50": _real(_refund(50), 20, repeats=8, quick=True),
+    "refund_50_50": _real(_refund(50), 50, repeats=8),
+    "refund_10_5": _real(_refund(5), 10, repeats=10),
+    "refund_50_5": _real(_refund(5), 50, repeats=10, quick=True),
     "refund_third_50": _real(_refund(50, target=2), repeats=2),
     "kirby": _real(_kirby()),
     "kirby_296": _real(_kirby(296), repeats=2),
     "kirby_50": _real(_kirby(50), repeats=3, quick=True),
     "kirby_5": _real(_kirby(5)),
-    "kirby_10_50": _real(_kirby(50), 10, repeats=5),
+    "kirby_10_50": _real(_kirby(50), 10, repeats=10),
     "qtab": _real(_qtab()),
-    "qtab_10_5": _real(_qtab(5), 10, repeats=5),
+    "qtab_10_5": _real(_qtab(5), 10, repeats=10),
     "qtab_20_50": _real(_qtab(50), 20, quick=True),
     "qtab_50_5": _real(_qtab(5), 50),
     "qtab_50_82": _real(_qtab(), 50),
     "qtab_50_50_unpaired": _real(_qtab(50), 50, 150, quick=True),
     "qtab_150_50": _real(_qtab(50), 150),
     "corr": _real(_corr()),
-    "corr_20_5": _real(_corr(5), 20, repeats=4),
+    "corr_20_5": _real(_corr(5), 20, repeats=8),
     "corr_50": _real(_corr(), 50),
     "corr_150": _real(_corr(), 150),
     "corr_150_unpaired": _real(_corr(), 150, 400),
     "corr_SWU_4_20": _real(_corr(site="SWU_4"), 20, quick=True),
-    "corr_SWU_4_150": _real(_corr(site="SWU_4"), 150, repeats=4),
-    "corr_UPSM_1_50": _real(_corr(site="UPSM_1"), 50, repeats=4),
+    "corr_SWU_4_150": _real(_corr(site="SWU_4"), 150, repeats=8),
+    "corr_UPSM_1_50": _real(_corr(site="UPSM_1"), 50, repeats=8),
     "corr_UM_1": _real(_corr(site="UM_1"), repeats=2),
-    "corr_NYU_2_10": _real(_corr(site="NYU_2"), 10, repeats=4),
+    "corr_NYU_2_10": _real(_corr(site="NYU_2"), 10, repeats=8),
 }
 
 
 # -- simulated ones ----------------------------------------------------------------------------------------------------
 
 
-def _hard(
-    pairs: int, features: int, hard: Hard, unpaired: int = 0, *, repeats: int = 3, quick: bool = False, seed: int = 1
-) -> Task:
+def _hard(pairs: int, features: int, hard: Hard, unpaired: int = 0, *, quick: bool = False, seed: int = 1) -> Task:
+    repeats = CHOICES_WIDE if features > WIDE else CHOICES
     people = repeats * (pairs + unpaired) + 2 * JUDGED
     return Task(lambda data: simulated(people, features, hard, seed), pairs, unpaired, repeats, quick)
 
 
-def _product(mode: str, pairs: int, features: int, unpaired: int, *, repeats: int = 3, quick: bool = False) -> Task:
+def _product(mode: str, pairs: int, features: int, unpaired: int, *, quick: bool = False) -> Task:
+    repeats = CHOICES_WIDE if features > WIDE else CHOICES
     people = repeats * (pairs + unpaired) + 2 * JUDGED
     return Task(lambda data: sg.simulate(people, features, 1.0, 1, mode=mode), pairs, unpaired, repeats, quick)
 

@@ -109,8 +109,8 @@ def ours(problem: Problem, precision: str) -> Callable[[], np.ndarray]:
 
 def eager(problem: Problem) -> Predict:
     """The network as written, in float32."""
-    shown = problem.c.repeat(problem.size.draws, 1)
-    return lambda x, time: problem.net(x, time, shown)
+    condition = problem.c.repeat(problem.size.draws, 1)
+    return lambda x, time: problem.net(x, time, condition)
 
 
 class FoldedNet(nn.Module):
@@ -170,10 +170,10 @@ class FoldedNet(nn.Module):
 
 def _embeddings(problem: Problem) -> dict[float, Tensor]:
     """emb (people, E) at every time of the table."""
-    shown = problem.folded.embedding_of_conditions(problem.c.double().numpy())
+    condition = problem.folded.embedding_of_conditions(problem.c.double().numpy())
     times = problem.table[:, 0]
     return {
-        float(t): torch.from_numpy(row + shown).float()
+        float(t): torch.from_numpy(row + condition).float()
         for t, row in zip(times, problem.folded.embedding_of_times(times), strict=True)
     }
 
@@ -222,12 +222,12 @@ def openvino(problem: Problem, threads: int, precision: str) -> Predict:
     net = FoldedNet(problem.folded, problem.size.draws).eval()
     shapes = [tuple(each.shape) for each in example]
     model = openvino.convert_model(net, example_input=example, input=shapes)
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = openvino.Core().compile_model(model, "CPU", told)
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
     return lambda x, time: torch.from_numpy(compiled([x.numpy(), emb[time].numpy()])[0].copy())
 
 

@@ -27,16 +27,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from ledger import commit, processor
+from ledger import commit, flags, processor
 
 import secondgram as sg
 from secondgram.files import replacing
 from secondgram.imputation.context import Context
-from secondgram.imputation.finishing import Finisher
+from secondgram.imputation.default.shape import Shape
 from secondgram.imputation.missing import MissingCells
-from secondgram.imputation.packing import packed
-from secondgram.imputation.shape import Shape
 from secondgram.ops import native
+from secondgram.sampling.packed import packed
+from secondgram.sampling.postprocess import Postprocess
 
 RESULT = Path(__file__).parent / "results" / "cpu_cohort.json"
 PEOPLE, FEATURES, COVARIATES, DRAWS = 41_706, 769, 14, 20
@@ -76,7 +76,7 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (Context, "inputs", "inputs, filling with them"),
     (MissingCells, "fill", "filling missing cells"),
     (MissingCells, "drawn", "drawing missing cells"),
-    (Finisher, "draws", "finishing"),
+    (Postprocess, "draws", "finishing"),
 )
 
 
@@ -104,7 +104,7 @@ def impute(folder: Path, table: str, threads: int | None) -> dict[str, Any]:
 
 
 def cores(folder: Path) -> dict[str, Any]:
-    """Sampling, finishing and missing cells by one thread and by two, nothing being written; the least of each."""
+    """Sampling, postprocessing and missing cells by one thread and by two, nothing being written; the least of each."""
     imputer = sg.load(folder / "model")
     cohort = sg.read_cohort(folder / "missing.parquet", like=imputer)
     cohort = cohort.take(np.arange(min(len(cohort), IN_MEMORY)))
@@ -174,23 +174,23 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.worker:
         part, folder = chosen.worker
-        told = PARTS[part](Path(folder), chosen)
-        told["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps(told))
+        record = PARTS[part](Path(folder), chosen)
+        record["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps(record))
         return
     own = [f"--people={chosen.people}", f"--missing={chosen.missing}"]
     own += [] if chosen.threads is None else [f"--threads={chosen.threads}"]
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     # Processors differ several-fold: a part that was not run here is never shown beside one that was.
     found = kept.setdefault(processor(), {})
-    found["threads"] = native.default_threads()
+    found["threads"], found["flags"] = native.default_threads(), flags()
     with tempfile.TemporaryDirectory() as folder:
         for part in STEPS[chosen.only]:
             # A process of its own, because the peak of memory is counted per process.
             command = [sys.executable, __file__, "--worker", part, folder, *own]
-            told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-            found[part] = told | {"commit": commit()}
-            print(part, json.dumps(told, indent=1), flush=True)
+            record = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            found[part] = record | {"commit": commit()}
+            print(part, json.dumps(record, indent=1), flush=True)
     if chosen.people != PEOPLE or chosen.threads is not None:
         return
     with replacing(RESULT) as temporary:

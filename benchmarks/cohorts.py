@@ -31,26 +31,26 @@ from unittest import mock
 
 import ledger
 import numpy as np
-from bed_scores import Scores, compared, judgement, summary, table, told
+from bed_scores import Scores, compared, judgement, summary, summary_text, table
 from bed_tasks import TASKS, Split, Task
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.apart import ONE_THREAD, PeerFailure, predictions_apart
-from secondgram.evaluation.baselines import PEERS
-from secondgram.evaluation.compare import predictions
+from secondgram.comparison.cache import cohort_digest
+from secondgram.comparison.compare import predictions
+from secondgram.comparison.isolated import ONE_THREAD, PeerFailure, predictions_isolated
+from secondgram.comparison.methods import PEERS
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import central_interval
-from secondgram.evaluation.parts import cohort_digest
 from secondgram.files import replacing
-from secondgram.imputation import ladder
 from secondgram.imputation.context import levels
-from secondgram.imputation.design import Design
-from secondgram.imputation.judgement import Judgement, judge
-from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.default import model as default_model
+from secondgram.imputation.default.design import Design
+from secondgram.imputation.default.judgement import Judgement, judge
+from secondgram.imputation.default.model import DefaultModel
+from secondgram.imputation.default.verdict import by_feature
 from secondgram.imputation.provenance import versions
 from secondgram.imputation.scores import crps
-from secondgram.imputation.verdict import by_feature
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "cohorts.json"
@@ -75,7 +75,7 @@ def scored(
     mean, drawn = predicted
     column = {name: place for place, name in enumerate(names)}
     columns = [column[name] for name in judge.features]
-    _, unit = scaling.units(len(judge), judge.site)
+    _, unit = scaling.original_scale(len(judge), judge.site)
     unit = unit[:, columns]
     truth, drawn = true_followup(judge) / unit, drawn / unit
     low, high = central_interval(drawn)
@@ -102,9 +102,8 @@ def joined(parts: list[Scores]) -> Scores:
 def peers_digest() -> str:
     """SHA-256 of the peers' sources and of all they import, and of the versions of what they rest on."""
     package = Path(sg.__file__).parent
-    waiting = [
-        path for path in (package / "evaluation" / "baselines").glob("*.py") if path.stem not in ("gan", "catalogue")
-    ]
+    methods = package / "comparison" / "methods"
+    waiting = [path for path in methods.glob("*.py") if path.stem not in ("gan", "method_catalogue")]
     found: set[Path] = set()
     while waiting:
         path = waiting.pop()
@@ -147,7 +146,7 @@ def peer_scores(
     try:
         for learn, judge in splits:
             if peer in PEERS:
-                predicted = predictions_apart(peer, learn, judge, DRAWS, 0, FOREST_SECONDS)
+                predicted = predictions_isolated(peer, learn, judge, DRAWS, 0, FOREST_SECONDS)
             else:
                 predicted = predictions(peer, learn, judge, DRAWS, 0)
             parts.append(scored(scaling, cohort.features, judge, predicted))
@@ -175,13 +174,13 @@ def judgements() -> Iterator[list[tuple[Judgement, Design]]]:
         kept.append((judge(cohort, whole, *more), whole))
         return kept[-1][0]
 
-    with mock.patch.object(ladder, "judge", noted):
+    with mock.patch.object(default_model, "judge", noted):
         yield kept
 
 
 def expectation(
     judged: tuple[Judgement, Design],
-    model: Ladder,
+    model: DefaultModel,
     scaling: SharedScaling,
     learn: sg.Cohort,
     names: tuple[str, ...],
@@ -195,8 +194,8 @@ def expectation(
     people = whole.pairs.people
     place = {name: number for number, name in enumerate(names)}
     columns = [place[name] for name in learn.features]
-    _, own = SharedScaling.fit(levels(learn), learn.site).units(len(people), people.site)
-    _, unit = scaling.units(len(people), people.site)
+    _, own = SharedScaling.fit(levels(learn), learn.site).original_scale(len(people), people.site)
+    _, unit = scaling.original_scale(len(people), people.site)
     score = by_feature(judgement, model.mean_change.chosen)[rung] * own / unit[:, columns]
     weight = judgement.weight[:, None] * np.isfinite(score)
     total = weight.sum(axis=0)
@@ -210,7 +209,7 @@ def change(scaling: SharedScaling, names: tuple[str, ...], people: sg.Cohort) ->
     pairs = people.take(people.paired)
     place = {name: number for number, name in enumerate(names)}
     columns = [place[name] for name in pairs.features]
-    _, unit = scaling.units(len(pairs), pairs.site)
+    _, unit = scaling.original_scale(len(pairs), pairs.site)
     found = np.full(len(names), np.nan)
     found[columns] = _mean(np.abs(true_followup(pairs) - pairs.baseline) / unit[:, columns])
     return found
@@ -262,7 +261,7 @@ def run(
             result = imputer.impute(judge, draws=DRAWS, seed=0, who="all")
             parts.append(scored(scaling, cohort.features, judge, (result.mean, result.draws)))
             model = imputer.model_
-            assert isinstance(model, Ladder)
+            assert isinstance(model, DefaultModel)
             for into, rung in ((expected, "margins"), (carried, "carry-forward")):
                 into.append(expectation(judged[0], model, scaling, learn, cohort.features, rung))
             rungs.append(model.ladder()["choice"].to_dict())
@@ -346,7 +345,7 @@ def main() -> None:
     if given.peers or not ordered:
         return
     write(out, ordered)
-    print(f"\n{table(ordered)}\n\n{told(summary(ordered))}")
+    print(f"\n{table(ordered)}\n\n{summary_text(summary(ordered))}")
 
 
 def _run(name: str, data: Path, shape: str, only_peers: bool, as_kept: bool) -> dict[str, Any] | None:

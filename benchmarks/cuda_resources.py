@@ -57,7 +57,7 @@ def dump(*options: str) -> str:
 
 
 def readable(symbol: str) -> str:
-    """A kernel's symbol as it is written: walk<2, 4>."""
+    """A kernel's symbol as it is written: block_program<2, 4>."""
     match = re.fullmatch(r"_ZN10secondgram4cuda\d+([a-z_]+?)(?:I(.*?)EE?v.*|E.*)", symbol)
     if match is None:
         return symbol

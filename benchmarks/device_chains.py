@@ -85,14 +85,14 @@ class Chain:
         """Draws (n, D). seen : called with all noise, the start's first, to check the result."""
         with torch.inference_mode():
             (one, one_bias), (two, two_bias) = self.shown
-            shown = torch.addmm(two_bias, silu(torch.addmm(one_bias, self.conditions, one)), two)
+            condition = torch.addmm(two_bias, silu(torch.addmm(one_bias, self.conditions, one)), two)
             x = self._noise()
             seen(x)
             before, nothing = torch.zeros_like(x), torch.zeros_like(x)
             for number, fresh in enumerate(self.fresh):
                 z = self._noise() if fresh else nothing
                 seen(z)
-                x, before = self.step(x, before, z, shown + self.times[number], self.rows[number])
+                x, before = self.step(x, before, z, condition + self.times[number], self.rows[number])
             return x
 
 

@@ -133,7 +133,7 @@ case $mode in
   profile)
     command -v ncu > /dev/null || last "Nsight Compute (ncu) is not installed"
     for chain in $(modes); do
-      step "profile, $chain" 55 40 ncu --clock-control none --profile-from-start off --kernel-name regex:walk \
+      step "profile, $chain" 55 40 ncu --clock-control none --profile-from-start off --kernel-name regex:block_program \
         --launch-count 12 --section SpeedOfLight --section WarpStateStats --section MemoryWorkloadAnalysis \
         --section SchedulerStats --section SourceCounters --section InstructionStats -f -o "$out/$chain" \
         "$python" benchmarks/smoke.py once "$chain"

@@ -24,9 +24,9 @@ from quality import PARTS, ROOT
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.compare import scored, splits
+from secondgram.comparison.cache import FoldCache, Predicted
+from secondgram.comparison.compare import scored, splits
 from secondgram.evaluation.metrics import Cells, interval, resamples, scores
-from secondgram.evaluation.parts import Parts, Predicted
 from secondgram.files import replacing
 from secondgram.imputation.provenance import versions
 
@@ -81,7 +81,7 @@ def finished(
     folder: Path | None, learn: sg.Cohort, judge: sg.Cohort, variant: str, seed: int, toy: bool
 ) -> tuple[Predicted, dict[str, Any]]:
     """The result of this fit by an earlier run in the folder, or by a new one."""
-    parts = Parts(folder, learn, seed=seed, toy=toy, draws=DRAWS)
+    parts = FoldCache(folder, learn, seed=seed, toy=toy, draws=DRAWS)
     file = None if folder is None else folder / f"{variant.replace(', ', ' ').replace(' ', '-')}-{seed}.json"
     kept = parts.load(variant, f"seed {seed}")
     if kept is not None and file is not None and file.exists():

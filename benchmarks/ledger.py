@@ -36,12 +36,12 @@ CARRIED = ROOT / ".gpu" / "commit"
 UNKNOWN = "unknown"
 
 
-def commit() -> str:
-    """The short commit, with a plus where the sources differ from it; else what was carried, or `UNKNOWN`."""
+def commit(root: Path = ROOT) -> str:
+    """The short commit of a checkout, with a plus where its sources differ; else what was carried, or `UNKNOWN`."""
 
     def git(*words: str) -> str:
         try:
-            done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
         except OSError:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
@@ -65,6 +65,22 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+# Instruction sets that a speed depends on, as Linux names them on x86 and ARM.
+FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")
+
+
+def flags() -> list[str]:
+    """Those of `FLAGS` that the processor has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = next(
+        (line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))), []
+    )
+    return [flag for flag in FLAGS if flag in found]
+
+
 def versions() -> dict[str, str]:
     """Versions of the installed packages that speed depends on."""
     found = {"python": platform.python_version()}
@@ -85,7 +101,7 @@ def entry(
 
 def pack(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The content of a file, from entries of this process."""
-    about = {"commit": commit(), "versions": versions()}
+    about = {"commit": commit(), "versions": versions(), "flags": flags()}
     return {"format": FORMAT, "entries": [each | about for each in entries]}
 
 

@@ -155,16 +155,17 @@ def peers_of_the_sampler(folder: Path) -> Picture | None:
     path = folder / "cpu_peers.json"
     if not path.exists():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(path.read_text(encoding="utf-8"))
     bars = [
         Bar(way["way"], way["quantiles"] | {"0.5": way["seconds"]}, way["way"].startswith("secondgram"))
-        for way in told["ways"]
+        for way in record["ways"]
     ]
     title = (
-        f"{told['people']} people x {told['draws']} draws, 769 features; {told['steps']} steps where no other is named"
+        f"{record['people']} people x {record['draws']} draws, 769 features; "
+        f"{record['steps']} steps where no other is named"
     )
-    about = f"{told['processor']}, {told['threads']} threads; commit {told['commit']}"
-    return Picture("processor", told["processor"], about, [Panel(title, bars, "secondgram fp16")], [], {}, None)
+    about = f"{record['processor']}, {record['threads']} threads; commit {record['commit']}"
+    return Picture("processor", record["processor"], about, [Panel(title, bars, "secondgram fp16")], [], {}, None)
 
 
 # -- drawing ---------------------------------------------------------------------------------------
@@ -217,26 +218,26 @@ def bars_figure(title: str, about: str, panels: list[Panel]) -> Figure:
     return figure
 
 
-def roofline_figure(shown: Picture) -> Figure:
+def roofline_figure(picked: Picture) -> Figure:
     """Operations a second over operations a byte, under the ceilings that were measured beside them."""
-    assert shown.bandwidth
+    assert picked.bandwidth
     figure = Figure(figsize=(8.5, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    intensities = [point.flop / point.bytes for point in shown.points]
-    knee = max(shown.peaks.values()) / shown.bandwidth
+    intensities = [point.flop / point.bytes for point in picked.points]
+    knee = max(picked.peaks.values()) / picked.bandwidth
     left, right = min(0.3, min(intensities, default=1.0) / 3), max(3 * knee, *(3 * each for each in intensities))
     x = np.geomspace(left, right, 200)
-    for name, peak in sorted(shown.peaks.items(), key=lambda each: each[1]):
-        axes.plot(x, np.minimum(x * shown.bandwidth, peak), color=CEILING, linewidth=1.4)
+    for name, peak in sorted(picked.peaks.items(), key=lambda each: each[1]):
+        axes.plot(x, np.minimum(x * picked.bandwidth, peak), color=CEILING, linewidth=1.4)
         text = f"peak {name}: {peak / 1e9:,.0f} GFLOP/s"
         axes.text(right * 1.08, peak, text, va="center", fontsize=8.5, color=CEILING)
-    slope = f"copy: {shown.bandwidth / 1e9:,.1f} GB/s"
+    slope = f"copy: {picked.bandwidth / 1e9:,.1f} GB/s"
     axes.annotate(
-        slope, (x[40], x[40] * shown.bandwidth), (8, -12), textcoords="offset points", fontsize=8.5, color=CEILING
+        slope, (x[40], x[40] * picked.bandwidth), (8, -12), textcoords="offset points", fontsize=8.5, color=CEILING
     )
     order = sorted(
-        zip(intensities, shown.points, strict=True), key=lambda each: (each[0], each[1].flop / each[1].seconds)
+        zip(intensities, picked.points, strict=True), key=lambda each: (each[0], each[1].flop / each[1].seconds)
     )
     # Labels are kept apart, because points of one network lie above one another.
     lowest = 0.0
@@ -245,7 +246,7 @@ def roofline_figure(shown: Picture) -> Figure:
         rate = point.flop / point.seconds
         axes.plot(intensity, rate, "o", color=OURS, markersize=6, zorder=3)
         share = (
-            f" ({100 * rate / shown.peaks[point.precision]:.0f} % of peak)" if point.precision in shown.peaks else ""
+            f" ({100 * rate / picked.peaks[point.precision]:.0f} % of peak)" if point.precision in picked.peaks else ""
         )
         height = max(rate, lowest * 1.28) if last == intensity else rate
         lowest, last = height, intensity
@@ -265,10 +266,10 @@ def roofline_figure(shown: Picture) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte that has to move once", fontsize=9)
     axes.set_ylabel("operations a second", fontsize=9)
-    axes.set_title(f"{KINDS[shown.kind]}: roofline, ceilings measured", loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(f"{KINDS[picked.kind]}: roofline, ceilings measured", loc="left", fontsize=12, fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#eef0f2", linewidth=0.8)
-    figure.supxlabel(shown.about, x=0.01, ha="left", fontsize=8, color="#5b6169")
+    figure.supxlabel(picked.about, x=0.01, ha="left", fontsize=8, color="#5b6169")
     return figure
 
 
@@ -289,15 +290,15 @@ def main() -> None:
         figure = bars_figure("The published network's sampler on the processor", sampler.about, sampler.panels)
         save(figure, chosen.out / "speed_sampler.png")
     for kind, title in KINDS.items():
-        shown = picture(kind, found)
-        if shown is None:
+        picked = picture(kind, found)
+        if picked is None:
             print(f"{title.lower()}: nothing measured")
             continue
-        for number, start in enumerate(range(0, len(shown.panels), PANELS), 1):
-            figure = bars_figure(title, shown.about, shown.panels[start : start + PANELS])
+        for number, start in enumerate(range(0, len(picked.panels), PANELS), 1):
+            figure = bars_figure(title, picked.about, picked.panels[start : start + PANELS])
             save(figure, chosen.out / f"speed_{kind}_{number}.png")
-        if shown.points and shown.peaks and shown.bandwidth:
-            save(roofline_figure(shown), chosen.out / f"roofline_{kind}.png")
+        if picked.points and picked.peaks and picked.bandwidth:
+            save(roofline_figure(picked), chosen.out / f"roofline_{kind}.png")
 
 
 if __name__ == "__main__":

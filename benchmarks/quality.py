@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import ledger
-import page
 import pandas as pd
-import standing
+import results_page
+import win_tie_loss
 
 import secondgram as sg
-from secondgram.evaluation.compare import ALL
-from secondgram.evaluation.run_folder import markdown, ranked
+from secondgram.comparison.compare import ALL
+from secondgram.comparison.run_folder import markdown, ranked
 from secondgram.files import remove, replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DRAWS = 19
 RUNS = Path(__file__).resolve().parent / "results" / "quality"
 PAGE = ROOT / "docs" / "results.md"
-KEPT = ("table.csv", "run.json", standing.FILE)
+KEPT = ("table.csv", "run.json", win_tie_loss.FILE)
 STANDARD = ("carry-forward", "mean-change", "ridge", "ridge-gaussian", "ridge-empirical", "paper", "default")
 ORDER = ("carry-forward", "ridge-gaussian", "paper-no-self", "paper", "default", "exact-posterior")
 
@@ -144,8 +144,8 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
     asked = ALL if ALL in (methods or part.methods) else methods or part.methods
     table = sg.compare(cohort, asked, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False)
     if ALL in part.methods:
-        with replacing(RUNS / name / standing.FILE) as temporary:
-            temporary.write_text(json.dumps(standing.kept(RUNS / name)) + "\n", encoding="utf-8")
+        with replacing(RUNS / name / win_tie_loss.FILE) as temporary:
+            temporary.write_text(json.dumps(win_tie_loss.kept(RUNS / name)) + "\n", encoding="utf-8")
     # The rest is for looking at, not for keeping.
     for path in (RUNS / name).iterdir():
         if path.name not in KEPT:
@@ -199,7 +199,9 @@ def write_page() -> None:
         for what, why in {**about.get("failed", {}), **about.get("skipped", {})}.items():
             lines += [f"Not compared: `{what}`, {why}.", ""]
     every = [(part.title.partition(": ")[2], RUNS / name) for name, part in PARTS.items() if ALL in part.methods]
-    lines += [*standing.section(every), *page.bed(), *page.rungs(), *page.ablations(), *page.gradients()]
+    lines += win_tie_loss.section(every)
+    for section in (results_page.bed, results_page.rungs, results_page.ablations, results_page.gradients):
+        lines += section()
     with replacing(PAGE) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import peak
 import pytest
 import recorded
 import torch
@@ -24,8 +25,10 @@ def test_peak(benchmark: Any, name: str, precision: str, threads: int) -> None:
     """Multiply-adds of the widest instructions there are, no memory touched; on one thread where small, else on all."""
     if not native.architectures(precision):
         pytest.skip(f"no instructions for {precision}")
+    if peak.reason_unavailable():
+        pytest.skip(str(peak.reason_unavailable()))
     rates: list[float] = []
-    benchmark.pedantic(lambda: rates.append(native.peak(precision, threads)), rounds=5)
+    benchmark.pedantic(lambda: rates.append(peak.peak(precision, threads)), rounds=5)
     assert min(rates) > 0
     benchmark.group = "ceilings"
     benchmark.extra_info.update(ceiling=precision, flop_per_second=max(rates), threads=threads)

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import recorded
 import torch
-from beside import beside
 from chains import PUBLISHED, SMALL, Problem, ours, peers
+from interleaved import interleaved
 
 from secondgram import Denoiser
 from secondgram.diffusion import reference
@@ -166,7 +166,7 @@ def test_one_evaluation(benchmark: Any, name: str, threads: int) -> None:
             keep * x + now * (from_state * x + from_output * output) + fresh * torch.from_numpy(noise).reshape(x.shape)
         )
         assert (torch.from_numpy(run()).reshape(x.shape) - stepped).norm() <= 1e-5 * stepped.norm()
-        beside(
+        interleaved(
             benchmark,
             run,
             {key: _once(predict, problem.x, time) for key, predict in others.items()},

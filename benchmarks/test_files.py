@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from beside import beside
+from interleaved import interleaved
 
 import secondgram as sg
-from secondgram.evaluation.evaluate import read_draws
-from secondgram.imputation.people import People
+from secondgram.imputation.draws_file import read_draws
+from secondgram.imputation.model_data import People
 from secondgram.imputation.result import Imputation
 
 # people, features, draws, rounds
@@ -64,7 +64,7 @@ def test_reading(benchmark: Any, name: str, form: str, tmp_path: Path, threads: 
     ours = lambda: sg.read_cohort(path, features=cohort.features).visits  # noqa: E731
     np.testing.assert_allclose(ours(), cohort.visits, rtol=1e-6)
     np.testing.assert_array_equal(ours(), _by_hand(cohort, read, path))
-    beside(
+    interleaved(
         benchmark,
         ours,
         {"pandas, told the layout": lambda: _by_hand(cohort, read, path)},
@@ -95,7 +95,7 @@ def test_writing_a_cohort(benchmark: Any, name: str, form: str, tmp_path: Path, 
     by_hand()
     read = _read_csv if form == "csv" else pd.read_parquet
     np.testing.assert_array_equal(_by_hand(cohort, read, path), _by_hand(cohort, read, other))
-    beside(
+    interleaved(
         benchmark,
         lambda: cohort.write(path),
         {"pandas": by_hand},
@@ -127,7 +127,7 @@ def test_writing_draws(benchmark: Any, name: str, tmp_path: Path, threads: int) 
     by_hand()
     np.testing.assert_array_equal(read_draws(path)[2], values)
     np.testing.assert_array_equal(read_draws(other)[2], values)
-    beside(
+    interleaved(
         benchmark,
         lambda: result.to_parquet(path),
         {"pandas": by_hand},

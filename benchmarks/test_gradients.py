@@ -196,7 +196,7 @@ def test_epoch(benchmark: Any, method: str, validated: bool) -> None:
     condition, followup = made(VALIDATED_PAIRS, CONDITIONS).numpy(), made(VALIDATED_PAIRS, FEATURES).numpy()
     keys = np.arange(VALIDATED_PAIRS, dtype=np.uint64)
 
-    sampler = Sampler(case.net, "linear").settle()
+    sampler = Sampler(case.net, "linear").resolve_precision()
 
     def score(net: Denoiser) -> float:
         drawn = sampler.sample(condition, keys, 1, keys=keys)[0]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from beside import beside
+from interleaved import interleaved
 
 import secondgram as sg
-from secondgram.evaluation.evaluate import read_draws
+from secondgram.imputation.draws_file import read_draws
 from secondgram.ops import native
 
 # people, features, share with a follow-up, draws, epochs, rounds
@@ -33,7 +33,7 @@ def test_imputation(benchmark: Any, name: str, tmp_path: Path, threads: int, mon
     people, features, paired, draws, epochs, rounds = SIZES[name]
     cohort = sg.simulate(people, features, paired, seed=0, mode="converters")
     # A part without gain is dropped, and then there would be no chain to time.
-    monkeypatch.setattr("secondgram.imputation.shape._fall", _gain)
+    monkeypatch.setattr("secondgram.imputation.default.shape._fall", _gain)
     imputer = sg.SecondgramImputer(components=8, epochs=epochs).fit(cohort.take(range(min(people, 2_000))), show=False)
     file = tmp_path / "cohort.parquet"
     cohort.write(file)
@@ -51,7 +51,7 @@ def test_imputation(benchmark: Any, name: str, tmp_path: Path, threads: int, mon
     assert distance <= GATE
     shape = imputer.model_.joint.shape  # type: ignore[attr-defined]
     assert shape is not None
-    beside(
+    interleaved(
         benchmark,
         lambda: run("cpu"),
         {"the same on eager torch": lambda: run("reference")},

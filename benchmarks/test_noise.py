@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import recorded
-from beside import beside
+from interleaved import interleaved
 
 from secondgram.diffusion import noise as reference
 from secondgram.diffusion.noise import Purpose, person_keys
@@ -74,7 +74,7 @@ def test_beside_others(benchmark: Any, name: str, threads: int) -> None:
     run = lambda: noise.normals(keys, width, draws=draws, backend="native", **ARGUMENTS)  # noqa: E731
     plain = lambda: reference.normals(keys, width, draws=draws, **ARGUMENTS)  # noqa: E731
     np.testing.assert_allclose(run(), plain(), rtol=0, atol=1e-6)
-    beside(
+    interleaved(
         benchmark,
         run,
         {"numpy, keyed": plain, "torch.randn, not keyed": lambda: torch.randn(draws, len(keys), width)},

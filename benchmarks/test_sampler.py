@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from beside import beside
 from chains import PUBLISHED, SMALL, Problem, chain, ours, peers
+from interleaved import interleaved
 
 from secondgram import Denoiser, Sampler
 from secondgram.diffusion.folding import flops, fold
@@ -114,7 +114,7 @@ def test_chain(benchmark: Any, name: str, precision: str, threads: int) -> None:
     others = {key: _looped(predict, problem) for key, predict in peers(problem, threads, (precision,)).items()}
     operations = size.rows * len(problem.table) * size.flop
     with torch.inference_mode():
-        beside(
+        interleaved(
             benchmark,
             run,
             others,

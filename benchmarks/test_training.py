@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from beside import beside
+from interleaved import interleaved
 from torch import Tensor
 
 from secondgram import Denoiser
@@ -123,7 +123,7 @@ def test_task_gradients(benchmark: Any, name: str, threads: int) -> None:
     distance = gate(case)
     assert distance <= GATE
     ways = gradients_alone(case)
-    beside(
+    interleaved(
         benchmark,
         ways.pop("ours"),
         ways,
@@ -195,7 +195,7 @@ def test_training_step(benchmark: Any, name: str, threads: int) -> None:
             peers[label] = make(Case(name))
         except ModuleNotFoundError as error:
             print(f"{label}: left out, {error.name} is not installed")
-    beside(
+    interleaved(
         benchmark,
         lambda: case.trainer._epoch(0),
         peers,

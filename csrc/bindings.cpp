@@ -20,10 +20,11 @@
 #include "core/philox.hpp"
 #include "cpu/noise.hpp"
 #ifdef SECONDGRAM_SAMPLER
-#include "cpu/architectures.hpp"
-#include "cpu/finish.hpp"
+#include "cpu/dispatch.hpp"
 #include "cpu/gram.hpp"
 #include "cpu/missing.hpp"
+#include "cpu/network.hpp"
+#include "cpu/postprocess.hpp"
 #include "cpu/rows.hpp"
 #include "cpu/sampler.hpp"
 #ifdef SECONDGRAM_X86
@@ -68,8 +69,8 @@ using Array = std::tuple<std::uintptr_t, std::size_t, std::size_t>;  // address 
 class Reader {
  public:
   Reader(const std::vector<Array>& arrays, secondgram::Precision precision) : arrays_(arrays), precision_(precision) {}
-  secondgram::Packed matrix(std::size_t inputs, std::size_t outputs) {
-    return secondgram::Packed(next(inputs, outputs), inputs, outputs, precision_);
+  secondgram::PackedMatrix matrix(std::size_t inputs, std::size_t outputs) {
+    return secondgram::PackedMatrix(next(inputs, outputs), inputs, outputs, precision_);
   }
   std::vector<float> vector(std::size_t count) {
     const float* from = next(1, count);
@@ -116,7 +117,7 @@ std::unique_ptr<secondgram::Network> network(std::size_t features, std::size_t c
   net->condition[0] = read.dense(conditions, embedding);
   net->condition[1] = read.dense(embedding, embedding);
   for (int b = 0; b < 6; ++b) {
-    secondgram::Block& block = net->blocks[b];
+    secondgram::FoldedBlock& block = net->blocks[b];
     const std::size_t in = net->sizes.block_in(b), out = net->sizes.block_out(b);
     block.inner = read.matrix(in, embedding);
     block.inner_bias = read.vector(embedding);
@@ -190,45 +191,45 @@ void sample(const secondgram::Network& net, std::uintptr_t out, std::uintptr_t c
 // loading [width, width] or 0; maps as (starts, ends, knots), both [knots, width], or 0, 0, 0.
 using MapArrays = std::tuple<std::uintptr_t, std::uintptr_t, std::size_t>;
 
-std::unique_ptr<secondgram::cpu::Finish> finisher(std::size_t width, const std::string& precision, std::uintptr_t loading,
-                                                  const MapArrays& components, const MapArrays& margins, float clip) {
-  auto made = std::make_unique<secondgram::cpu::Finish>();
+std::unique_ptr<secondgram::cpu::Postprocess> postprocessor(std::size_t width, const std::string& precision,
+                                                            std::uintptr_t loading, const MapArrays& components,
+                                                            const MapArrays& margins, float clip) {
+  auto made = std::make_unique<secondgram::cpu::Postprocess>();
   made->width = width;
   made->precision = precision_of(precision);
   made->clip = clip;
-  if (loading != 0) made->loading = secondgram::Packed(at<const float>(loading), width, width, made->precision);
+  if (loading != 0) made->loading = secondgram::PackedMatrix(at<const float>(loading), width, width, made->precision);
   const auto maps = [&](const MapArrays& arrays) {
     const auto& [start, end, knots] = arrays;
-    return knots == 0 ? secondgram::cpu::Maps()
-                      : secondgram::cpu::Maps(at<const double>(start), at<const double>(end), knots, width);
+    return knots == 0 ? secondgram::cpu::QuantileMaps()
+                      : secondgram::cpu::QuantileMaps(at<const double>(start), at<const double>(end), knots, width);
   };
   made->components = maps(components);
   made->margins = maps(margins);
   return made;
 }
 
-// Missing cells (FinishRequest): lost, cell, by, map, by_gap, gap, weight; zeros where there are none.
+// Missing cells (PostprocessRequest): lost, cell, by, map, by_gap, gap, weight; zeros where there are none.
 using MovedArrays = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
                                std::uintptr_t, std::uintptr_t>;
 
-void finish(const secondgram::cpu::Finish& by, std::uintptr_t out, bool doubles, std::uintptr_t keys, std::size_t people,
-            std::uintptr_t draws, std::size_t n_draws, std::uint64_t seed, std::uint32_t purpose, std::uintptr_t source,
-            std::size_t n_source, std::uintptr_t places, std::uintptr_t centre, std::uintptr_t scale,
-            const MovedArrays& moved, unsigned threads, const std::string& architecture) {
+void postprocess(const secondgram::cpu::Postprocess& by, std::uintptr_t out, bool doubles, std::uintptr_t keys,
+                 std::size_t people, std::uintptr_t draws, std::size_t n_draws, std::uint64_t seed,
+                 std::uint32_t purpose, std::uintptr_t source, std::size_t n_source, std::uintptr_t places,
+                 std::uintptr_t centre, std::uintptr_t scale, const MovedArrays& moved, unsigned threads,
+                 const std::string& architecture) {
   const auto& [lost, cell, moved_by, map, by_gap, gap, weight] = moved;
-  const secondgram::cpu::FinishRequest request{people, n_draws, at<const std::uint64_t>(keys),
-                                               at<const std::uint32_t>(draws), seed, purpose, at<const float>(source),
-                                               n_source, at<const std::uint32_t>(places), at<const double>(centre),
-                                               at<const double>(scale), at<const std::int64_t>(lost),
-                                               at<const std::uint32_t>(cell), at<const float>(moved_by),
-                                               at<const float>(map), at<const float>(by_gap), at<const float>(gap),
-                                               at<const float>(weight)};
+  const secondgram::cpu::PostprocessRequest request{
+      people, n_draws, at<const std::uint64_t>(keys), at<const std::uint32_t>(draws), seed, purpose,
+      at<const float>(source), n_source, at<const std::uint32_t>(places), at<const double>(centre), at<const double>(scale),
+      at<const std::int64_t>(lost), at<const std::uint32_t>(cell), at<const float>(moved_by), at<const float>(map),
+      at<const float>(by_gap), at<const float>(gap), at<const float>(weight)};
   if (people == 0 || n_draws == 0) return;
   const py::gil_scoped_release release;
   if (doubles)
-    secondgram::cpu::finish(by, request, at<double>(out), threads, architecture);
+    secondgram::cpu::postprocess(by, request, at<double>(out), threads, architecture);
   else
-    secondgram::cpu::finish(by, request, at<float>(out), threads, architecture);
+    secondgram::cpu::postprocess(by, request, at<float>(out), threads, architecture);
 }
 
 // width, precision, number of groups, cells, cell, members, person: see secondgram/ops/native.py.
@@ -287,11 +288,6 @@ void task_sums(const std::vector<TaskLayer>& layers, std::size_t tasks, std::uin
 }
 #endif
 
-double peak(const std::string& architecture, const std::string& precision, unsigned threads, std::size_t rounds) {
-  const py::gil_scoped_release release;
-  return secondgram::cpu::peak(architecture, precision_of(precision), threads, rounds);
-}
-
 #endif  // SECONDGRAM_SAMPLER
 
 }  // namespace
@@ -299,7 +295,7 @@ double peak(const std::string& architecture, const std::string& precision, unsig
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU core of secondgram. Not a public interface.";
   // Raised whenever a signature changes, so that a stale build is recognised.
-  m.attr("interface") = 8;
+  m.attr("interface") = 9;
   m.def("normals", &normals, py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("n_keys"), py::arg("draws"),
         py::arg("n_draws"), py::arg("width"), py::arg("seed"), py::arg("purpose"), py::arg("step"),
         py::arg("threads"));
@@ -322,12 +318,11 @@ PYBIND11_MODULE(_native, m) {
   m.def("task_sums", &task_sums, py::arg("layers"), py::arg("tasks"), py::arg("out"), py::arg("threads"),
         py::arg("team"));
 #endif
-  m.def("peak", &peak, py::arg("architecture"), py::arg("precision"), py::arg("threads"), py::arg("rounds"));
-  py::class_<secondgram::cpu::Finish>(m, "Finish");
-  m.def("finisher", &finisher, py::arg("width"), py::arg("precision"), py::arg("loading"), py::arg("components"),
-        py::arg("margins"), py::arg("clip"));
-  m.def("finish", &finish, py::arg("by"), py::arg("out"), py::arg("doubles"), py::arg("keys"), py::arg("people"),
-        py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("purpose"), py::arg("source"),
+  py::class_<secondgram::cpu::Postprocess>(m, "Postprocess");
+  m.def("postprocessor", &postprocessor, py::arg("width"), py::arg("precision"), py::arg("loading"),
+        py::arg("components"), py::arg("margins"), py::arg("clip"));
+  m.def("postprocess", &postprocess, py::arg("by"), py::arg("out"), py::arg("doubles"), py::arg("keys"),
+        py::arg("people"), py::arg("draws"), py::arg("n_draws"), py::arg("seed"), py::arg("purpose"), py::arg("source"),
         py::arg("n_source"), py::arg("places"), py::arg("centre"), py::arg("scale"), py::arg("moved"),
         py::arg("threads"), py::arg("architecture"));
   m.def("fill_missing", &fill_missing, py::arg("groups"), py::arg("values"), py::arg("threads"));

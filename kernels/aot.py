@@ -24,10 +24,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import block, gradients, noise
-from .folded import Folded
+from . import executor, gradients, noise
 from .launches import Described, described
 from .layout import BLOCKS, Size
+from .reverse_chain import Folded
 
 ARCHITECTURES = (80, 90, 100)
 # Rows of the batches whose tiles are compiled, one for each class of `tuning`.
@@ -120,7 +120,7 @@ class Usage:
 
 def _noise_case(width: int) -> Case:
     rows, blocks = noise.tile_of(width)
-    pointers = {"out": "*fp32", "keys": "*i64", "draws": "*i32"}
+    pointers = {"out_ptr": "*fp32", "keys_ptr": "*i64", "draws_ptr": "*i32"}
     numbers = {"seed": "u64", "purpose": "i32", "step": "i32", "rows": "i32", "people": "i32", "width": "i32"}
     constants = {"ROWS": rows, "BLOCKS": blocks}
     return Case(noise.normals_kernel, {**pointers, **numbers, **dict.fromkeys(constants, "constexpr")}, constants)
@@ -131,10 +131,10 @@ def _gradient_cases() -> list[Case]:
     found = []
     for dtype, word in words.items():
         pointer, group = f"*{word}", gradients.GROUP
-        rows = {"dY": pointer, "X": pointer, "offsets": "*i64"}
-        strides = dict.fromkeys(("task_stride", "dY_stride", "X_stride", "outputs", "inputs"), "i64")
-        layers = {"J": "*fp32", "dYs": ("i64",) * group, "Xs": ("i64",) * group, "layers": "*i64"}
-        more = {"strides": ("i64",) * 2 * group, "offsets": "*i64", "task_stride": "i64"}
+        rows = {"dY_ptr": pointer, "X_ptr": pointer, "offsets_ptr": "*i64"}
+        strides = dict.fromkeys(("out_task_stride", "dY_row_stride", "X_row_stride", "outputs", "inputs"), "i64")
+        layers = {"J_ptr": "*fp32", "dY_ptrs": ("i64",) * group, "X_ptrs": ("i64",) * group, "layers_ptr": "*i64"}
+        more = {"row_strides": ("i64",) * 2 * group, "offsets_ptr": "*i64", "J_row_stride": "i64"}
         for exact in (True, False) if dtype == torch.float32 else (True,):
             constants = {"EXACT": exact, "TILE": gradients.TILE}
             one = {**constants, "ROWS": gradients.rows_at_a_time(dtype, exact)}
@@ -144,20 +144,20 @@ def _gradient_cases() -> list[Case]:
                 "ROWS": gradients.GROUP_ROWS[dtype],
                 "GROUP": group,
             }
-            out = {"out": "*fp32"}
+            out = {"out_ptr": "*fp32"}
             found.append(_case(gradients.weight_gradient_kernel, {**out, **rows, **strides}, one, word))
             found.append(_case(gradients.layer_gradients_kernel, {**layers, **more}, several, word))
         for tasks in (1, 2, 3, 8) if dtype == torch.float32 else (3,):
             constants = {"TASKS": tasks, "COLUMNS": gradients.FEW_COLUMNS[triton.next_power_of_2(tasks)]}
-            slab = {"partial": "*fp64", "J": pointer, "columns": "i32", "task_stride": "i64"}
+            slab = {"partial_ptr": "*fp64", "J_ptr": pointer, "columns": "i32", "J_row_stride": "i64"}
             found.append(_case(gradients.gram_few_kernel, slab, constants, word))
         for tasks in (16, 32, 64):
-            slab = {"partial": "*fp64", "J": pointer, "tasks": "i32", "columns": "i32", "task_stride": "i64"}
+            slab = {"partial_ptr": "*fp64", "J_ptr": pointer, "tasks": "i32", "columns": "i32", "J_row_stride": "i64"}
             found.append(_case(gradients.gram_many_kernel, slab, gradients.many_constants(tasks), word, warps=8))
-        slab = {"g": pointer, "squares": "*fp64", "J": pointer, "w": "*fp64", "tasks": "i32", "columns": "i32"}
-        slab["task_stride"] = "i64"
+        slab = {"g_ptr": pointer, "squares_ptr": "*fp64", "J_ptr": pointer, "w_ptr": "*fp64"}
+        slab |= {"tasks": "i32", "columns": "i32", "J_row_stride": "i64"}
         found.append(_case(gradients.combine_kernel, slab, {"COLUMNS": gradients.COMBINED}, word))
-    sums = {"out": "*fp64", "partial": "*fp64", "programs": "i32", "entries": "i32"}
+    sums = {"out_ptr": "*fp64", "partial_ptr": "*fp64", "programs": "i32", "entries": "i32"}
     for wide, tall in gradients.SUMMED:
         found.append(_case(gradients.sum_partials_kernel, sums, {"ENTRIES": wide, "PARTIALS": tall}, "fp64"))
     return found
@@ -223,42 +223,42 @@ class _Inputs(NamedTuple):
     t: torch.Tensor
     c: torch.Tensor
     weights: list[torch.Tensor]
-    drops: block.Drops
+    drops: executor.Drops
 
 
 def _inputs(rows: int, size: Size) -> _Inputs:
-    widths = [size.ends[name].true_outputs for name in block.DROPPED]
+    widths = [size.ends[name].true_outputs for name in executor.DROPPED]
     return _Inputs(
         torch.empty(rows, size.features, device="meta"),
         torch.empty(rows, device="meta"),
         torch.empty(rows, size.conditions, device="meta"),
         [torch.empty(shape, device="meta") for shape in size.parameters.values()],
-        block.Drops(0.1, tuple(torch.empty(rows, width, device="meta") for width in widths)),
+        executor.Drops(0.1, tuple(torch.empty(rows, width, device="meta") for width in widths)),
     )
 
 
 def _describe_inference(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, _ = _inputs(rows, size)
-    block.denoise(size, precision, x, t, c, weights, False)
+    executor.denoise(size, precision, x, t, c, weights, False)
 
 
 def _describe_training(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, _ = _inputs(rows, size)
-    out, kept = block.denoise(size, precision, x, t, c, weights, True)
-    block.gradients(size, precision, torch.empty_like(out), kept, weights, x_gradient=True, c_gradient=True)
+    out, kept = executor.denoise(size, precision, x, t, c, weights, True)
+    executor.gradients(size, precision, torch.empty_like(out), kept, weights, x_gradient=True, c_gradient=True)
 
 
 def _describe_tasks(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, _ = _inputs(rows, size)
-    out, kept = block.denoise(size, precision, x, t, c, weights, True)
+    out, kept = executor.denoise(size, precision, x, t, c, weights, True)
     offsets = torch.empty(4, dtype=torch.int64, device="meta")
-    block.gradients(size, precision, torch.empty_like(out), kept, weights, offsets=offsets)
+    executor.gradients(size, precision, torch.empty_like(out), kept, weights, offsets=offsets)
 
 
 def _describe_dropout(precision: str, rows: int, size: Size) -> None:
     x, t, c, weights, drops = _inputs(rows, size)
-    out, kept = block.denoise(size, precision, x, t, c, weights, True, drops)
-    block.gradients(size, precision, torch.empty_like(out), kept, weights, drops=drops)
+    out, kept = executor.denoise(size, precision, x, t, c, weights, True, drops)
+    executor.gradients(size, precision, torch.empty_like(out), kept, weights, drops=drops)
 
 
 def _folded(precision: str, size: Size) -> Folded:
@@ -311,7 +311,7 @@ PASSES: dict[str, Callable[[str, int, Size], None]] = {
 def tabled_cases(architecture: int) -> Iterator[Case]:
     """Cases of `TABLE` for an architecture, in its order."""
     yield from cases()
-    for precision in block.PRECISIONS:
+    for precision in executor.PRECISIONS:
         yield from denoiser_cases(architecture, precision, BATCHES[-1], PUBLISHED)
 
 
@@ -371,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES, help="compute capabilities, 90 say")
     parser.add_argument(
-        "--precision", nargs="+", choices=block.PRECISIONS, default=["bf16"], help="of the denoiser's kernels"
+        "--precision", nargs="+", choices=executor.PRECISIONS, default=["bf16"], help="of the denoiser's kernels"
     )
     parser.add_argument("--rows", type=int, nargs="+", default=BATCHES[2:], help="batches of the denoiser's kernels")
     parser.add_argument("--features", type=int, nargs="+", default=[769], help="D of the denoiser's kernels")
@@ -381,7 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.table:
         write_table()
         return
-    precisions, batches = (list(block.PRECISIONS), BATCHES) if chosen.all else (chosen.precision, chosen.rows)
+    precisions, batches = (list(executor.PRECISIONS), BATCHES) if chosen.all else (chosen.precision, chosen.rows)
     units = " ".join(f"{unit:>7}" for unit in MATRIX_UNITS)
     print(f"{'kernel':44} {'arch':>6} {'registers':>9} {'local B':>8} {'shared B':>8} {units}")
     for architecture in chosen.arch:

@@ -40,15 +40,15 @@ def rows_at_a_time(dtype: torch.dtype, exact: bool) -> int:
 
 @triton.jit
 def _weight_tile(
-    out,  # [outputs, inputs], this task's slice
-    bias,  # [outputs], this task's slice
-    dY,  # [rows, outputs]
-    X,  # [rows, inputs]
+    out_ptr,  # [outputs, inputs], this task's slice
+    bias_ptr,  # [outputs], this task's slice
+    dY_ptr,  # [rows, outputs]
+    X_ptr,  # [rows, inputs]
     start,
     stop,
     tile,
-    dY_stride,
-    X_stride,
+    dY_row_stride,
+    X_row_stride,
     outputs,
     inputs,
     has_bias,
@@ -65,39 +65,41 @@ def _weight_tile(
         row = first + tl.arange(0, ROWS)
         place = row.to(tl.int64)
         g = tl.load(
-            dY + place[None, :] * dY_stride + o[:, None],
+            dY_ptr + place[None, :] * dY_row_stride + o[:, None],
             mask=(o < outputs)[:, None] & (row < stop)[None, :],
             other=0.0,
         )  # [TILE, ROWS]
         x = tl.load(
-            X + place[:, None] * X_stride + i[None, :], mask=(row < stop)[:, None] & (i < inputs)[None, :], other=0.0
+            X_ptr + place[:, None] * X_row_stride + i[None, :],
+            mask=(row < stop)[:, None] & (i < inputs)[None, :],
+            other=0.0,
         )  # [ROWS, TILE]
         total = tl.dot(g, x, total, input_precision="ieee" if EXACT else "tf32x3")
     where = o.to(tl.int64)[:, None] * inputs + i[None, :]
-    tl.store(out + where, total.to(out.dtype.element_ty), mask=(o < outputs)[:, None] & (i < inputs)[None, :])
+    tl.store(out_ptr + where, total.to(out_ptr.dtype.element_ty), mask=(o < outputs)[:, None] & (i < inputs)[None, :])
     if has_bias:
         if tile % columns == 0:
             part = tl.zeros((TILE,), dtype=tl.float32)
             for first in range(start, stop, ROWS):
                 row = first + tl.arange(0, ROWS)
                 g = tl.load(
-                    dY + row.to(tl.int64)[:, None] * dY_stride + o[None, :],
+                    dY_ptr + row.to(tl.int64)[:, None] * dY_row_stride + o[None, :],
                     mask=(row < stop)[:, None] & (o < outputs)[None, :],
                     other=0.0,
                 )  # [ROWS, TILE]
                 part += tl.sum(g.to(tl.float32), axis=0)
-            tl.store(bias + o, part.to(bias.dtype.element_ty), mask=o < outputs)
+            tl.store(bias_ptr + o, part.to(bias_ptr.dtype.element_ty), mask=o < outputs)
 
 
 @triton.jit
 def weight_gradient_kernel(
-    out,  # [tasks, outputs, inputs], the first axis with a stride of its own
-    dY,  # [rows, outputs]
-    X,  # [rows, inputs]
-    offsets,  # [tasks + 1], rows offsets[t] .. offsets[t + 1] belong to task t
-    task_stride,
-    dY_stride,
-    X_stride,
+    out_ptr,  # [tasks, outputs, inputs], the first axis with a stride of its own
+    dY_ptr,  # [rows, outputs]
+    X_ptr,  # [rows, inputs]
+    offsets_ptr,  # [tasks + 1], rows offsets[t] .. offsets[t + 1] belong to task t
+    out_task_stride,
+    dY_row_stride,
+    X_row_stride,
     outputs,
     inputs,
     EXACT: tl.constexpr,
@@ -105,22 +107,38 @@ def weight_gradient_kernel(
     ROWS: tl.constexpr,
 ):
     task = tl.program_id(1)
-    slice = out + task.to(tl.int64) * task_stride
-    start = tl.load(offsets + task).to(tl.int32)
-    stop = tl.load(offsets + task + 1).to(tl.int32)
+    slice = out_ptr + task.to(tl.int64) * out_task_stride
+    start = tl.load(offsets_ptr + task).to(tl.int32)
+    stop = tl.load(offsets_ptr + task + 1).to(tl.int32)
     tile = tl.program_id(0)
-    _weight_tile(slice, slice, dY, X, start, stop, tile, dY_stride, X_stride, outputs, inputs, False, EXACT, TILE, ROWS)
+    _weight_tile(
+        slice,
+        slice,
+        dY_ptr,
+        X_ptr,
+        start,
+        stop,
+        tile,
+        dY_row_stride,
+        X_row_stride,
+        outputs,
+        inputs,
+        False,
+        EXACT,
+        TILE,
+        ROWS,
+    )
 
 
 @triton.jit
 def layer_gradients_kernel(
-    J,  # [tasks, parameters]
-    dYs,  # addresses of GROUP matrices [rows, outputs]
-    Xs,  # addresses of GROUP matrices [rows, inputs]
-    layers,  # [GROUP, 5]: first tile, outputs, inputs, start of the weight in a row of J, start of the bias or -1
-    strides,  # GROUP pairs: between rows of dY, between rows of X
-    offsets,  # [tasks + 1]
-    task_stride,
+    J_ptr,  # [tasks, parameters]
+    dY_ptrs,  # addresses of GROUP matrices [rows, outputs]
+    X_ptrs,  # addresses of GROUP matrices [rows, inputs]
+    layers_ptr,  # [GROUP, 5]: first tile, outputs, inputs, start of the weight in a row of J, start of the bias or -1
+    row_strides,  # GROUP pairs: between rows of dY, between rows of X
+    offsets_ptr,  # [tasks + 1]
+    J_row_stride,
     DTYPE: tl.constexpr,
     EXACT: tl.constexpr,
     TILE: tl.constexpr,
@@ -130,35 +148,35 @@ def layer_gradients_kernel(
     """`weight_gradient_kernel` of several layers, with the sums of dY for their biases."""
     tile, task = tl.program_id(0), tl.program_id(1)
     layer = 0
-    dY, X = dYs[0], Xs[0]
-    dY_stride, X_stride = strides[0], strides[1]
+    dY_ptr, X_ptr = dY_ptrs[0], X_ptrs[0]
+    dY_row_stride, X_row_stride = row_strides[0], row_strides[1]
     for number in tl.static_range(1, GROUP):
-        here = tile >= tl.load(layers + number * 5)
+        here = tile >= tl.load(layers_ptr + number * 5)
         layer = tl.where(here, number, layer)
-        dY = tl.where(here, dYs[number], dY)
-        X = tl.where(here, Xs[number], X)
-        dY_stride = tl.where(here, strides[2 * number], dY_stride)
-        X_stride = tl.where(here, strides[2 * number + 1], X_stride)
-    first = tl.load(layers + layer * 5)
-    outputs = tl.load(layers + layer * 5 + 1)
-    inputs = tl.load(layers + layer * 5 + 2)
-    weight = tl.load(layers + layer * 5 + 3)
-    bias = tl.load(layers + layer * 5 + 4)
-    start = tl.load(offsets + task).to(tl.int32)
-    stop = tl.load(offsets + task + 1).to(tl.int32)
-    row = J + task.to(tl.int64) * task_stride
-    dY = dY.to(tl.int64).to(tl.pointer_type(DTYPE))
-    X = X.to(tl.int64).to(tl.pointer_type(DTYPE))
+        dY_ptr = tl.where(here, dY_ptrs[number], dY_ptr)
+        X_ptr = tl.where(here, X_ptrs[number], X_ptr)
+        dY_row_stride = tl.where(here, row_strides[2 * number], dY_row_stride)
+        X_row_stride = tl.where(here, row_strides[2 * number + 1], X_row_stride)
+    first = tl.load(layers_ptr + layer * 5)
+    outputs = tl.load(layers_ptr + layer * 5 + 1)
+    inputs = tl.load(layers_ptr + layer * 5 + 2)
+    weight = tl.load(layers_ptr + layer * 5 + 3)
+    bias = tl.load(layers_ptr + layer * 5 + 4)
+    start = tl.load(offsets_ptr + task).to(tl.int32)
+    stop = tl.load(offsets_ptr + task + 1).to(tl.int32)
+    row = J_ptr + task.to(tl.int64) * J_row_stride
+    dY_ptr = dY_ptr.to(tl.int64).to(tl.pointer_type(DTYPE))
+    X_ptr = X_ptr.to(tl.int64).to(tl.pointer_type(DTYPE))
     _weight_tile(
         row + weight,
         row + bias,
-        dY,
-        X,
+        dY_ptr,
+        X_ptr,
         start,
         stop,
         tile - first,
-        dY_stride,
-        X_stride,
+        dY_row_stride,
+        X_row_stride,
         outputs,
         inputs,
         bias >= 0,
@@ -268,10 +286,10 @@ def _layer_table(shapes: tuple[tuple[int, int, int, int], ...], device: torch.de
 
 @triton.jit
 def gram_few_kernel(
-    partial,  # [programs, TASKS, TASKS] float64
-    J,  # [TASKS, columns]
+    partial_ptr,  # [programs, TASKS, TASKS] float64
+    J_ptr,  # [TASKS, columns]
     columns,
-    task_stride,
+    J_row_stride,
     TASKS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -283,18 +301,18 @@ def gram_few_kernel(
     for first in range(program * COLUMNS, columns, tl.num_programs(0) * COLUMNS):
         column = first + tl.arange(0, COLUMNS)
         rows = ()
-        place = J + column
+        place = J_ptr + column
         for _ in tl.static_range(TASKS):
             row = tl.load(place, mask=column < columns, other=0.0).to(tl.float64)
             rows = rows + (row,)  # type: ignore[assignment]  # noqa: RUF005
-            place += task_stride
+            place += J_row_stride
         added = ()
         for i in tl.static_range(TASKS):
             for j in tl.static_range(i + 1):
                 one = sums[i * (i + 1) // 2 + j] + rows[i] * rows[j]  # type: ignore[var-annotated]
                 added = added + (one,)  # type: ignore[assignment]  # noqa: RUF005
         sums = added
-    here = partial + program * TASKS * TASKS
+    here = partial_ptr + program * TASKS * TASKS
     for i in tl.static_range(TASKS):
         for j in tl.static_range(i + 1):
             total = tl.sum(sums[i * (i + 1) // 2 + j], axis=0)
@@ -303,28 +321,28 @@ def gram_few_kernel(
 
 
 @triton.jit
-def _many_rows(J, task, tasks, column, columns, task_stride):
+def _many_rows(J_ptr, task, tasks, column, columns, J_row_stride):
     """Rows `task` of J at these columns, zero outside, in the dtype of J."""
     return tl.load(
-        J + task.to(tl.int64)[:, None] * task_stride + column[None, :],
+        J_ptr + task.to(tl.int64)[:, None] * J_row_stride + column[None, :],
         mask=(task < tasks)[:, None] & (column < columns)[None, :],
         other=0.0,
     )
 
 
 @triton.jit
-def _store_square(partial, total, left, right, tasks):
+def _store_square(partial_ptr, total, left, right, tasks):
     inside = (left < tasks)[:, None] & (right < tasks)[None, :]
-    tl.store(partial + left[:, None] * tasks + right[None, :], total, mask=inside)
+    tl.store(partial_ptr + left[:, None] * tasks + right[None, :], total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["tasks", "columns", "task_stride"])
+@triton.jit(do_not_specialize=["tasks", "columns", "J_row_stride"])
 def gram_many_kernel(
-    partial,  # [programs, tasks, tasks] float64
-    J,  # [tasks, columns]
+    partial_ptr,  # [programs, tasks, tasks] float64
+    J_ptr,  # [tasks, columns]
     tasks,
     columns,
-    task_stride,
+    J_row_stride,
     EDGE: tl.constexpr,
     TWO: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -339,23 +357,23 @@ def gram_many_kernel(
     high = EDGE + low
     column = program * COLUMNS + tl.arange(0, COLUMNS)
     # Rows are fetched one block ahead. A load beside its product would also give halves a layout that float64 lacks.
-    a = _many_rows(J, low, tasks, column, columns, task_stride)  # [EDGE, COLUMNS]
+    a = _many_rows(J_ptr, low, tasks, column, columns, J_row_stride)  # [EDGE, COLUMNS]
     aa = tl.zeros((EDGE, EDGE), dtype=tl.float64)
     if TWO:
-        b = _many_rows(J, high, tasks, column, columns, task_stride)
+        b = _many_rows(J_ptr, high, tasks, column, columns, J_row_stride)
         ba = tl.zeros((EDGE, EDGE), dtype=tl.float64)
         bb = tl.zeros((EDGE, EDGE), dtype=tl.float64)
     for first in range(program * COLUMNS, columns, step):
         column = first + step + tl.arange(0, COLUMNS)
         lower = a.to(tl.float64)
-        a = _many_rows(J, low, tasks, column, columns, task_stride)
+        a = _many_rows(J_ptr, low, tasks, column, columns, J_row_stride)
         aa = tl.dot(lower, tl.trans(lower), aa, out_dtype=tl.float64)
         if TWO:
             upper = b.to(tl.float64)
-            b = _many_rows(J, high, tasks, column, columns, task_stride)
+            b = _many_rows(J_ptr, high, tasks, column, columns, J_row_stride)
             ba = tl.dot(upper, tl.trans(lower), ba, out_dtype=tl.float64)
             bb = tl.dot(upper, tl.trans(upper), bb, out_dtype=tl.float64)
-    here = partial + program * tasks * tasks
+    here = partial_ptr + program * tasks * tasks
     _store_square(here, aa, low, low, tasks)
     if TWO:
         _store_square(here, ba, high, low, tasks)
@@ -365,8 +383,8 @@ def gram_many_kernel(
 
 @triton.jit
 def sum_partials_kernel(
-    out,  # [entries] float64
-    partial,  # [programs, entries] float64
+    out_ptr,  # [entries] float64
+    partial_ptr,  # [programs, entries] float64
     programs,
     entries,
     ENTRIES: tl.constexpr,
@@ -377,23 +395,23 @@ def sum_partials_kernel(
     for first in range(0, programs, PARTIALS):
         program = first + tl.arange(0, PARTIALS)
         some = tl.load(
-            partial + program[:, None] * entries + entry[None, :],
+            partial_ptr + program[:, None] * entries + entry[None, :],
             mask=(program < programs)[:, None] & (entry < entries)[None, :],
             other=0.0,
         )  # [PARTIALS, ENTRIES]
         total += tl.sum(some, axis=0)
-    tl.store(out + entry, total, mask=entry < entries)
+    tl.store(out_ptr + entry, total, mask=entry < entries)
 
 
 @triton.jit
 def combine_kernel(
-    g,  # [columns]
-    squares,  # [programs] float64
-    J,  # [tasks, columns]
-    w,  # [tasks] float64
+    g_ptr,  # [columns]
+    squares_ptr,  # [programs] float64
+    J_ptr,  # [tasks, columns]
+    w_ptr,  # [tasks] float64
     tasks,
     columns,
-    task_stride,
+    J_row_stride,
     COLUMNS: tl.constexpr,
 ):
     """g = w^T J with float64 products and sums, and this program's share of the sum of its squares as it is stored."""
@@ -401,14 +419,14 @@ def combine_kernel(
     column = program.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < columns
     total = tl.zeros((COLUMNS,), dtype=tl.float64)
-    place = J + column
+    place = J_ptr + column
     for task in range(tasks):
-        total += tl.load(w + task) * tl.load(place, mask=inside, other=0.0).to(tl.float64)
-        place += task_stride
-    rounded = total.to(g.dtype.element_ty)
-    tl.store(g + column, rounded, mask=inside)
+        total += tl.load(w_ptr + task) * tl.load(place, mask=inside, other=0.0).to(tl.float64)
+        place += J_row_stride
+    rounded = total.to(g_ptr.dtype.element_ty)
+    tl.store(g_ptr + column, rounded, mask=inside)
     wide = tl.where(inside, rounded.to(tl.float64), 0.0)
-    tl.store(squares + program, tl.sum(wide * wide, axis=0))
+    tl.store(squares_ptr + program, tl.sum(wide * wide, axis=0))
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,9 @@ def words_of(seed, purpose, block, draw, step, person):
 
 @triton.jit(do_not_specialize=["seed", "purpose", "step", "rows", "people", "width"])
 def normals_kernel(
-    out,  # [rows, width] float32, rows = draws x people
-    keys,  # [people] int64, the bits of the uint64 keys
-    draws,  # [draws] int32
+    out_ptr,  # [rows, width] float32, rows = draws x people
+    keys_ptr,  # [people] int64, the bits of the uint64 keys
+    draws_ptr,  # [draws] int32
     seed,
     purpose,
     step,
@@ -102,8 +102,8 @@ def normals_kernel(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # [ROWS]
     block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)  # [BLOCKS]
     inside = row < rows
-    person = tl.load(keys + row % people, mask=inside, other=0).to(tl.uint64, bitcast=True)
-    draw = tl.load(draws + row // people, mask=inside, other=0).to(tl.uint32)
+    person = tl.load(keys_ptr + row % people, mask=inside, other=0).to(tl.uint64, bitcast=True)
+    draw = tl.load(draws_ptr + row // people, mask=inside, other=0).to(tl.uint32)
     zero = tl.zeros((ROWS, BLOCKS), dtype=tl.uint32)
     x0, x1, x2, x3 = words_of(
         seed,
@@ -118,7 +118,7 @@ def normals_kernel(
     z = tl.interleave(tl.interleave(z0, z2), tl.interleave(z1, z3))
     feature = tl.program_id(1) * (4 * BLOCKS) + tl.arange(0, 4 * BLOCKS)
     where = row[:, None].to(tl.int64) * width + feature[None, :]
-    tl.store(out + where, z, mask=inside[:, None] & (feature < width)[None, :])
+    tl.store(out_ptr + where, z, mask=inside[:, None] & (feature < width)[None, :])
 
 
 def tile_of(width: int) -> tuple[int, int]:

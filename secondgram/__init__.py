@@ -23,18 +23,18 @@ except PackageNotFoundError:
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
+    from .analysis.fit import completed_tables, fit_pooled
+    from .analysis.pool import Pooled, pool
     from .cohort import Cohort, SimulatedCohort, read_cohort, simulate
+    from .comparison.compare import compare
+    from .comparison.report import report
     from .denoiser import Denoiser
     from .errors import InputError
-    from .evaluation.analysis import completed_tables, fit_pooled
-    from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
-    from .evaluation.pooling import Pooled, pool
-    from .evaluation.report import report
     from .imputation.imputer import SecondgramImputer, load
     from .imputation.refit import impute_refitted
     from .imputation.result import Imputation
-    from .imputation.sampler import Sampler
+    from .sampling.sampler import Sampler
 
 _HOME = {
     "Cohort": "cohort",
@@ -43,18 +43,18 @@ _HOME = {
     "simulate": "cohort",
     "Denoiser": "denoiser",
     "InputError": "errors",
-    "completed_tables": "evaluation.analysis",
-    "fit_pooled": "evaluation.analysis",
-    "compare": "evaluation.compare",
+    "completed_tables": "analysis.fit",
+    "fit_pooled": "analysis.fit",
+    "compare": "comparison.compare",
     "evaluate": "evaluation.evaluate",
-    "Pooled": "evaluation.pooling",
-    "pool": "evaluation.pooling",
-    "report": "evaluation.report",
+    "Pooled": "analysis.pool",
+    "pool": "analysis.pool",
+    "report": "comparison.report",
     "SecondgramImputer": "imputation.imputer",
     "load": "imputation.imputer",
     "impute_refitted": "imputation.refit",
     "Imputation": "imputation.result",
-    "Sampler": "imputation.sampler",
+    "Sampler": "sampling.sampler",
 }
 
 __all__ = [

@@ -69,9 +69,9 @@ def reads_cohort(command: Callable[..., None]) -> Callable[..., None]:
 
     # The names of annotations are resolved here, because typer cannot see through the wrapper.
     hints = get_type_hints(command, include_extras=True)
-    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
-    wrapped.__signature__ = inspect.Signature(shown + extra)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in shown + extra}
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+    wrapped.__signature__ = inspect.Signature(parameters + extra)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters + extra}
     return wrapped
 
 
@@ -168,7 +168,7 @@ def verdict(
     """Say what each part of a fitted model earned, and for which features the baseline is carried forward."""
     from .evaluation.score_tables import show_verdict
     from .imputation.imputer import load
-    from .imputation.model import JudgedModel
+    from .imputation.interfaces import JudgedModel
 
     fitted = load(model).model_
     if not isinstance(fitted, JudgedModel):
@@ -234,9 +234,9 @@ def evaluate(
     roles: Roles,
 ) -> None:
     """Score imputed visits against visits that were measured."""
-    from .evaluation.evaluate import drawn_features
     from .evaluation.evaluate import evaluate as score
     from .evaluation.score_tables import show_scores
+    from .imputation.draws_file import drawn_features
 
     if out is not None:
         look(out, streams=True)
@@ -267,9 +267,9 @@ def compare(
 
     A rerun with the same --out goes on where an interrupted one stopped.
     """
-    from .evaluation.compare import ALL, DEFAULT_METHODS
-    from .evaluation.compare import compare as run
-    from .evaluation.run_folder import show_comparison
+    from .comparison.compare import ALL, DEFAULT_METHODS
+    from .comparison.compare import compare as run
+    from .comparison.run_folder import show_comparison
 
     look(out, Kind.FOLDER)
     people = _cohort(cohort, quiet, roles)
@@ -296,7 +296,7 @@ def report(
     groups of people, and where it all comes from. It holds no subject id.
     compare and demo write it themselves; this writes it again, or elsewhere.
     """
-    from .evaluation.report import report as write
+    from .comparison.report import report as write
 
     written = write(run, out)
     _say(f"report written to {written}", quiet)
@@ -333,7 +333,7 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Simulate a cohort, learn, impute, evaluate: a table, a Parquet file, three plots and a report."""
-    from .evaluation.demo import run
+    from .comparison.demo import run
 
     with _output(out, False, Kind.FOLDER):
         run(out, subjects, features, seed)

@@ -90,7 +90,7 @@ def _backend(operation: str, candidates: tuple[Candidate, ...]) -> Row:
 
 def _denoiser() -> Row:
     try:
-        fused = importlib.import_module("secondgram.ops.fused")
+        fused = importlib.import_module("secondgram.ops.triton_kernels")
     except ImportError as error:
         return Row("backend of the denoiser", f"none: torch cannot be imported ({error})", good=False)
     return _backend("the denoiser", fused.CANDIDATES)

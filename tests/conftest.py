@@ -118,7 +118,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 LOADED = [
     "secondgram.cli",
     "secondgram.imputation.imputer",
-    "secondgram.evaluation.compare",
+    "secondgram.comparison.compare",
     "secondgram.cohort.formats",
     "secondgram.training.trainer",
 ]
@@ -235,15 +235,16 @@ def cohort() -> sg.SimulatedCohort:
 @pytest.fixture(scope="session")
 def imputers(cohort: sg.SimulatedCohort) -> dict[str, sg.SecondgramImputer]:
     """Small fitted imputers: `off` (rungs without the denoiser), `default` (denoiser always kept), `paper`."""
-    from secondgram.imputation.ladder import Ladder
+    from secondgram.imputation.default.model import DefaultModel
 
     def fitted(preset: str, **options: Any) -> sg.SecondgramImputer:
         return sg.SecondgramImputer(preset, **options).fit(cohort, show=False)
 
     with pytest.MonkeyPatch.context() as patch:
         # Three epochs earn nothing, and what earns nothing is dropped; here it has to stay.
-        patch.setattr("secondgram.imputation.shape._fall", lambda net, *arguments: (np.ones((9, 4)), np.ones((9, 4))))
+        gains = np.ones((9, 4)), np.ones((9, 4))
+        patch.setattr("secondgram.imputation.default.shape._fall", lambda net, *arguments: gains)
         shaped = fitted("default", components=4, **SMALL_NET)
-    assert isinstance(shaped.model_, Ladder)
+    assert isinstance(shaped.model_, DefaultModel)
     assert shaped.model_.joint.shape is not None
     return {"off": fitted("default", shape="off"), "default": shaped, "paper": fitted("paper", steps=10, **SMALL_NET)}

@@ -30,7 +30,7 @@ UNITS = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 # Their products are as small as the narrowest width, and float32 leaves no room for 64 rows.
 NARROW = ("bottom", "bottom.back")
-NO_PRODUCTS = ("stage", "gradient", "norms")
+NO_PRODUCTS = ("pack", "gradient", "norms")
 # Bytes that the device's assembler puts on the stack once, without want of registers (80 and 128 of 255, 8 warps). With
 # 4 warps they are gone, and the newest Triton spills instead.
 ASIDE: dict[tuple[str, str, int] | None, int] = {
@@ -134,7 +134,7 @@ def test_large_products_use_the_matrix_units_without_spills(architecture: int, k
 @pytest.mark.parametrize("triton", [pytest.param("newest", marks=pytest.mark.slow), "device"])
 def test_kernels_that_are_hard_on_a_compiler(triton: str, architecture: int) -> None:
     """Gram matrices of many tasks in halves, and what takes many registers in float32."""
-    _check(triton, architecture, ["", "fp32"], names=["gram_many_kernel", "bottom.back", "stage"])
+    _check(triton, architecture, ["", "fp32"], names=["gram_many_kernel", "bottom.back", "pack"])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ LOOKED_AT = (
     ["gram_few_kernel fp32 TASKS=3 COLUMNS=512", ""],
     ["gram_many_kernel bf16 EDGE=16 TWO=False COLUMNS=32", ""],
     ["combine_kernel fp32 COLUMNS=1024", ""],
-    ["stage bf16 x16896 D=769", "folded"],
+    ["pack bf16 x16896 D=769", "folded"],
     ["down1.inner bf16 x16896 D=769", "training"],
     ["bottom.back fp32 x16896 D=769", "training"],
     ["up3.mid.back bf16 x16896 D=769", "training"],

@@ -118,7 +118,7 @@ def rewrite(change: Callable[[dict[str, Any]], object], signed: bool = False) ->
     """Edit the model's description; signed: with the digest of the edited text."""
 
     def make() -> None:
-        from secondgram.training.checkpoint import _digest
+        from secondgram.model_folder import _digest
 
         path = Path("model/model.json")
         description = json.loads(path.read_text())

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from secondgram.imputation import base
-from secondgram.imputation.base import CANDIDATES, MeanPredictor, by_feature, fit_means
-from secondgram.imputation.design import FARTHEST, Design, Fold
+from secondgram.imputation.default import mean
+from secondgram.imputation.default.design import FARTHEST, Design, Fold
+from secondgram.imputation.default.hierarchy import Hierarchy, fit_hierarchy
+from secondgram.imputation.default.mean import CANDIDATES, MeanPredictor, by_feature, fit_means
+from secondgram.imputation.default.population import Population
 from secondgram.imputation.folds import unit_averages, unit_folds
-from secondgram.imputation.hierarchy import Hierarchy, fit_hierarchy
-from secondgram.imputation.people import TrainingPairs
-from secondgram.imputation.population import Population
+from secondgram.imputation.model_data import TrainingPairs
 
 FEATURES, COVARIATES = 6, 2
 INPUTS = FEATURES + COVARIATES + 1
@@ -199,7 +199,7 @@ def test_gains_are_those_of_the_out_of_fold_errors() -> None:
     gain = means["own"][0].gain
     assert set(gain) == set(CANDIDATES)
     assert gain["carry_forward"] == [0.0, 0.0]
-    yardstick = base._Yardstick.of(whole, {name: left for name, (_, left) in means.items()})
+    yardstick = mean._Yardstick.of(whole, {name: left for name, (_, left) in means.items()})
     for name, (_, left) in means.items():
         fall = yardstick.loss(means["carry_forward"][1]) - yardstick.loss(left)
         per_unit = unit_averages(fall, weight, whole.pairs.unit)
@@ -254,7 +254,7 @@ def test_what_surprises_in_training_is_as_surprising_in_use() -> None:
     # As many features as people: who took part in the population hardly surprises it, new people do.
     everyone, change, _ = _measured_again(60, 40, width=60)
     whole, folds = _designs(everyone[:40], change, everyone=everyone)
-    fitted = base._Judged(whole, folds).fitted[0]
+    fitted = mean._Judged(whole, folds).fitted[0]
     assert fitted.surprise is not None
     new = np.abs(fitted.surprise.map(folds[0].X)).mean()
     assert np.abs(fitted._apart).mean() == pytest.approx(new, rel=0.15)
@@ -264,14 +264,14 @@ def test_what_surprises_in_training_is_as_surprising_in_use() -> None:
 def test_what_a_candidate_is_fitted_to_is_apart_and_so_is_what_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     everyone, change, _ = _measured_again(60, 40, width=60)
     whole, folds = _designs(everyone[:40], change, everyone=everyone)
-    fitted = base._Judged(whole, folds, ("own", "self_conditioned")).everybody
+    fitted = mean._Judged(whole, folds, ("own", "self_conditioned")).everybody
     given: list[tuple[np.ndarray, list[np.ndarray]]] = []
 
     def noted(shared: np.ndarray, own: list[np.ndarray], *rest: Any) -> Hierarchy:
         given.append((shared, own))
         return fit_hierarchy(shared, own, *rest)
 
-    monkeypatch.setattr(base, "fit_hierarchy", noted)
+    monkeypatch.setattr(mean, "fit_hierarchy", noted)
     fitted.map("self_conditioned", None)
     ((shared, own),) = given
     surprise = fitted.surprise
@@ -279,7 +279,7 @@ def test_what_a_candidate_is_fitted_to_is_apart_and_so_is_what_it_leaves(monkeyp
     apart = surprise.apart(fitted.X, fitted.everyone()[:40])
     np.testing.assert_allclose(own[-1], apart - apart.mean(axis=0), rtol=1e-9, atol=1e-9)
     assert not np.allclose(apart, surprise.map(fitted.X), rtol=0.1)
-    beta = fit_hierarchy(shared, own, change, np.ones(40), np.array([0.1] * 4 + [base.BEYOND_DEVIATION, 0.1]))
+    beta = fit_hierarchy(shared, own, change, np.ones(40), np.array([0.1] * 4 + [mean.BEYOND_DEVIATION, 0.1]))
     expected = shared @ beta.coefficients[: shared.shape[1]]
     for column, slope in zip(own, beta.coefficients[shared.shape[1] :], strict=True):
         expected += column * slope
@@ -290,7 +290,7 @@ def test_who_has_no_first_visit_took_no_part_in_the_population() -> None:
     everyone, change, _ = _measured_again(60, 40, width=60)
     whole, folds = _designs(everyone[:40], change, everyone=everyone)
     first = np.where(np.arange(40) < 30, whole.first, -1)
-    fitted = base._Judged(replace(whole, first=first), folds).everybody
+    fitted = mean._Judged(replace(whole, first=first), folds).everybody
     surprise = fitted.surprise
     assert surprise is not None
     np.testing.assert_allclose(fitted._apart[30:], surprise.map(fitted.X)[30:], rtol=1e-9, atol=1e-9)
@@ -322,7 +322,7 @@ def test_where_all_gaps_are_one_nothing_changes_with_the_gap() -> None:
 # -- the blend --------------------------------------------------------------------------------------------------------
 
 
-def _stacked(seed: int = 0, pairs: int = 80) -> tuple[base.Errors, base._Yardstick, list[Fold]]:
+def _stacked(seed: int = 0, pairs: int = 80) -> tuple[mean.Errors, mean._Yardstick, list[Fold]]:
     """Errors of candidates that see a part of the change, some cells unknown, and what they are measured by."""
     X, rng = _inputs(pairs, seed)
     change = rng.normal(size=(pairs, FEATURES))
@@ -332,7 +332,7 @@ def _stacked(seed: int = 0, pairs: int = 80) -> tuple[base.Errors, base._Yardsti
     error = {"carry_forward": change}
     for name, part in parts.items():
         error[name] = change - part * np.nan_to_num(change) - rng.normal(size=change.shape)
-    return error, base._Yardstick.of(whole, error), folds
+    return error, mean._Yardstick.of(whole, error), folds
 
 
 def test_the_blend_is_least_squares_with_weights_of_zero_or_more() -> None:
@@ -342,10 +342,10 @@ def test_the_blend_is_least_squares_with_weights_of_zero_or_more() -> None:
     root = np.sqrt(yardstick.share[seen])
     columns = np.stack([(error["carry_forward"] - error[name])[seen] * root for name in names], axis=1)
     # As if a few more people had said that it is `own` alone.
-    prior = np.sqrt(base.PRIOR_PEOPLE / 80 * (columns**2).sum(axis=0))
+    prior = np.sqrt(mean.PRIOR_PEOPLE / 80 * (columns**2).sum(axis=0))
     target = np.append(error["carry_forward"][seen] * root, prior * np.array([0.0, 1.0, 0.0]))
     expected = nnls(np.concatenate([columns, np.diag(prior)]), target)[0]
-    weights = base._blend(error, yardstick)
+    weights = mean._blend(error, yardstick)
     # Carry-forward predicts no change: it takes no weight but what the others leave.
     assert tuple(weights) == names
     np.testing.assert_allclose(list(weights.values()), expected, atol=1e-4)
@@ -355,28 +355,28 @@ def test_the_blend_is_least_squares_with_weights_of_zero_or_more() -> None:
 
 def test_of_very_few_people_the_blend_is_almost_own_alone() -> None:
     error, yardstick, _ = _stacked()
-    few = base._blend(error, yardstick, np.arange(2))
-    many = base._blend(error, yardstick)
+    few = mean._blend(error, yardstick, np.arange(2))
+    many = mean._blend(error, yardstick)
     assert abs(few["own"] - 1.0) < abs(many["own"] - 1.0)
 
 
 def test_candidates_that_coincide_share_their_weight() -> None:
     error, yardstick, _ = _stacked()
-    one = base._blend(error, yardstick)["own"]
-    weights = base._blend(error | {"self_conditioned": error["own"]}, yardstick)
+    one = mean._blend(error, yardstick)["own"]
+    weights = mean._blend(error | {"self_conditioned": error["own"]}, yardstick)
     assert weights["own"] + weights["self_conditioned"] == pytest.approx(one, rel=0.05)
 
 
 def test_the_weights_of_a_fold_come_from_the_others() -> None:
     error, yardstick, folds = _stacked()
-    blended = base._cross_blended(error, yardstick, folds)
+    blended = mean._cross_blended(error, yardstick, folds)
     rng = np.random.default_rng(5)
     for fold in folds:
         # The truth of one fold moves; what every candidate predicts for it stays.
         shift = np.zeros(blended.shape)
         shift[fold.rows] = 100.0 * rng.normal(size=shift[fold.rows].shape)
         moved = {name: values + shift for name, values in error.items()}
-        again = base._cross_blended(moved, base._Yardstick(yardstick.share, moved["carry_forward"]), folds)
+        again = mean._cross_blended(moved, mean._Yardstick(yardstick.share, moved["carry_forward"]), folds)
         own = np.isin(np.arange(len(blended)), fold.rows)
         np.testing.assert_allclose((again - shift)[own], blended[own], rtol=1e-9, atol=1e-9)
         assert not np.allclose(again[~own], blended[~own], equal_nan=True)
@@ -403,8 +403,8 @@ def test_weights_of_a_fitted_blend_are_zero_or_more_and_add_up_to_its_map() -> N
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Penalty and shrinkage are chosen on everybody; here there is no choice."""
-    monkeypatch.setattr(base, "PENALTIES", np.array([1.0]))
-    monkeypatch.setattr(base, "SHRINKAGES", (0.3,))
+    monkeypatch.setattr(mean, "PENALTIES", np.array([1.0]))
+    monkeypatch.setattr(mean, "SHRINKAGES", (0.3,))
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "with unknown cells"])
@@ -434,14 +434,14 @@ def test_out_of_fold_errors_are_those_of_fits_to_the_other_folds(kind: str) -> N
     change = X[:, :FEATURES][:, ::-1] + rng.normal(size=(60, FEATURES))
     weight = rng.uniform(0.5, 2.0, 60)
     whole, folds = _designs(X, change, weight=weight)
-    judged = base._Judged(whole, folds)
+    judged = mean._Judged(whole, folds)
     error, penalty = judged.out_of_fold(kind)
-    assert (penalty is None) == (kind not in base.RICH)
+    assert (penalty is None) == (kind not in mean.RICH)
     for fold in folds:
         kept = np.setdiff1d(np.arange(60), fold.rows)
-        alone = base._Judged(*_designs(X[kept], change[kept], weight=weight[kept])).everybody
+        alone = mean._Judged(*_designs(X[kept], change[kept], weight=weight[kept])).everybody
         linear, beyond = alone.map(kind, penalty)
-        predicted = base._through(linear, beyond, alone.reach, X[fold.rows])
+        predicted = mean._through(linear, beyond, alone.reach, X[fold.rows])
         np.testing.assert_allclose(error[fold.rows], change[fold.rows] - predicted, rtol=1e-9, atol=1e-9)
 
 
@@ -511,7 +511,7 @@ def test_nothing_is_predicted_beyond_what_was_seen_of_a_feature() -> None:
     predictor, _ = _fit(X, change)["blend"]
     later = X[:, :FEATURES] + change
     low, high = np.minimum(X[:, :FEATURES], later).min(axis=0), np.maximum(X[:, :FEATURES], later).max(axis=0)
-    wider = base.WIDENED * (high - low)
+    wider = mean.WIDENED * (high - low)
     np.testing.assert_allclose(predictor.bounds, np.stack([low - wider, high + wider]))
     far = 50.0 * rng.normal(size=(200, INPUTS))
     level = far[:, :FEATURES] + predictor.change(far)
@@ -570,6 +570,6 @@ def test_a_weight_of_almost_nothing_is_as_good_as_absent() -> None:
     whole, _ = _designs(X, change, weight=weight)
     some, _ = _designs(X[:60], change[:60])
     for name, penalty in (("own", None), ("ridge", 1.0)):
-        one, other = (base._Fitted(design).map(name, penalty)[0] for design in (whole, some))
+        one, other = (mean._Fitted(design).map(name, penalty)[0] for design in (whole, some))
         np.testing.assert_allclose(one.W, other.W, atol=1e-6)
         np.testing.assert_allclose(one.intercept, other.intercept, atol=1e-6)

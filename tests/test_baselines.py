@@ -13,14 +13,14 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import RidgeCV
 
 import secondgram as sg
-from secondgram.evaluation.baselines import ARMS, BASELINES, PEERS, RIVALS, gan, mixed
-from secondgram.evaluation.baselines.known import GaussianResidual
-from secondgram.evaluation.baselines.linear import PENALTIES, FeatureRidge, PartialLeastSquares
-from secondgram.evaluation.baselines.mixed import MixedModel
-from secondgram.evaluation.baselines.peers import Peer
-from secondgram.evaluation.compare import METHODS, predictions
-from secondgram.imputation.people import People
-from secondgram.imputation.published import Published
+from secondgram.comparison.compare import METHODS, predictions
+from secondgram.comparison.methods import ARMS, BASELINES, PEERS, RIVALS, gan, mixed
+from secondgram.comparison.methods.known_cells import GaussianResidual
+from secondgram.comparison.methods.linear import PENALTIES, FeatureRidge, PartialLeastSquares
+from secondgram.comparison.methods.mixed import MixedModel
+from secondgram.comparison.methods.peers import Peer
+from secondgram.imputation.model_data import People
+from secondgram.imputation.paper import PaperModel
 
 LEARNERS = BASELINES | RIVALS | PEERS
 POINTS = {"carry-forward": 1, "mean-change": 1, "ridge": 1, "hyperimpute": 1}
@@ -347,10 +347,10 @@ def test_pretraining_is_on_everybody_and_training_starts_from_it(people, tmp_pat
     plain = sg.SecondgramImputer("paper", **small).fit(half, show=False)
     imputer = sg.SecondgramImputer("paper", **small, pretraining=3)
     imputer.fit(half, show=False, state=tmp_path / "state", state_every=0.0)
-    assert isinstance(imputer.model_, Published)
+    assert isinstance(imputer.model_, PaperModel)
     assert len(imputer.model_.record["pretraining"]["epochs"]) == 3
     assert len(imputer.model_.record["history"]["epochs"]) == 2
-    assert isinstance(plain.model_, Published)
+    assert isinstance(plain.model_, PaperModel)
     assert "pretraining" not in plain.model_.record
     one, other = (each.impute(half, draws=1, show=False).draws for each in (plain, imputer))
     assert not np.allclose(one, other)

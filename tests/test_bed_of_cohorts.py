@@ -15,8 +15,8 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation.compare import predictions, scored
-from secondgram.imputation.ladder import Ladder
+from secondgram.comparison.compare import predictions, scored
+from secondgram.imputation.default.model import DefaultModel
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_the_summary_of_a_bed(scores):
     assert found["judgement_worst"] == ["many", -0.04]
     assert found["judgement_worst_beyond_chance"] == ["many", pytest.approx(0.2)]
     assert found["judgement_off_beyond_chance"][0] == pytest.approx((1.3 + 0.8 + 0.96) / 3 / 0.8 - 1)
-    text = scores.told(found)
+    text = scores.summary_text(found)
     assert "worst 1.050 (some)" in text
     assert "failed: broken" in text
     lines = scores.table(results).splitlines()
@@ -246,11 +246,11 @@ def test_the_summary_of_a_bed(scores):
     assert "at most -4.0 (many), beyond chance +20.0 (many)" in text
     assert "failed: ValueError: no" in lines[4]
     assert scores.summary(results[3:]) == {"tasks": 1, "failed": ["broken"]}
-    assert "none came through" in scores.told(scores.summary(results[3:]))
+    assert "none came through" in scores.summary_text(scores.summary(results[3:]))
 
 
 def test_the_page_tells_the_bed(benchmark_module, monkeypatch, tmp_path):
-    page, scores = benchmark_module("page"), benchmark_module("bed_scores")
+    page, scores = benchmark_module("results_page"), benchmark_module("bed_scores")
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     assert page.bed() == []
     about = {"commit": "abc", "processor": "some", "shape": "auto"}
@@ -360,7 +360,7 @@ def test_what_a_ladder_expects_is_told_in_units_of_the_task(bed):
     cohort = sg.simulate(80, 3, 1.0, 0, mode="gaussian")
     with bed.judgements() as judged:
         model = sg.SecondgramImputer(seed=0, shape="off").fit(cohort, show=False).model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     names = ("absent", *cohort.features)
     own = SharedScaling.fit(cohort.baseline)
     spread = np.concatenate([[1.0], 2 * own.spread[0]])
@@ -382,12 +382,12 @@ def test_what_is_expected_is_converted_pair_by_pair(bed):
     sited = sg.Cohort(cohort.ids, visits, cohort.features, cohort.visit_labels, cohort.times, site=site, target=1)
     with bed.judgements() as judged:
         model = sg.SecondgramImputer(seed=0, shape="off").fit(sited, show=False).model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     own = SharedScaling.fit(sited.baseline, site)
     one = SharedScaling(np.zeros((1, 3)), np.ones((1, 3)))
     found = bed.expectation(judged[0], model, one, sited, sited.features, "margins")
     judgement, whole = judged[0]
-    unit = own.units(len(whole.pairs), whole.pairs.people.site)[1]
+    unit = own.original_scale(len(whole.pairs), whole.pairs.people.site)[1]
     score = np.stack([judgement.scores[name]["margins"][:, f] for f, name in enumerate(model.mean_change.chosen)], 1)
     np.testing.assert_allclose(found, np.nanmean(score * unit, axis=0), rtol=1e-6)
     assert (np.abs(found / (np.nanmean(score, axis=0) * unit.mean(axis=0)) - 1) > 1e-3).any()
@@ -405,8 +405,8 @@ def test_peers_are_known_by_all_they_import(bed, monkeypatch):
     bed.peers_digest.cache_clear()
     bed.peers_digest()
     names = {"/".join(path.parts[-2:]) for path in read}
-    assert {"baselines/linear.py", "baselines/known.py", "imputation/context.py", "cohort/scaling.py"} <= names
-    assert not {"imputation/ladder.py", "evaluation/compare.py", "baselines/gan.py"} & names
+    assert {"methods/linear.py", "methods/known_cells.py", "imputation/context.py", "cohort/scaling.py"} <= names
+    assert not {"default/model.py", "comparison/compare.py", "methods/gan.py"} & names
 
 
 def test_the_command_leaves_out_what_is_not_there(benchmark_module, monkeypatch, tmp_path, capfd):

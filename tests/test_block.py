@@ -16,11 +16,11 @@ from secondgram.diffusion import folding
 torch = pytest.importorskip("torch", reason="torch is not installed")
 triton = pytest.importorskip("triton", reason="triton is not installed")
 tl = pytest.importorskip("triton.language")
-block = pytest.importorskip("secondgram.kernels.block")
+block = pytest.importorskip("secondgram.kernels.executor")
 
 from secondgram.diffusion import reference  # noqa: E402
-from secondgram.kernels import launches, layout, plan  # noqa: E402
-from secondgram.kernels.stage import sin_or_cos  # noqa: E402
+from secondgram.kernels import launch_plan, launches, layout  # noqa: E402
+from secondgram.kernels.pack import sin_or_cos  # noqa: E402
 
 # Relative L2 of output and gradients, one minus their cosine, and their mean error against the root mean square.
 TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 1e-2, "bf16": 1e-2}
@@ -289,11 +289,11 @@ def test_launches_are_those_of_the_plan() -> None:
     setting = Setting(2, 8, **SMALL)
     with launches.counted() as names:
         _, kept = block.denoise(setting.size, "fp32", setting.x, setting.t, setting.c, setting.weights, True)
-    assert names == [launch.name for launch in plan.forward(setting.size, True).launches]
+    assert names == [launch.name for launch in launch_plan.forward(setting.size, True).launches]
     assert len(names) <= 24
     with launches.counted() as back:
         block.gradients(setting.size, "fp32", setting.g, kept, setting.weights, x_gradient=True, c_gradient=True)
-    assert back == [launch.name for launch in plan.backward(setting.size, True, True).launches]
+    assert back == [launch.name for launch in launch_plan.backward(setting.size, True, True).launches]
     assert len(names) + len(back) <= 64
 
 
@@ -307,7 +307,7 @@ def folded() -> tuple[Any, Any]:
 
 
 def _folded(folded: tuple[Any, Any], precision: str, device: str) -> None:
-    from secondgram.ops.fused import TritonSampler
+    from secondgram.ops.triton_kernels import TritonSampler
 
     setting, weights = folded
     sampler = TritonSampler(weights, device, precision)
@@ -315,7 +315,7 @@ def _folded(folded: tuple[Any, Any], precision: str, device: str) -> None:
     x = torch.randn(draws * people, 17, generator=torch.Generator().manual_seed(0))
     with launches.counted() as names:
         got = sampler(x.to(device), 37.0, setting.c.numpy())
-    assert names == [launch.name for launch in plan.folded(sampler.packed.size, False).launches]
+    assert names == [launch.name for launch in launch_plan.folded(sampler.packed.size, False).launches]
     assert len(names) <= 14
     time = weights.embedding_of_times(np.full(1, 37.0))
     emb = time + weights.embedding_of_conditions(setting.c.double().numpy())
@@ -337,7 +337,7 @@ def test_folded_on_the_device(folded: tuple[Any, Any], precision: str) -> None:
 
 def _chain(folded: tuple[Any, Any], device: str, solver: str, start: str, bound: float) -> None:
     from secondgram.diffusion.solvers import solver_table
-    from secondgram.ops.fused import TritonSampler
+    from secondgram.ops.triton_kernels import TritonSampler
 
     setting, weights = folded
     plain = sg.Sampler(setting.net, backend="reference")

@@ -18,7 +18,7 @@ layout = pytest.importorskip("secondgram.kernels.layout")
 
 from secondgram.diffusion.reference import Dropout  # noqa: E402
 from secondgram.kernels import launches  # noqa: E402
-from secondgram.ops import fused  # noqa: E402
+from secondgram.ops import triton_kernels  # noqa: E402
 
 
 def _net(**options: Any) -> sg.Denoiser:
@@ -43,7 +43,7 @@ def _gradient(value: Any) -> Any:
 
 def test_names_are_those_of_the_module() -> None:
     net = _net()
-    assert list(fused.NAMES) == [name for name, _ in net.named_parameters()]
+    assert list(triton_kernels.NAMES) == [name for name, _ in net.named_parameters()]
     size = layout.Size.of(dict(net.named_parameters()))
     assert size.parameters == {name: tuple(value.shape) for name, value in net.named_parameters()}
     assert layout.Size(769, 783, 256, (512, 256, 128)).total == 4_727_688
@@ -110,7 +110,7 @@ def test_one_backward_pass_gives_the_gradients_of_all_tasks() -> None:
     net, plain = _net(), _net(backend="reference")
     slices = [slice(0, 2), slice(2, 2), slice(2, 6)]
     found = _Taker([0, 2, 2, 6])
-    with fused.tasks(found):
+    with triton_kernels.tasks(found):
         net(x, t, c).square().sum().backward()
     ((places, J),) = found.taken
     assert found.rows == 6
@@ -286,7 +286,7 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="on cpu and c on meta"):
         _net()(x, t.detach(), c.to("meta"))
     with pytest.raises(InputError, match="Triton's interpreter"):
-        fused.TritonSampler(None, "cpu", "bf16")  # type: ignore[arg-type]
+        triton_kernels.TritonSampler(None, "cpu", "bf16")  # type: ignore[arg-type]
 
 
 @pytest.mark.interpreted

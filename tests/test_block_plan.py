@@ -11,7 +11,7 @@ from secondgram.diffusion.folding import flops
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
-plan = pytest.importorskip("secondgram.kernels.plan")
+plan = pytest.importorskip("secondgram.kernels.launch_plan")
 
 from secondgram.kernels import tuning  # noqa: E402
 from secondgram.kernels.layout import Arena, Size, packed_sizes, packing  # noqa: E402

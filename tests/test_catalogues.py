@@ -6,12 +6,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from secondgram.evaluation import compare, demo, evidence
-from secondgram.evaluation.baselines import ARMS, BASELINES, PEERS, RIVALS, TITLES, catalogue
-from secondgram.evaluation.compare import DEFAULT_METHODS, METHODS
-from secondgram.evaluation.metrics import BETTER, FURTHER, METRICS
-from secondgram.evaluation.metrics import catalogue as metric_catalogue
-from secondgram.evaluation.metrics.catalogue import COLUMNS, HEADINGS, JOINT
+from secondgram.comparison import compare, demo, evidence
+from secondgram.comparison.compare import DEFAULT_METHODS, METHODS
+from secondgram.comparison.methods import ARMS, BASELINES, PEERS, RIVALS, TITLES, method_catalogue
+from secondgram.evaluation.metrics import BETTER, FURTHER, METRICS, metric_catalogue
+from secondgram.evaluation.metrics.metric_catalogue import COLUMNS, HEADINGS, JOINT
 from secondgram.imputation.imputer import PRESETS
 
 
@@ -41,11 +40,11 @@ def test_every_method_has_one_maker() -> None:
 
 
 def test_a_method_is_made_in_one_way() -> None:
-    for method in catalogue.CATALOGUE:
+    for method in method_catalogue.CATALOGUE:
         assert method.learner is None or method.preset is None, method.name
         assert not method.peer or method.learner is not None, method.name
         assert not method.options or method.preset, method.name
-    assert len({method.name for method in catalogue.CATALOGUE}) == len(catalogue.CATALOGUE)
+    assert len({method.name for method in method_catalogue.CATALOGUE}) == len(method_catalogue.CATALOGUE)
 
 
 @pytest.mark.parametrize("names", [BETTER, COLUMNS, HEADINGS, JOINT])

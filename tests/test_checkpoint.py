@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from secondgram import model_folder
 from secondgram.errors import InputError
-from secondgram.training import checkpoint
-from secondgram.training.checkpoint import DESCRIPTION, NUMBERS, read_folder, write_folder
+from secondgram.model_folder import DESCRIPTION, NUMBERS, read_folder, write_folder
 
 ARRAYS = {
     "scalar": np.array(2.5),
@@ -141,7 +141,7 @@ def test_numbers_of_another_model_are_refused(tmp_path: Path) -> None:
         ({"numbers_sha256": "0" * 64}, "changed after it was written"),
         ({"format": "other"}, "is no secondgram model"),
         ({"kind": "training state"}, "is no secondgram model"),
-        ({"format_version": checkpoint.FORMAT_VERSION + 1}, "format version 3, this release reads 1 and 2"),
+        ({"format_version": model_folder.FORMAT_VERSION + 1}, "format version 3, this release reads 1 and 2"),
     ],
 )
 def test_a_changed_description_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

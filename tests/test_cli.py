@@ -14,7 +14,7 @@ import torch
 
 import secondgram as sg
 from secondgram.errors import MissingColumn
-from secondgram.imputation.published import Published
+from secondgram.imputation.paper import PaperModel
 
 COHORT_OPTIONS = "--id --visit --time --static --outcomes --groups --site --features --layout --target --visits".split()
 OPTIONS = {
@@ -161,7 +161,7 @@ def test_import_checkpoint_then_impute(here, cli):
     assert done.code == 0, done.err
     imputer = sg.load("model")
     assert imputer.preset == "paper"
-    assert isinstance(imputer.model_, Published)
+    assert isinstance(imputer.model_, PaperModel)
     for name, value in imputer.model_.net.state_dict().items():
         assert torch.equal(value, net.state_dict()[name])
     done = cli(*"impute model study.csv --out draws.parquet --draws 2 --steps 4".split())

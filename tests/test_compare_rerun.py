@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 import secondgram as sg
-from secondgram.evaluation import compare as comparing
-from secondgram.evaluation.apart import PeerFailure, predictions_apart
-from secondgram.evaluation.compare import comparison_table, verdict
+from secondgram.comparison import compare as comparing
+from secondgram.comparison.compare import comparison_table, metric_win_tie_loss
+from secondgram.comparison.isolated import PeerFailure, predictions_isolated
+from secondgram.comparison.run_folder import markdown, show_comparison
 from secondgram.evaluation.metrics import METRICS, resemblance
-from secondgram.evaluation.run_folder import markdown, show_comparison
 
 FAST = ("carry-forward", "ridge-gaussian", "mean-change")
 
@@ -161,7 +161,7 @@ def test_a_failing_peer_has_a_row_that_says_why(few, peer, tmp_path, monkeypatch
         asked.append(name)
         raise PeerFailure("ValueError: singular")
 
-    monkeypatch.setattr(comparing, "predictions_apart", fails)
+    monkeypatch.setattr(comparing, "predictions_isolated", fails)
     table = compared(few, ["peer", *FAST], out=tmp_path)
     assert asked == ["peer"]
     rows = table[table["method"] == "peer"]
@@ -187,7 +187,7 @@ def test_our_own_errors_go_through(few, monkeypatch):
 @pytest.mark.slow
 def test_a_process_of_its_own_gives_the_same(few):
     learn, judge = few.take(np.arange(50)), few.take(np.arange(50, 60))
-    mean, drawn = predictions_apart("ridge-gaussian", learn, judge, 3, 1, 300.0)
+    mean, drawn = predictions_isolated("ridge-gaussian", learn, judge, 3, 1, 300.0)
     expected = comparing.predictions("ridge-gaussian", learn, judge, 3, 1)
     np.testing.assert_allclose(mean, expected[0], rtol=1e-12)
     np.testing.assert_allclose(drawn, expected[1], rtol=1e-12)
@@ -196,9 +196,9 @@ def test_a_process_of_its_own_gives_the_same(few):
 def test_what_fails_in_a_process_of_its_own_is_told(few):
     learn, judge = few.take(np.arange(50)), few.take(np.arange(50, 60))
     with pytest.raises(PeerFailure, match="unknown preset 'magic'"):
-        predictions_apart("magic", learn, judge, 3, 1, 300.0)
+        predictions_isolated("magic", learn, judge, 3, 1, 300.0)
     with pytest.raises(PeerFailure, match=r"took longer than 0\.01 s"):
-        predictions_apart("ridge-gaussian", learn, judge, 3, 1, 0.01)
+        predictions_isolated("ridge-gaussian", learn, judge, 3, 1, 0.01)
 
 
 # -- ranks and verdicts -----------------------------------------------------------------------------------------------
@@ -209,12 +209,12 @@ def test_verdicts_follow_the_interval_of_the_difference():
     high = low + 0.1
     for metric, better in (("crps", low), ("pearson_mean", high), ("coverage_90", high + 0.6)):
         worse = {"crps": high, "pearson_mean": low, "coverage_90": low}[metric]
-        assert verdict(metric, better, worse, 19) == "better"
-        assert verdict(metric, worse, better, 19) == "worse"
-        assert verdict(metric, worse, worse[::-1] + 0.0, 19) in ("tie", "better", "worse")
-    assert verdict("crps", low, np.append(0.2, low[1:][::-1]), 19) == "tie"
-    assert verdict("annual_bias", np.full(5, -0.01), np.full(5, 0.5), 19) == "better"
-    assert verdict("crps", low * np.nan, high, 19) == "-"
+        assert metric_win_tie_loss(metric, better, worse, 19) == "better"
+        assert metric_win_tie_loss(metric, worse, better, 19) == "worse"
+        assert metric_win_tie_loss(metric, worse, worse[::-1] + 0.0, 19) in ("tie", "better", "worse")
+    assert metric_win_tie_loss("crps", low, np.append(0.2, low[1:][::-1]), 19) == "tie"
+    assert metric_win_tie_loss("annual_bias", np.full(5, -0.01), np.full(5, 0.5), 19) == "better"
+    assert metric_win_tie_loss("crps", low * np.nan, high, 19) == "-"
 
 
 def test_tables_are_ranked_and_judge_both_references(few, tmp_path):

@@ -94,7 +94,7 @@ def test_the_table_of_resources_is_this_build_s(resources: Any) -> None:
 def test_nothing_spills(usage: dict[str, dict[str, tuple[int, int]]]) -> None:
     assert usage
     for architecture, kernels in usage.items():
-        assert sum(name.startswith("walk<") for name in kernels) == 3, architecture
+        assert sum(name.startswith("block_program<") for name in kernels) == 3, architecture
         for name, (registers, local) in kernels.items():
             assert local == 0, (architecture, name)
             # 384 threads of a block share 65,536 registers.

@@ -604,7 +604,7 @@ def test_no_guard_can_be_left_out(
     build: Callable[[Path], ctypes.CDLL], library: ctypes.CDLL, tmp_path: Path, guard: str
 ) -> None:
     """The emulation notices each missing barrier: what it lets pass is worth something."""
-    without = build(_changed(tmp_path, "walk.hpp", [GUARDS[guard]]))
+    without = build(_changed(tmp_path, "block_program.hpp", [GUARDS[guard]]))
     case = Case(70, 20, 5, 2)
     whole, changed = _emulate(library, *case.arguments()), 0
     for layout in LAYOUTS.values():

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 
 import secondgram as sg
-from secondgram.imputation import base, design
 from secondgram.imputation.context import Context
-from secondgram.imputation.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out, without
+from secondgram.imputation.default import design
+from secondgram.imputation.default import mean as base
+from secondgram.imputation.default.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out, without
+from secondgram.imputation.default.model import DefaultModel
+from secondgram.imputation.default.population import Population
 from secondgram.imputation.folds import unit_folds
-from secondgram.imputation.ladder import Ladder
-from secondgram.imputation.people import People, TrainingPairs
-from secondgram.imputation.population import Population
+from secondgram.imputation.model_data import People, TrainingPairs
 
 FEATURES = 5
 
@@ -310,7 +311,7 @@ def test_what_a_missing_covariate_leaves_open_is_not_counted_twice() -> None:
     spreads = []
     for each in (cohort.take(np.flatnonzero(~lacks)), cohort):
         model = sg.SecondgramImputer(shape="off").fit(each, show=False).model_
-        assert isinstance(model, Ladder)
+        assert isinstance(model, DefaultModel)
         spreads.append(model.spread.fitted(model.context.inputs(People.of(each, keep_known=False)))[0])
     # Those who lack it leave sqrt(0.5^2 + 0.8^2) = 0.94 open, and all together 0.75.
     assert (spreads[1] < 1.25 * spreads[0]).all()

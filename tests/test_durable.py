@@ -15,7 +15,7 @@ import pytest
 
 from secondgram.errors import InputError
 from secondgram.files import clear, durable, kept, replacing, writing
-from secondgram.training.checkpoint import read_folder, write_folder
+from secondgram.model_folder import read_folder, write_folder
 
 OLD, NEW = {"a": np.arange(3.0), "old": True}, {"a": np.arange(5.0), "old": False}
 Act = Callable[[], Any]

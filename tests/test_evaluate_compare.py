@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import secondgram as sg
-from secondgram.evaluation import compare as comparing
-from secondgram.evaluation import methods
+from secondgram.comparison import compare as comparing
+from secondgram.comparison import predictions as predicting
 from secondgram.evaluation.metrics import FURTHER, METRICS, resemblance
 
 POINT, GAUSSIAN = "carry-forward", "ridge-gaussian"
@@ -207,9 +207,9 @@ def test_folds_hold_people_and_families_whole(folds, cohort, watched):
 
 def test_a_planted_truth_changes_nothing(cohort, watched, monkeypatch):
     small: dict[str, Any] = {"embedding": 8, "widths": [8, 8, 8], "epochs": 2}
-    original = methods.SecondgramImputer
+    original = predicting.SecondgramImputer
     monkeypatch.setattr(
-        methods,
+        predicting,
         "SecondgramImputer",
         lambda name, **options: original(name, **options, **(small | ({"steps": 4} if name == "paper" else {}))),
     )

@@ -351,13 +351,14 @@ def test_target(write):
 
 # -- writing ------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz", "t.parquet", "t.arrow"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_write_then_read_gives_the_same(name, dtype):
     @given(cohorts(dtype=dtype))
     @settings(max_examples=25, deadline=None)
     def check(cohort):
-        columns = {"static": list(cohort.covariate_table), "outcomes": list(cohort.outcomes)}
+        columns: dict[str, Any] = {"static": list(cohort.covariate_table), "outcomes": list(cohort.outcomes)}
         with tempfile.TemporaryDirectory() as folder:
             cohort.write(Path(folder) / name)
             back = read_cohort(Path(folder) / name, features=cohort.features, target=cohort.target, **columns)

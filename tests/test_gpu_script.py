@@ -430,7 +430,7 @@ def test_a_site_that_does_not_fit_is_built_anew_and_said(prepared: Copy, why: st
     more: dict[str, str] = {}
     words = {"stale": "it was built of other sources", "none": "there is none"}
     if why == "stale":
-        (prepared.tree / "csrc" / "cuda" / "walk.hpp").write_text("changed")
+        (prepared.tree / "csrc" / "cuda" / "block_program.hpp").write_text("changed")
     elif why == "architecture":
         more, words[why] = {"CAPABILITY": "100"}, "it was built for 90a-real, not for 100-real"
     elif why == "broken":
@@ -491,7 +491,7 @@ def test_smoke_asks_for_every_mode_of_the_sampler(prepared: Copy) -> None:
 def test_kernels_of_another_state_are_timed_beside(copy: Copy) -> None:
     assert copy.prepare()[0] == 0
     before = (copy.tree / ".gpu" / "commit").read_text()
-    (copy.tree / "csrc" / "cuda" / "walk.hpp").write_text("another epilogue")
+    (copy.tree / "csrc" / "cuda" / "block_program.hpp").write_text("another epilogue")
     assert copy.prepare("epilogue")[0] == 0
     assert (copy.tree / ".gpu" / "commit").read_text() == before
     copy.git("checkout", "-q", "csrc")
@@ -636,6 +636,6 @@ def test_prepared_here_it_is_taken_there(tmp_path: Path) -> None:
     shutil.rmtree(tree / ".git")
     ask = "python=$PYTHON scratch=. CUDAARCHS=90a-real; source benchmarks/site.sh; check_commit; site_problem .gpu/site"
     assert ran("bash", "-uc", ask) == ""
-    with open(tree / "csrc" / "cuda" / "walk.hpp", "a") as file:
+    with open(tree / "csrc" / "cuda" / "block_program.hpp", "a") as file:
         file.write("// changed\n")
     assert "stale" in ran("bash", "-uc", ask)

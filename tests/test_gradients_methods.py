@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secondgram.errors import InputError
-from secondgram.training.gradients import METHODS, aggregate, combine, cosine_matrix, gram, solvers
+from secondgram.training.gradients import METHODS, aggregate, combine, cosine_matrix, gram, quadratic
 
 SIZES = [(1, 5), (2, 5), (3, 40), (3, 3), (8, 40), (8, 4), (64, 80), (64, 30)]
 # What the solvers of each method state; the others are closed forms.
@@ -59,13 +59,13 @@ each_case = pytest.mark.parametrize("J", CASES.values(), ids=CASES.keys())
 def test_upgrad_projects_every_gradient_onto_the_dual_cone(J: Tensor) -> None:
     alive = gram(J).diagonal() > 0
     C = cosine_matrix(gram(J)) + torch.diag((~alive).double())
-    A = solvers.cone_projections(C)
+    A = quadratic.cone_projections(C)
     moved, products = A - torch.eye(len(C), dtype=C.dtype), A @ C
     assert float(moved.min()) >= 0
-    assert float(products.min()) >= -solvers.ACCURACY
-    assert float((moved * products).abs().max()) <= solvers.ACCURACY
+    assert float(products.min()) >= -quadratic.ACCURACY
+    assert float((moved * products).abs().max()) <= quadratic.ACCURACY
     units = J[alive] / J[alive].norm(dim=1, keepdim=True)
-    assert float((A[alive][:, alive] @ units @ units.T).min() if alive.any() else 0) >= -solvers.ACCURACY
+    assert float((A[alive][:, alive] @ units @ units.T).min() if alive.any() else 0) >= -quadratic.ACCURACY
     assert torch.isfinite(aggregate(gram(J), "upgrad")).all()
 
 
@@ -124,7 +124,7 @@ def test_weights_are_finite_whatever_the_gradients(J: Tensor, method: str) -> No
 @pytest.mark.parametrize("tasks", [1, 2, 3, 7, 64])
 def test_rotations_find_the_eigenvalues(tasks: int) -> None:
     K = gram(_jacobian(tasks, max(1, tasks - 1)))
-    values, vectors = solvers.jacobi(K)
+    values, vectors = quadratic.jacobi(K)
     torch.testing.assert_close(vectors @ torch.diag(values) @ vectors.T, K, rtol=1e-12, atol=1e-12 * float(K.max()))
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(tasks, dtype=K.dtype), rtol=0, atol=1e-12)
     torch.testing.assert_close(values.sort().values, torch.linalg.eigvalsh(K), rtol=1e-10, atol=1e-12 * float(K.max()))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secondgram.imputation.design import FARTHEST
-from secondgram.imputation.hierarchy import Hierarchy, fit_hierarchy
+from secondgram.imputation.default.design import FARTHEST
+from secondgram.imputation.default.hierarchy import Hierarchy, fit_hierarchy
 
 COMMON, DEVIATION = np.array([0.2, 0.1, -0.5]), np.array([0.2, 0.05, 0.1])
 

@@ -228,7 +228,7 @@ def test_arguments_are_checked_without_a_draw(preset, imputers, cohort, monkeypa
         raise AssertionError("ran a network")
 
     monkeypatch.setattr("torch.nn.Module.__call__", never)
-    monkeypatch.setattr("secondgram.imputation.sampler.Sampler.sample", never)
+    monkeypatch.setattr("secondgram.sampling.sampler.Sampler.sample", never)
     for method in ("mean", "sample", "finish"):
         monkeypatch.setattr(type(imputers[preset].model_), method, never)
     assert len(imputers[preset].impute(cohort, draws=3, show=False).ids)

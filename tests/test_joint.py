@@ -10,16 +10,16 @@ import pytest
 from scipy import stats
 
 from secondgram.diffusion.noise import Purpose
-from secondgram.imputation import joint as module
+from secondgram.imputation.default import joint as module
+from secondgram.imputation.default.correlation import ResidualComponents
+from secondgram.imputation.default.joint import Joint, Residuals, fit_joint
+from secondgram.imputation.default.margins import fit_margins
+from secondgram.imputation.default.shape import Shape, ShapeOptions
 from secondgram.imputation.folds import unit_folds
-from secondgram.imputation.joint import Joint, Residuals, fit_joint
-from secondgram.imputation.margins import fit_margins
-from secondgram.imputation.quantiles import KNOTS, LEVELS, QuantileMap
-from secondgram.imputation.residual import ResidualComponents
-from secondgram.imputation.sampler import Sampler
-from secondgram.imputation.shape import Shape, ShapeOptions
 from secondgram.ops.noise import normals
-from secondgram.ops.tiles import one_thread
+from secondgram.ops.row_tiles import one_thread
+from secondgram.sampling.quantile_map import KNOTS, LEVELS, QuantileMap
+from secondgram.sampling.sampler import Sampler
 from secondgram.training.trainer import Run, TrainingOptions
 
 FEATURES, COVARIATES = 5, 2
@@ -276,7 +276,7 @@ def shaped() -> Joint:
         return np.repeat([[1.0, -1.0, 1.0]], 9, axis=0), np.ones((9, 3))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("secondgram.imputation.shape._fall", fall)
+        patch.setattr("secondgram.imputation.default.shape._fall", fall)
         fitted, record = _fit(_residuals("skewed features", 200), TINY)
     assert fitted.shape is not None
     assert record["kept"]
@@ -348,7 +348,7 @@ def test_the_state_comes_back(kind: str, request: pytest.FixtureRequest) -> None
 
 
 def test_networks_that_do_not_gain_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondgram.imputation.shape._fall", lambda *_: (np.zeros((9, 3)), np.ones((9, 3))))
+    monkeypatch.setattr("secondgram.imputation.default.shape._fall", lambda *_: (np.zeros((9, 3)), np.ones((9, 3))))
     fitted, record = _fit(_residuals("normal", 100), TINY)
     assert fitted.shape is None
     assert not record["kept"]

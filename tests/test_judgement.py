@@ -12,16 +12,17 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.imputation import base, design, judgement, ladder
-from secondgram.imputation.design import Design, fit_folds
+from secondgram.imputation.default import design, judgement, model
+from secondgram.imputation.default import mean as mean_stage
+from secondgram.imputation.default.design import Design, fit_folds
+from secondgram.imputation.default.judgement import CHOICES, RUNGS, Judgement, Stage, fit_stages, follow, judge
+from secondgram.imputation.default.margins import fit_margins
+from secondgram.imputation.default.model import DefaultModel, DefaultOptions
+from secondgram.imputation.default.population import Population
+from secondgram.imputation.default.spread import fit_spread, spread_as
 from secondgram.imputation.folds import unit_folds
-from secondgram.imputation.judgement import CHOICES, RUNGS, Judgement, Stage, fit_stages, follow, judge
-from secondgram.imputation.ladder import DefaultOptions, Ladder
-from secondgram.imputation.margins import fit_margins
-from secondgram.imputation.people import TrainingPairs
-from secondgram.imputation.population import Population
+from secondgram.imputation.model_data import TrainingPairs
 from secondgram.imputation.scores import normal_crps
-from secondgram.imputation.spread import fit_spread, spread_as
 from secondgram.training.trainer import Run
 
 FEATURES = 4
@@ -121,13 +122,38 @@ def test_everybody_is_judged_once_by_what_their_part_has_not_seen(stages: list[d
     error = held.change[rows] - stage.mean.change(held.X[rows])
     unit = SharedScaling.fit(others.baseline, robust=True).spread[0] / yardstick.spread[0]
     np.testing.assert_allclose(found.errors["own"][held.rows[rows]], error * unit, rtol=1e-9)
-    expected = normal_crps(error, stage.spread.scale(held.X[rows])) * unit
+    learned = judgement.as_of_all(len(np.unique(held.design.pairs.unit)), len(np.unique(whole.pairs.unit)))
+    assert learned < 1.0
+    expected = normal_crps(error, stage.spread.scale(held.X[rows])) * unit * learned
     np.testing.assert_allclose(found.scores["own"]["spread"][held.rows[rows]], expected, rtol=1e-9)
     constant = spread_as("constant", held.design.X, stage.standard * stage.scale, held.design.weight).scale(
         held.X[rows]
     )
-    expected = normal_crps(error, constant) * unit
+    expected = normal_crps(error, constant) * unit * learned
     np.testing.assert_allclose(found.scores["own"]["mean"][held.rows[rows]], expected, rtol=1e-9)
+    # No mean is learned for carrying forward.
+    carried = spread_as("constant", held.design.X, held.design.own_baseline(held.design.change), held.design.weight)
+    plain = normal_crps(held.change[rows], carried.scale(held.X[rows])) * unit
+    for name in judgement.CHOICES:
+        np.testing.assert_allclose(found.scores[name]["carry-forward"][held.rows[rows]], plain, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("some", "every"), [(8, 10), (40, 50), (400, 500)])
+def test_errors_shrink_with_what_is_learned_from_as_those_of_a_regression_do(some: int, every: int) -> None:
+    rng, fresh = np.random.default_rng(some), 20
+
+    def error(units: int) -> float:
+        total = 0.0
+        for _ in range(3000):
+            x, y = rng.normal(size=units), rng.normal(size=units)
+            slope = ((x - x.mean()) * y).sum() / ((x - x.mean()) ** 2).sum()
+            at = rng.normal(size=fresh)
+            total += ((rng.normal(size=fresh) - y.mean() - slope * (at - x.mean())) ** 2).mean()
+        return total
+
+    expected = np.sqrt(error(every) / error(some))
+    assert judgement.as_of_all(some, every) == pytest.approx(expected, abs=0.02)
+    assert judgement.as_of_all(every, every) == 1.0
 
 
 def test_scores_are_of_the_first_visit_and_the_target_where_enough_have_them() -> None:
@@ -228,7 +254,7 @@ def test_what_follows_a_mean_leaves_filled_cells_out() -> None:
     cohort = replace(cohort, visits=visits)
     whole = Design.of(cohort, False)
     folds, fold = fit_folds(cohort, whole, False, 0)
-    mean, left = base.fit_means(whole, folds, ("own",), True)["own"]
+    mean, left = mean_stage.fit_means(whole, folds, ("own",), True)["own"]
     stage = follow(whole, mean, left, fold)
     known = np.where(whole.measured, left, np.nan)
     np.testing.assert_allclose(stage.standard * stage.scale, known, rtol=1e-12)
@@ -244,7 +270,7 @@ def test_spreads_are_those_of_the_pairs_that_are_imputed() -> None:
     cohort = _cohort(60)
     whole = Design.of(cohort, True)
     folds, fold = fit_folds(cohort, whole, True, 0)
-    mean, left = base.fit_means(whole, folds, ("own",), True)["own"]
+    mean, left = mean_stage.fit_means(whole, folds, ("own",), True)["own"]
     stage = follow(whole, mean, left, fold)
     wanted = whole.pairs.wanted
     assert 0 < wanted.sum() < len(wanted)
@@ -273,8 +299,8 @@ def _noting(
     return lambda: seen
 
 
-def _train(cohort: sg.Cohort, seed: int = 0, **options: Any) -> Ladder:
-    return Ladder.fit(cohort, DefaultOptions(shape="off", **options), seed=seed, run=Run(show=False))
+def _train(cohort: sg.Cohort, seed: int = 0, **options: Any) -> DefaultModel:
+    return DefaultModel.fit(cohort, DefaultOptions(shape="off", **options), seed=seed, run=Run(show=False))
 
 
 def test_without_self_conditioning_no_population_is_learned_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +332,7 @@ def test_which_pairs_are_learned_from_is_the_same_everywhere(
 def test_the_seed_decides_every_fold_and_no_part_is_a_fold(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     folds = _noting(monkeypatch, design, "unit_folds", 1)
     parts = _noting(monkeypatch, judgement, "unit_folds", 1)
-    joint = _noting(monkeypatch, ladder, "fit_joint", "seed")
+    joint = _noting(monkeypatch, model, "fit_joint", "seed")
     _train(_cohort(40), seed, pairs="first", self_conditioning=False)
     assert folds() == [seed] * (5 + 1)
     assert parts() == [seed + 1]

@@ -13,15 +13,15 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
+from secondgram.comparison.compare import predictions, scored
 from secondgram.errors import InputError
-from secondgram.evaluation.compare import predictions, scored
 from secondgram.evaluation.evaluate import true_followup
 from secondgram.evaluation.metrics import nominal_coverage
-from secondgram.imputation import design
-from secondgram.imputation.design import Design
-from secondgram.imputation.judgement import judge
-from secondgram.imputation.ladder import Ladder
-from secondgram.imputation.people import People
+from secondgram.imputation.default import design
+from secondgram.imputation.default.design import Design
+from secondgram.imputation.default.judgement import judge
+from secondgram.imputation.default.model import DefaultModel
+from secondgram.imputation.model_data import People
 from secondgram.imputation.result import Imputation
 from secondgram.ops import native
 
@@ -211,8 +211,8 @@ def _fit(cohort: sg.Cohort) -> sg.SecondgramImputer:
     return sg.SecondgramImputer(shape="off").fit(cohort, show=False)
 
 
-def _model(imputer: sg.SecondgramImputer) -> Ladder:
-    assert isinstance(imputer.model_, Ladder)
+def _model(imputer: sg.SecondgramImputer) -> DefaultModel:
+    assert isinstance(imputer.model_, DefaultModel)
     return imputer.model_
 
 
@@ -268,7 +268,7 @@ def test_of_five_visits_the_verdict_is_of_the_one_that_is_imputed(monkeypatch: p
     told = _model(imputer).verdict()["crps"].mean()
     assert told == pytest.approx(cells.crps.mean(), rel=0.1)
     # Of all pairs of visits, half as far apart, it would be another figure.
-    monkeypatch.setattr("secondgram.imputation.judgement.FEWEST_UNITS", 1000)
+    monkeypatch.setattr("secondgram.imputation.default.judgement.FEWEST_UNITS", 1000)
     everything = judge(cohort, Design.of(cohort, True), True, False, 0)
     assert everything.average(everything.scores["own"]["margins"]).mean() < 0.85 * told
 
@@ -329,7 +329,7 @@ def test_no_draw_is_far_beyond_what_was_seen(
 ) -> None:
     """Shapes with far ends and wide spreads make draws that no person had; those within are as they were."""
     model = deepcopy(imputer.model_)
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     people = People.of(halves[1], keep_known=False)
     draws = np.arange(200)
     before = model.draw(people, draws, 1)

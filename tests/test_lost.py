@@ -12,9 +12,9 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import CovariateEncoder
-from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.default.missing_draws import Later
+from secondgram.imputation.default.model import DefaultModel
 from secondgram.imputation.levels import MixedCells, decoded, groups
-from secondgram.imputation.lost import Later
 
 PEOPLE, EFFECT = 600, -0.6
 
@@ -306,7 +306,7 @@ def test_models_of_an_earlier_release_are_read(imputer: Any, lacking: Any) -> No
     state = imputer.model_.state()
     state["context"]["missing"]["precision"] = state["context"]["missing"]["precision"][:3, :3]
     del state["context"]["encoder"]["two"]
-    model = Ladder.from_state(state, imputer.options)
+    model = DefaultModel.from_state(state, imputer.options)
     assert model.context.missing.precision.shape == imputer.model_.context.missing.precision.shape
     people = imputer.impute(lacking[0], draws=2, show=False).people
     assert np.isfinite(model.draw(people, np.arange(2), 0)).all()

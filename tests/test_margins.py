@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from secondgram.imputation.default.correlation import ResidualComponents
+from secondgram.imputation.default.margins import MARGINS, Margins, fit_component_margins, fit_margins
 from secondgram.imputation.folds import unit_folds
-from secondgram.imputation.margins import MARGINS, Margins, fit_component_margins, fit_margins
-from secondgram.imputation.quantiles import SHARES, QuantileMap, quantile_crps
-from secondgram.imputation.residual import ResidualComponents
 from secondgram.imputation.scores import normal_crps
+from secondgram.sampling.quantile_map import SHARES, QuantileMap, quantile_crps
 
 FEATURES = 6
 

@@ -22,8 +22,8 @@ from secondgram.evaluation.metrics import (
     per_feature,
     resamples,
     scores,
-    standing,
     weighted_correlation,
+    win_tie_loss,
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -262,5 +262,5 @@ def test_an_estimate_is_read_from_json_and_is_the_three_numbers_it_was() -> None
     assert not UNKNOWN.known
     assert not Estimate.of([None] * 3).bounded
     cases = {"better": (-1, -2, -0.5), "worse": (1, 0.5, 2), "tie": (1, -1, 2)}
-    assert [standing(Estimate(*each)) for each in cases.values()] == list(cases)
-    assert standing(Estimate.of([-1, None, -0.5])) == standing(UNKNOWN) == "tie"
+    assert [win_tie_loss(Estimate(*each)) for each in cases.values()] == list(cases)
+    assert win_tie_loss(Estimate.of([-1, None, -0.5])) == win_tie_loss(UNKNOWN) == "tie"

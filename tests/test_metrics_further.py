@@ -329,7 +329,7 @@ def test_joint_scores_do_not_depend_on_how_people_are_cut(monkeypatch: pytest.Mo
     draws, truth = rng.normal(size=(5, 17, 4)), rng.normal(size=(17, 4))
     yardstick = Yardstick.fit(truth, rng.normal(size=(17, 4)))
     whole = joint_scores(draws, truth, yardstick)
-    monkeypatch.setattr("secondgram.evaluation.metrics.joint.CHUNK_CELLS", 60)
+    monkeypatch.setattr("secondgram.evaluation.metrics.multivariate.CHUNK_CELLS", 60)
     for name, values in joint_scores(draws, truth, yardstick).items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-12)
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.covariance import ledoit_wolf
 
 from secondgram.diffusion.noise import NoiseRequest, Purpose
-from secondgram.imputation.correlation import ledoit_wolf_shrinkage, shrunk_covariance
+from secondgram.imputation.covariance import ledoit_wolf_shrinkage, shrunk_covariance
 from secondgram.imputation.missing import MissingCells
 from secondgram.ops import native
 from secondgram.ops.noise import normals

@@ -214,8 +214,8 @@ def test_the_imputer_runs_on_the_backend_it_is_told(imputers: dict[str, Any], co
 
 
 def test_a_backend_that_cannot_run_is_refused_and_auto_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    from secondgram.imputation import sampler
     from secondgram.ops.registry import Candidate
+    from secondgram.sampling import sampler
 
     absent = (Candidate("cpu", lambda: "it was not built"), Candidate("reference"))
     monkeypatch.setattr(sampler, "CANDIDATES", absent)

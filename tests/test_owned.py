@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is not installed")
-block = pytest.importorskip("secondgram.kernels.block")
+block = pytest.importorskip("secondgram.kernels.executor")
 gradients = pytest.importorskip("secondgram.kernels.gradients")
 
 from secondgram.kernels.launches import described  # noqa: E402

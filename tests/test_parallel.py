@@ -8,8 +8,8 @@ import time
 import pytest
 
 from secondgram.ops import native
-from secondgram.ops.parallel import MOST, in_parallel
 from secondgram.ops.registry import preferred_precision, preferring
+from secondgram.ops.thread_pool import MOST, in_parallel
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])

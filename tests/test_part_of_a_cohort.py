@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import secondgram as sg
-from secondgram.imputation import ladder
+from secondgram import model_folder
+from secondgram.imputation.default import model as default_model
 from secondgram.ops import native
 from secondgram.ops.registry import BackendUnavailableError
-from secondgram.training import checkpoint
 
 MODELS = ("off", "default", "paper")
 
@@ -71,7 +71,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cohort = sg.read_cohort(folder / "whole.csv", **ROLES)
     small: dict[str, Any] = {"embedding": 16, "widths": [16, 8, 8], "epochs": 3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("secondgram.imputation.shape._fall", lambda net, *given: (np.ones((9, 4)), np.ones((9, 4))))
+        gains = np.ones((9, 4)), np.ones((9, 4))
+        patch.setattr("secondgram.imputation.default.shape._fall", lambda net, *given: gains)
         made = {
             "off": sg.SecondgramImputer(shape="off"),
             "default": sg.SecondgramImputer(components=4, **small),
@@ -304,8 +305,8 @@ def test_a_model_of_the_format_before_is_read_and_told(study, tmp_path, monkeypa
     imputer = sg.load(study / "off")
     tree = imputer._tree()
     del tree["arithmetic"], tree["columns"]["visits"], tree["columns"]["table"]
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 1)
-    checkpoint.write_folder(tmp_path / "old", "imputer", tree)
+    monkeypatch.setattr(model_folder, "FORMAT_VERSION", 1)
+    model_folder.write_folder(tmp_path / "old", "imputer", tree)
     old = sg.load(tmp_path / "old")
     cohort = sg.read_cohort(study / "whole.csv", **ROLES)
     result = old.impute(cohort, draws=2, who="all", show=False)
@@ -389,13 +390,13 @@ def test_the_digest_is_made_once(study, tmp_path, monkeypatch):
     imputer = sg.load(study / "off")
     cohort = sg.read_cohort(study / "whole.csv", like=imputer).take(np.arange(20))
     count: list[int] = []
-    plain = ladder.tree_digest
+    plain = default_model.tree_digest
 
     def watched(tree: Any) -> str:
         count.append(1)
         return plain(tree)
 
-    monkeypatch.setattr(ladder, "tree_digest", watched)
+    monkeypatch.setattr(default_model, "tree_digest", watched)
     for number in range(3):
         imputer.impute(cohort, draws=2, who="all", out=tmp_path / f"{number}.parquet", show=False)
     assert len(count) == 1
@@ -408,7 +409,7 @@ import sys, secondgram as sg
 for name in sys.argv[2:]:
     m = sg.load(name)
     m.impute(sg.read_cohort(sys.argv[1], like=m), draws=2, who='all', out='d.parquet', show=False)
-    print([n for n in ('torch._dynamo', 'triton', 'secondgram.ops.fused') if n in sys.modules])
+    print([n for n in ('torch._dynamo', 'triton', 'secondgram.ops.triton_kernels') if n in sys.modules])
 """
     command = [sys.executable, "-c", code, str(study / "whole.csv"), *(str(study / model) for model in MODELS)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import secondgram as sg
-from secondgram.evaluation import analysis, pooling
+from secondgram.analysis import fit as fit_module
+from secondgram.analysis import pool
 
 
 def with_moments(mean: float, variance: float, count: int) -> np.ndarray:
@@ -205,7 +206,7 @@ def test_bad_input_is_refused(case: str) -> None:
 
 
 def test_the_examples_of_the_docstrings() -> None:
-    for module in (analysis, pooling):
+    for module in (fit_module, pool):
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secondgram.imputation import population
-from secondgram.imputation.population import COVARIATE_PENALTY, Population
+from secondgram.imputation.default import population
+from secondgram.imputation.default.population import COVARIATE_PENALTY, Population
 
 FEATURES, COVARIATES = 5, 2
 

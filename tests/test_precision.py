@@ -14,11 +14,11 @@ from secondgram.diffusion.folding import fold
 from secondgram.diffusion.schedule import Schedule
 from secondgram.diffusion.solvers import solver_table
 from secondgram.errors import InputError
-from secondgram.imputation import packing
-from secondgram.imputation.ladder import Ladder
-from secondgram.imputation.published import Published
+from secondgram.imputation.default.model import DefaultModel
+from secondgram.imputation.paper import PaperModel
 from secondgram.ops import native
 from secondgram.ops.registry import BackendUnavailableError, preferring
+from secondgram.sampling import packed
 
 pytestmark = pytest.mark.native
 
@@ -102,9 +102,9 @@ def test_its_noise_is_that_of_fp32(precision: str) -> None:
 
 def _trained(imputers: dict[str, Any], preset: str) -> tuple[Denoiser, Schedule, str]:
     model = imputers[preset].model_
-    if isinstance(model, Published):
+    if isinstance(model, PaperModel):
         return model.net, Schedule.make("linear"), "noise"
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     assert model.joint.shape is not None
     return model.joint.shape.nets[0], model.joint.shape.schedule, "v"
 
@@ -140,17 +140,17 @@ def test_a_trained_network_keeps_its_draws(precision: str, preset: str, imputers
 
 @needs_half
 def test_auto_takes_fewer_bits_where_draws_hardly_change() -> None:
-    net = packing.packed(_net(17))
+    net = packed.packed(_net(17))
     table = solver_table(ZERO, "sde-dpm++2m", 12, "v").rows
     half = native.half_precision()
     assert half is not None
-    assert 0 < net.disagreement(half, table) < packing.TOLERANCE
+    assert 0 < net.disagreement(half, table) < packed.TOLERANCE
     np.testing.assert_array_equal(_chain(17, "auto"), _chain(17, half))
 
 
 @needs_half
 def test_auto_stays_with_fp32_where_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(packed, "TOLERANCE", 1e-9)
     np.testing.assert_array_equal(_chain(17, "auto"), _chain(17, "fp32"))
 
 
@@ -160,8 +160,8 @@ def test_numbers_beyond_its_range_are_no_agreement() -> None:
     with torch.no_grad():
         net.out.weight.mul_(1e6)
     table = solver_table(ZERO, "ddim", 3, "v").rows
-    assert packing.packed(net).disagreement("fp16", table) == np.inf
-    assert packing.packed(net).choose(table) == "fp32"
+    assert packed.packed(net).disagreement("fp16", table) == np.inf
+    assert packed.packed(net).choose(table) == "fp32"
 
 
 def test_what_is_preferred_around_holds_for_auto() -> None:
@@ -173,15 +173,15 @@ def test_a_settled_sampler_decides_once_and_sees_new_weights(monkeypatch: pytest
     net = _net(17)
     c, keys = np.zeros((3, 21), np.float32), np.arange(3, dtype=np.uint64)
     with preferring("reference"):
-        assert Sampler(net, ZERO, prediction="v").settle().precision == "auto"
-    sampler = Sampler(net, ZERO, prediction="v").settle("ddim", 3)
-    assert sampler.precision == packing.decided(net, solver_table(ZERO, "ddim", 3, "v").rows, "auto")
+        assert Sampler(net, ZERO, prediction="v").resolve_precision().precision == "auto"
+    sampler = Sampler(net, ZERO, prediction="v").resolve_precision("ddim", 3)
+    assert sampler.precision == packed.decided(net, solver_table(ZERO, "ddim", 3, "v").rows, "auto")
     before = sampler.sample(c, keys, 2, solver="ddim", steps=3, keys=keys)
 
     def never(*given: object) -> str:
         raise AssertionError("it was decided already")
 
-    monkeypatch.setattr(packing.PackedDenoiser, "choose", never)
+    monkeypatch.setattr(packed.PackedDenoiser, "choose", never)
     with torch.no_grad():
         net.out.weight.mul_(2.0)
     after = sampler.sample(c, keys, 2, solver="ddim", steps=3, keys=keys)
@@ -193,15 +193,15 @@ def test_a_settled_sampler_decides_once_and_sees_new_weights(monkeypatch: pytest
 @pytest.mark.parametrize("change", ["load", "adam"])
 def test_new_weights_are_packed_anew(change: str) -> None:
     net = _net(17)
-    before = packing.packed(net)
-    assert packing.packed(net) is before
+    before = packed.packed(net)
+    assert packed.packed(net) is before
     if change == "load":
         net.load_state_dict({name: value * 1.5 for name, value in net.state_dict().items()})
     else:
         optimiser = torch.optim.Adam(net.parameters(), 1e-2, fused=True)
         net(torch.ones(4, 17), 1.0, torch.ones(4, 21)).square().sum().backward()
         optimiser.step()
-    after = packing.packed(net)
+    after = packed.packed(net)
     assert after is not before
     assert not np.allclose(after.folded.out.weight, before.folded.out.weight)
 
@@ -210,13 +210,13 @@ def test_new_weights_are_packed_anew(change: str) -> None:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[Denoiser]:
     """Networks whose weights have been hashed, one after another."""
     found: list[Denoiser] = []
-    state = packing._state
+    state = packed._state
 
     def look(net: Denoiser) -> bytes:
         found.append(net)
         return state(net)
 
-    monkeypatch.setattr(packing, "_state", look)
+    monkeypatch.setattr(packed, "_state", look)
     return found
 
 
@@ -231,7 +231,7 @@ def test_networks_of_a_model_are_looked_at_once(imputers: dict[str, Any], looked
     # A network that has been in no model may still learn.
     net = _net(17)
     for _ in range(2):
-        packing.packed(net)
+        packed.packed(net)
     assert looked_at == [net, net]
 
 
@@ -263,13 +263,13 @@ def test_the_imputer_says_which(imputers: dict[str, Any], cohort: Any, tmp_path:
 
 def test_a_network_that_does_not_learn_is_looked_at_once(looked_at: list[Denoiser]) -> None:
     net, other = _net(1), _net(17)
-    with packing.unchanging():
-        first = packing.packed(net)
-        assert packing.packed(net) is first
-        packing.packed(other)
+    with packed.unchanging():
+        first = packed.packed(net)
+        assert packed.packed(net) is first
+        packed.packed(other)
         assert looked_at == [net, other]
     with torch.no_grad():
         next(net.parameters()).add_(1.0)
-    assert packing.packed(net) is not first
-    with packing.unchanging():
-        assert packing.packed(net) is not first
+    assert packed.packed(net) is not first
+    with packed.unchanging():
+        assert packed.packed(net) is not first

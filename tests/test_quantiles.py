@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from secondgram.imputation.quantiles import KNOTS, SHARES, QuantileMap, quantile_crps
 from secondgram.imputation.scores import crps, normal_crps
+from secondgram.sampling.quantile_map import KNOTS, SHARES, QuantileMap, quantile_crps
 
 
 def _sample(rows: int = 2000, seed: int = 0) -> np.ndarray:

@@ -16,9 +16,13 @@ import pytest
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
-from secondgram.evaluation import findings
-from secondgram.evaluation.compare import comparison_table, scored
-from secondgram.evaluation.evidence import FILE, Evidence, digest, rounded
+from secondgram.comparison import findings
+from secondgram.comparison.compare import comparison_table, scored
+from secondgram.comparison.evidence import FILE, Evidence, digest, rounded
+from secondgram.comparison.report.drawing import Scale
+from secondgram.comparison.report.example_people import SHARES
+from secondgram.comparison.report.html import Html, join, tag
+from secondgram.comparison.report.labels import difference, interval, number, shares
 from secondgram.evaluation.metrics import (
     Cells,
     Estimate,
@@ -27,12 +31,8 @@ from secondgram.evaluation.metrics import (
     pit_histogram,
     resamples,
     resemblance_table,
-    standing,
+    win_tie_loss,
 )
-from secondgram.evaluation.report.drawing import Scale
-from secondgram.evaluation.report.html import Html, join, tag
-from secondgram.evaluation.report.people import SHARES
-from secondgram.evaluation.report.words import difference, interval, number, shares
 
 HOSTILE = "<b>x</b>&\"'"
 METHODS = ("carry-forward", "ridge-gaussian")
@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demonstration: it has a model, and so the curves of its training."""
-    from secondgram.evaluation.demo import run as demo
+    from secondgram.comparison.demo import run as demo
 
     folder = tmp_path_factory.mktemp("report") / "demo"
     demo(folder, 440, 4, 3)
@@ -155,7 +155,7 @@ def test_same_run_same_bytes(run: Path, tmp_path: Path) -> None:
 
 def test_verdict_is_that_of_the_evidence(run: Path) -> None:
     evidence = json.loads((run / FILE).read_text())["content"]
-    found = [standing(Estimate.of(each)) for each in evidence["features"]["ours_carry"]]
+    found = [win_tie_loss(Estimate.of(each)) for each in evidence["features"]["ours_carry"]]
     text = (run / "report.html").read_text(encoding="utf-8")
     heading = re.search(r"<h1>(.*?)</h1>", text)
     assert heading is not None
@@ -192,7 +192,7 @@ def test_cosines_and_skipped_steps_of_the_published_method(tmp_path: Path) -> No
 
 
 def _published_page(folder: Path, cohort: sg.SimulatedCohort, imputer: sg.SecondgramImputer) -> Seen:
-    from secondgram.evaluation.run_folder import write_run
+    from secondgram.comparison.run_folder import write_run
 
     scaling = SharedScaling.fit(cohort.baseline)
     result = imputer.impute(cohort, draws=5, who="all", show=False)
@@ -319,8 +319,8 @@ def test_verdict_names_what_wins_ties_and_loses() -> None:
     # Half the error, the same error, twice the error.
     ours = truth + (carry - truth)[::-1] * np.array([0.5, 1.0, 2.0])
     focus = {"ours": _cells(truth, baseline, ours), "carry": _cells(truth, baseline, carry)}
-    found = findings.verdict(focus, ["a", "b", "c"], resamples(focus["ours"].unit, 200, 0))
-    assert [standing(each) for each in found["ours_carry"]] == ["better", "tie", "worse"]
+    found = findings.feature_findings(focus, ["a", "b", "c"], resamples(focus["ours"].unit, 200, 0))
+    assert [win_tie_loss(each) for each in found["ours_carry"]] == ["better", "tie", "worse"]
     assert found["use"] == ["ours", "carry", "carry"]
     np.testing.assert_allclose([each.value for each in found["ours_carry"]], [-50, 0, 100], atol=1e-9)
     for role, values in (("ours", ours), ("carry", carry)):
@@ -381,10 +381,10 @@ def test_a_feature_that_nobody_has_at_follow_up(tmp_path: Path) -> None:
     evidence.add("carry-forward", poor, judge, scaling, draws)
     cells = {"carry-forward": scored(scaling, judge, judge.baseline, draws)}
     weights = resamples(cells["carry-forward"].unit, 20, 0)
-    found = findings.verdict(
+    found = findings.feature_findings(
         {"ours": cells["carry-forward"], "ridge": cells["carry-forward"]}, ["a", "b", "c"], weights
     )
-    assert standing(found["ours_ridge"][1]) == "tie"
+    assert win_tie_loss(found["ours_ridge"][1]) == "tie"
     matrix = findings.correlations(cells["carry-forward"], 0)["levels"]["real"]
     assert (np.array(matrix) == 0).sum() >= 5
 
@@ -490,7 +490,7 @@ def test_people_are_chosen_by_rule() -> None:
 
 
 def test_folds_of_the_check_for_copies_are_put_together() -> None:
-    from secondgram.evaluation.evidence import Drawn, _joined_memory
+    from secondgram.comparison.evidence import Drawn, _joined_memory
 
     blank = np.zeros((1, 1))
     parts = [
@@ -507,7 +507,7 @@ def test_folds_of_the_check_for_copies_are_put_together() -> None:
 
 
 def test_copies_are_found_in_changes() -> None:
-    from secondgram.evaluation.evidence import _memory
+    from secondgram.comparison.evidence import _memory
 
     cohort = sg.simulate(400, 8, 0.5, seed=1, mode="gaussian")
     learn, judge = cohort.split(0.5, 0)

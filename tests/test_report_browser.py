@@ -40,7 +40,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a small demonstration, long names among its features."""
-    from secondgram.evaluation.demo import run
+    from secondgram.comparison.demo import run
 
     folder = tmp_path_factory.mktemp("browser") / "demo"
     run(folder, 440, 12, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from secondgram.imputation.residual import ResidualComponents, condition_on_known
+from secondgram.imputation.default.correlation import ResidualComponents, condition_on_known
 
 
 def _covariance(width: int, seed: int = 0) -> np.ndarray:

@@ -20,7 +20,7 @@ import pytest
 
 import secondgram as sg
 from secondgram.files import replacing
-from secondgram.imputation.published import Published
+from secondgram.imputation.paper import PaperModel
 from secondgram.training.trainer import Trainer
 
 # Ten moments spread over a run; the normal run takes one.
@@ -37,7 +37,7 @@ FIT_RUNGS = (
 )
 IMPUTE = "impute ready study.csv --out draws.parquet --draws 12 --quiet"
 RUNS = [(FIT, "model"), (FIT_RUNGS, "model"), (IMPUTE, "draws.parquet")]
-# Parts as small as these make a small file go through many of them.
+# FoldCache as small as these make a small file go through many of them.
 CELLS = 12 * 6 * 4
 PARTS = 23
 SMALL_PARTS = f"import secondgram.imputation.result as r; r.CHUNK_CELLS = {CELLS}"
@@ -165,7 +165,7 @@ def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, un
     monkeypatch.chdir(folder)
     before = progress(folder)
     count = itertools.count()
-    owner, name = (Trainer, "_epoch") if command == FIT else (Published, "sample")
+    owner, name = (Trainer, "_epoch") if command == FIT else (PaperModel, "sample")
     original = getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *given: (next(count), original(*given))[1])
     assert cli(*command.split(), "--resume").code == 0

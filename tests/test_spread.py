@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from secondgram.imputation.default.spread import CANDIDATES, Spread, fit_spread, spread_as
+from secondgram.imputation.default.spread import _fit as _fit_as
 from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.scores import normal_crps
-from secondgram.imputation.spread import CANDIDATES, Spread, fit_spread, spread_as
-from secondgram.imputation.spread import _fit as _fit_as
 
 FEATURES, COVARIATES = 6, 2
 INPUTS = FEATURES + COVARIATES + 1

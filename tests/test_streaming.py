@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import secondgram as sg
-from secondgram.imputation.ladder import Ladder
+from secondgram.imputation.default.model import DefaultModel
 
 CELLS = 3 * 6 * 16  # sixteen people of six features and three draws
 
@@ -77,7 +77,7 @@ LEARN = """
 import sys
 import numpy as np
 import secondgram as sg
-import secondgram.imputation.shape as shape
+import secondgram.imputation.default.shape as shape
 exec(sys.argv[1])
 if sys.argv[2] == "auto":
     # Keep the denoiser, whatever it earned.
@@ -124,7 +124,7 @@ def test_a_large_cohort_stays_below_two_gigabytes(shape, tmp_path):
 
     run(LEARN, shape)
     model = sg.load(tmp_path / "model").model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     assert (model.joint.shape is not None) == (shape == "auto")
     path: Path = tmp_path / "draws.parquet"
     try:

@@ -18,9 +18,9 @@ from hypothesis import Phase, find, given, settings
 
 import secondgram as sg
 from secondgram.cohort.formats import read_cohort
-from secondgram.evaluation.baselines import BASELINES, RIVALS
-from secondgram.evaluation.baselines.linear import RidgeGaussian
-from secondgram.imputation.people import People
+from secondgram.comparison.methods import BASELINES, RIVALS
+from secondgram.comparison.methods.linear import RidgeGaussian
+from secondgram.imputation.model_data import People
 from secondgram.imputation.result import Imputation
 from secondgram.ops.noise import Purpose, normals
 from secondgram.testing import BrokenContractError, Table, check_model, cohorts, tables
@@ -253,7 +253,7 @@ def breach(imputer: sg.SecondgramImputer, change: Callable[[Imputation], Imputat
 
 def with_model(result: Imputation, **methods: Any) -> Imputation:
     model = type("Changed", (type(result.model),), methods)
-    made = object.__new__(model)
+    made: Any = object.__new__(model)
     made.__dict__.update(vars(result.model))
     return replace(result, model=made)
 
@@ -423,7 +423,7 @@ def test_the_simplest_cohort_and_table_are_plain():
 
 @given(table=tables())
 @settings(max_examples=60, deadline=None)
-def test_a_table_reads_as_its_cohort(table: Table, tmp_path_factory: pytest.TempPathFactory):
+def test_a_table_reads_as_its_cohort(table: Table, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / f"property-{table.name}"
     path.write_bytes(table.content)
     read, cohort = read_cohort(path, **table.arguments), table.cohort

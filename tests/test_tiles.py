@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secondgram.ops import native
 from secondgram.ops.registry import preferring
-from secondgram.ops.tiles import TILE, in_chunks, in_tiles, matmul, one_blas_thread, one_thread
+from secondgram.ops.row_tiles import TILE, in_chunks, in_tiles, matmul, one_blas_thread, one_thread
 
 COUNTS = [1, 7, 64, 255, 256, 257, 600]
 

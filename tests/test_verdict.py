@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from secondgram.imputation.base import MeanPredictor
-from secondgram.imputation.judgement import CHOICES, RUNGS, Judgement
-from secondgram.imputation.margins import Margins
+from secondgram.imputation.default.judgement import CHOICES, RUNGS, Judgement
+from secondgram.imputation.default.margins import Margins
+from secondgram.imputation.default.mean import MeanPredictor
+from secondgram.imputation.default.spread import Spread
+from secondgram.imputation.default.verdict import WIDTH, feature_columns, ladder_rows, ladder_table, verdict_table
 from secondgram.imputation.regression import LinearMap
-from secondgram.imputation.spread import Spread
-from secondgram.imputation.verdict import WIDTH, feature_columns, ladder_rows, ladder_table, verdict_table
 
 NAMES = ("carried", "improved", "unclear")
 CHOSEN = ["carry_forward", "blend", "own"]

@@ -1,6 +1,6 @@
 """What is handed on: that each part gets the people, the scales and the arguments that are meant for it.
 
-Parts are tested where they stand; here a part is often replaced by one that notes what it was given.
+FoldCache are tested where they stand; here a part is often replaced by one that notes what it was given.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import torch
 
 import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
+from secondgram.comparison.evidence import Evidence
 from secondgram.diffusion.schedule import Schedule
-from secondgram.evaluation.evidence import Evidence
-from secondgram.imputation import published, shape
+from secondgram.imputation import paper
+from secondgram.imputation.default import shape
+from secondgram.imputation.default.model import DefaultModel, DefaultOptions
+from secondgram.imputation.default.shape import Shape, ShapeOptions, fit_shape
 from secondgram.imputation.imputer import PRESETS
-from secondgram.imputation.ladder import DefaultOptions, Ladder
-from secondgram.imputation.people import People, TrainingPairs
-from secondgram.imputation.published import PaperOptions, Published
+from secondgram.imputation.model_data import People, TrainingPairs
+from secondgram.imputation.paper import PaperModel, PaperOptions
 from secondgram.imputation.refit import impute_refitted
 from secondgram.imputation.result import Imputation
-from secondgram.imputation.sampler import Sampler
-from secondgram.imputation.shape import Shape, ShapeOptions, fit_shape
 from secondgram.ops import native
 from secondgram.ops.registry import preferred_precision, resolve
 from secondgram.ops.sampling import CANDIDATES
+from secondgram.sampling.sampler import Sampler
 from secondgram.training.trainer import History, Run, Trainer, TrainingOptions
 
 TINY: dict[str, Any] = {"embedding": 8, "widths": [8, 8, 8], "epochs": 1}
@@ -114,7 +115,7 @@ class Noted(Trainer):
 def stood_in(monkeypatch: pytest.MonkeyPatch, name: str, kind: Any) -> Any:
     """What is made of a class from now on that stands in for another in both presets."""
     kind.made = []
-    for module in (published, shape):
+    for module in (paper, shape):
         monkeypatch.setattr(module, name, kind)
     return kind.made
 
@@ -145,7 +146,7 @@ def test_held_back_people_teach_the_published_network_nothing(
     people: sg.SimulatedCohort, trainers: list[Noted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cohort = families(people)
-    model = Published.fit(cohort, PaperOptions(pretraining=1, **TINY), seed=3, run=Run(show=False))
+    model = PaperModel.fit(cohort, PaperOptions(pretraining=1, **TINY), seed=3, run=Run(show=False))
     before, training = trainers
     visits = model.before.apply(cohort.baseline)
     later = model.after.apply(cohort.followup)
@@ -153,7 +154,7 @@ def test_held_back_people_teach_the_published_network_nothing(
     taught = rows_of(training.rows.paired_target, np.where(np.isfinite(later), later, 9.0))
     assert rows_of(training.rows.paired_condition[:, -width:], visits) == taught
     held = set(np.flatnonzero(cohort.paired).tolist()) - taught
-    assert len(held) == round(published.VALIDATION_SHARE * cohort.paired.sum())
+    assert len(held) == round(paper.VALIDATION_SHARE * cohort.paired.sum())
     assert cohort.groups is not None
     kin = set(np.flatnonzero(np.isin(cohort.groups, cohort.groups[sorted(held)])).tolist())
     assert len(kin) == 2 * len(held)
@@ -168,7 +169,7 @@ def test_held_back_people_teach_the_published_network_nothing(
         def __init__(self, *given: Any, **named: Any) -> None:
             self.precision = "fp32"
 
-        def settle(self) -> Judging:
+        def resolve_precision(self) -> Judging:
             return self
 
         def sample(self, conditions: np.ndarray, *given: Any, **named: Any) -> np.ndarray:
@@ -176,8 +177,8 @@ def test_held_back_people_teach_the_published_network_nothing(
             # Pairs are in the order of the cohort.
             return later[sorted(rows_of(conditions[:, -width:], visits))][None]
 
-    monkeypatch.setattr(published, "Sampler", Judging)
-    again = Published.fit(cohort, PaperOptions(**TINY), seed=3, run=Run(show=False))
+    monkeypatch.setattr(paper, "Sampler", Judging)
+    again = PaperModel.fit(cohort, PaperOptions(**TINY), seed=3, run=Run(show=False))
     validate = trainers[-1].validate
     assert validate is not None
     # What it predicts is compared with those people's own follow-ups.
@@ -188,7 +189,7 @@ def test_held_back_people_teach_the_published_network_nothing(
 def test_a_self_row_of_the_published_method_is_blurred_as_published(
     people: sg.SimulatedCohort, trainers: list[Noted]
 ) -> None:
-    Published.fit(people, PaperOptions(**TINY), seed=3, run=Run(show=False))
+    PaperModel.fit(people, PaperOptions(**TINY), seed=3, run=Run(show=False))
     signal, noise = trainers[0].rows.self_noise
     schedule = Schedule.make("linear")
     # Step 6 of 100, of spread 0.12.
@@ -199,7 +200,7 @@ def test_a_self_row_of_the_published_method_is_blurred_as_published(
 def test_without_self_conditioning_nobody_is_their_own_condition(
     people: sg.SimulatedCohort, trainers: list[Noted]
 ) -> None:
-    Published.fit(people, PaperOptions(self_conditioning=False, **TINY), seed=3, run=Run(show=False))
+    PaperModel.fit(people, PaperOptions(self_conditioning=False, **TINY), seed=3, run=Run(show=False))
     assert len(trainers[0].rows.self_visit) == len(trainers[0].rows.self_static) == 0
 
 
@@ -346,7 +347,7 @@ def test_what_is_asked_of_an_imputation_reaches_the_model_however_it_is_read(
 def test_what_is_asked_of_an_imputer_is_what_the_imputation_holds(people: sg.SimulatedCohort, half: sg.Cohort) -> None:
     net = small(conditions=3 + people.static.shape[1])
     imputer = sg.SecondgramImputer("paper", backend="reference")
-    imputer.model_ = Published.around(net, people)
+    imputer.model_ = PaperModel.around(net, people)
     imputer._remember(people)
     made = imputer.impute(half, 3, 11, "all", 4, "ddim", gap=2.5, precision="fp32", threads=2, show=False)
     assert made.draw_numbers.tolist() == [0, 1, 2]
@@ -414,7 +415,7 @@ def test_the_published_network_is_sampled_as_asked(
     people: sg.SimulatedCohort, samplers: list[Sampled], start: str
 ) -> None:
     net = small(conditions=3 + people.static.shape[1])
-    model = Published.around(net, people)
+    model = PaperModel.around(net, people)
     model.options = PaperOptions(start=start, solver="sde-dpm++2m", steps=9)
     shown = People.of(people, keep_known=False)
     for asked, expected in ((("ddim", 5), ("ddim", 5)), ((None, None), ("sde-dpm++2m", 9))):
@@ -427,7 +428,7 @@ def test_the_published_network_is_sampled_as_asked(
 
 
 def test_draws_of_the_published_method_end_where_follow_ups_of_training_did(people: sg.SimulatedCohort) -> None:
-    model = Published.around(small(conditions=3 + people.static.shape[1]), people)
+    model = PaperModel.around(small(conditions=3 + people.static.shape[1]), people)
     shown = People.of(people, keep_known=False)
     far = np.tile(np.array([-3.0, 0.0, 3.0], dtype=np.float32), (1, len(people), 1))
     drawn = model.finish(shown, np.zeros(1, dtype=int), 0, far)[0]
@@ -440,7 +441,7 @@ def test_draws_of_the_published_method_end_where_follow_ups_of_training_did(peop
 def test_a_precision_reaches_the_native_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     made = SimpleNamespace(sample=lambda *given, **named: np.zeros((1, 2, 3), dtype=np.float32))
-    monkeypatch.setattr("secondgram.imputation.sampler.native_sampler", noting(asked, "sampler", made))
+    monkeypatch.setattr("secondgram.sampling.sampler.native_sampler", noting(asked, "sampler", made))
     net = small()
     for precision in ("fp32", "auto"):
         Sampler(net, backend="cpu", precision=precision).sample(np.zeros((2, 4)), ["a", "b"])
@@ -482,7 +483,7 @@ def test_solver_and_steps_reach_the_network_of_the_default_preset(
     ladder: sg.SecondgramImputer, people: sg.SimulatedCohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ladder.model_
-    assert isinstance(model, Ladder)
+    assert isinstance(model, DefaultModel)
     asked: dict[str, Any] = {}
     shown = People.of(people, keep_known=False)
     nets = Shape([small()], Schedule.make("linear", 100, zero_terminal=True), np.array([0]))
@@ -511,7 +512,7 @@ def test_what_a_fit_is_asked_reaches_the_model(
             asked["fit"] = train, options, seed, run, set_to
             return cls()
 
-        def settled(self) -> str:
+        def resolved_precision(self) -> str:
             return "fp32"
 
     monkeypatch.setitem(PRESETS, "paper", (PaperOptions, Fitted))
@@ -700,8 +701,8 @@ def test_options_of_fit_reach_the_imputer(
 
 def test_options_of_compare_reach_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Callable[..., Any]) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr("secondgram.evaluation.compare.compare", noting(asked, "compare"))
-    monkeypatch.setattr("secondgram.evaluation.run_folder.show_comparison", noting(asked, "show"))
+    monkeypatch.setattr("secondgram.comparison.compare.compare", noting(asked, "compare"))
+    monkeypatch.setattr("secondgram.comparison.run_folder.show_comparison", noting(asked, "show"))
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
     out = tmp_path / "run"
     words = "--methods ridge,paper --folds 3 --repeats 2 --draws 9 --seed 4 --time-limit 60 --quiet"

@@ -1,4 +1,4 @@
-// Box-Muller in float32 from the words of normal.hpp, for samplers, whose state is float: within 4e-6 of it.
+// Box-Muller in float32 from the words of cpu/normal_double.hpp, for samplers, whose state is float: within 4e-6 of it.
 #pragma once
 
 #include <cmath>
@@ -35,7 +35,7 @@ SECONDGRAM_HD inline float minus_log_unit(std::uint32_t x) {
   return upper ? series : -k * 0.693147181f - series;
 }
 
-// (cos, sin) of 2 pi (x + 1/2) 2^-32; as cos_sin_turn of normal.hpp, with the terms that float32 needs.
+// (cos, sin) of 2 pi (x + 1/2) 2^-32; as cos_sin_turn of cpu/normal_double.hpp, with the terms that float32 needs.
 SECONDGRAM_HD inline FloatPair cos_sin_turn_float(std::uint32_t x) {
   const std::uint32_t centred = x + 0x20000000u;
   const std::uint32_t quarter = centred >> 30;

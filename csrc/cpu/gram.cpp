@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "clones.hpp"
+#include "dispatch.hpp"
 
 namespace secondgram::cpu {
 namespace {
@@ -52,10 +52,10 @@ SECONDGRAM_FLAT void products(bool same, const Doubles* left, const Doubles* rig
   products<kSide, b, false>(left, right, parts, K, size);
 }
 
-// Adds the products of a block of columns to the upper half of K; `room` has kBlock doubles a row.
-SECONDGRAM_CLONES void block(const float* J, std::size_t rows, std::size_t stride, std::size_t columns, Part* room,
+// Adds the products of a block of columns to the upper half of K; `workspace` has kBlock doubles a row.
+SECONDGRAM_CLONES void block(const float* J, std::size_t rows, std::size_t stride, std::size_t columns, Part* workspace,
                              double* K) {
-  auto* wide = reinterpret_cast<Doubles*>(room);
+  auto* wide = reinterpret_cast<Doubles*>(workspace);
   constexpr std::size_t kRow = kBlock / kParts;
   const std::size_t parts = (columns + kParts - 1) / kParts;
   for (std::size_t i = 0; i < rows; ++i) {
@@ -77,17 +77,17 @@ SECONDGRAM_CLONES void block(const float* J, std::size_t rows, std::size_t strid
 
 }  // namespace
 
-struct GramBlock::Room {
+struct GramBlock::Wide {
   std::vector<Part> wide;
 };
 
 GramBlock::GramBlock(std::size_t rows)
-    : rows_(rows), room_(new Room{std::vector<Part>(rows * (kBlock / kParts))}) {}
+    : rows_(rows), wide_(new Wide{std::vector<Part>(rows * (kBlock / kParts))}) {}
 GramBlock::~GramBlock() = default;
 GramBlock::GramBlock(GramBlock&&) noexcept = default;
 
 void GramBlock::add(const float* J, std::size_t stride, std::size_t columns, double* K) {
-  block(J, rows_, stride, columns, room_->wide.data(), K);
+  block(J, rows_, stride, columns, wide_->wide.data(), K);
 }
 
 void mirror(double* K, std::size_t rows) {
@@ -99,7 +99,7 @@ void gram(const float* J, std::size_t rows, std::size_t columns, std::size_t str
           Team team) {
   const std::size_t pieces = (columns + kPiece - 1) / kPiece, area = rows * rows;
   std::vector<double> sums(pieces * area, 0.0);
-  share_tiles(pieces, threads, [&] {
+  parallel_for(pieces, threads, [&] {
     return [&, wide = GramBlock(rows)](std::size_t piece) mutable {
       const std::size_t end = std::min(columns, (piece + 1) * kPiece);
       for (std::size_t from = piece * kPiece; from < end; from += kBlock)

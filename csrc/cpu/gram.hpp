@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <memory>
 
-#include "workers.hpp"
+#include "parallel_for.hpp"
 
 namespace secondgram::cpu {
 
@@ -25,9 +25,9 @@ class GramBlock {
   void add(const float* J, std::size_t stride, std::size_t columns, double* K);
 
  private:
-  struct Room;
+  struct Wide;
   std::size_t rows_;
-  std::unique_ptr<Room> room_;
+  std::unique_ptr<Wide> wide_;
 };
 
 // The lower half of K [rows, rows] like the upper one.

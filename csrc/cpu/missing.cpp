@@ -5,9 +5,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "clones.hpp"
+#include "dispatch.hpp"
 #include "noise.hpp"
-#include "workers.hpp"
+#include "parallel_for.hpp"
 
 namespace secondgram::cpu {
 namespace {
@@ -41,7 +41,7 @@ SECONDGRAM_CLONES bool root_of(const double* Q, std::size_t width, const std::ui
   return true;
 }
 
-// x = -Q_mm^-1 Q_mo v_o; v holds zeros where cells are missing, `x` has room for m.
+// x = -Q_mm^-1 Q_mo v_o; v holds zeros where cells are missing, `x` holds m.
 SECONDGRAM_CLONES void expectation(const double* Q, std::size_t width, const std::uint32_t* cell, std::size_t m,
                                    const double* L, const double* v, double* x) {
   for (std::size_t i = 0; i < m; ++i) {
@@ -84,8 +84,8 @@ std::vector<Piece> pieces(const MissingRequest& q) {
 template <typename Run>
 void for_members(const MissingRequest& q, unsigned threads, const Run& run) {
   const std::vector<Piece> todo = pieces(q);
-  share_tiles(todo.size(), threads, [&] {
-    return [&, L = std::vector<double>(), room = std::vector<double>()](std::size_t number) mutable {
+  parallel_for(todo.size(), threads, [&] {
+    return [&, L = std::vector<double>(), workspace = std::vector<double>()](std::size_t number) mutable {
       const Piece& piece = todo[number];
       const std::uint32_t* cell = q.cell + q.cells[piece.group];
       const std::size_t m = static_cast<std::size_t>(q.cells[piece.group + 1] - q.cells[piece.group]);
@@ -93,7 +93,7 @@ void for_members(const MissingRequest& q, unsigned threads, const Run& run) {
       if (!root_of(q.precision, q.width, cell, m, L.data()))
         throw std::invalid_argument("the precision of missing cells is not positive definite");
       for (std::size_t member = piece.from; member < piece.to; ++member)
-        run(cell, m, L.data(), static_cast<std::size_t>(q.person[member]), room);
+        run(cell, m, L.data(), static_cast<std::size_t>(q.person[member]), workspace);
     };
   });
 }

@@ -1,31 +1,22 @@
 #include "noise.hpp"
 
-#ifdef SECONDGRAM_X86
-#include <immintrin.h>
-#endif
-
 #include <algorithm>
-#include <system_error>
-#include <thread>
-#include <vector>
 
-#include "../core/normal.hpp"
 #include "../core/normal_float.hpp"
 #include "../core/philox.hpp"
-#include "clones.hpp"
-#include "features.hpp"
+#include "dispatch.hpp"
+#include "noise_group.hpp"
+#include "normal_double.hpp"
+#include "parallel_for.hpp"
+#ifdef SECONDGRAM_X86
+#include "noise_avx512.hpp"
+#endif
 
 namespace secondgram::cpu {
 namespace {
 
-// Counters are worked off in groups of this many; a multiple of every vector width, small enough for the L1 cache.
-constexpr std::size_t kGroup = 64;
 // Below this many counters a thread costs more to start than it saves.
 constexpr std::size_t kCountersPerThread = 1 << 14;
-
-struct Group {
-  std::uint32_t w0[kGroup], w1[kGroup], w2[kGroup], w3[kGroup];
-};
 
 struct Exact {
   static Pair pair(std::uint32_t x0, std::uint32_t x1) { return box_muller(x0, x1); }
@@ -35,7 +26,7 @@ struct Rounded {
 };
 
 template <typename Method, typename T>
-SECONDGRAM_FLAT void normals_of_group(Group& g, Key2 key, T* out) {
+SECONDGRAM_FLAT void normals_of_group(CounterGroup& g, Key2 key, T* out) {
   for (std::size_t i = 0; i < kGroup; ++i) {
     const Words4 x = philox4x32_10({g.w0[i], g.w1[i], g.w2[i], g.w3[i]}, key);
     g.w0[i] = x.w0, g.w1[i] = x.w1, g.w2[i] = x.w2, g.w3[i] = x.w3;
@@ -50,20 +41,16 @@ SECONDGRAM_FLAT void normals_of_group(Group& g, Key2 key, T* out) {
   }
 }
 
-SECONDGRAM_CLONES void group_float(Group& g, Key2 key, float* out) { normals_of_group<Exact>(g, key, out); }
-SECONDGRAM_CLONES void group_double(Group& g, Key2 key, double* out) { normals_of_group<Exact>(g, key, out); }
-SECONDGRAM_CLONES void group_rounded(Group& g, Key2 key, float* out) { normals_of_group<Rounded>(g, key, out); }
-
-#ifdef SECONDGRAM_X86
-#include "noise_avx512.hpp"
-#endif
+SECONDGRAM_CLONES void group_float(CounterGroup& g, Key2 key, float* out) { normals_of_group<Exact>(g, key, out); }
+SECONDGRAM_CLONES void group_double(CounterGroup& g, Key2 key, double* out) { normals_of_group<Exact>(g, key, out); }
+SECONDGRAM_CLONES void group_rounded(CounterGroup& g, Key2 key, float* out) { normals_of_group<Rounded>(g, key, out); }
 
 // Counters [begin, end) of the flat list (draw, key, block of four features), blocks fastest.
 template <typename T>
-void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* out, void (*make)(Group&, Key2, T*)) {
+void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* out, void (*make)(CounterGroup&, Key2, T*)) {
   const std::size_t blocks = (r.width + 3) / 4, stride = r.stride == 0 ? r.width : r.stride;
   const Key2 key = key_of_seed(r.seed);
-  Group g{};
+  CounterGroup g{};
   T values[4 * kGroup];
   std::size_t row = begin / blocks, block = begin % blocks;
   while (begin < end) {
@@ -98,23 +85,14 @@ void fill_range(const NoiseRequest& r, std::size_t begin, std::size_t end, T* ou
 }
 
 template <typename T>
-void fill(const NoiseRequest& r, T* out, unsigned threads, void (*make)(Group&, Key2, T*)) {
+void fill(const NoiseRequest& r, T* out, unsigned threads, void (*make)(CounterGroup&, Key2, T*)) {
   const std::size_t total = r.n_draws * r.n_keys * ((r.width + 3) / 4);
   if (total == 0) return;
   const std::size_t useful = std::max<std::size_t>(1, total / kCountersPerThread);
   const std::size_t parts = std::min<std::size_t>(std::max(threads, 1u), useful);
-  const auto part = [&](std::size_t p) { fill_range(r, total * p / parts, total * (p + 1) / parts, out, make); };
-  std::vector<std::thread> workers;
-  workers.reserve(parts);
-  for (std::size_t p = 1; p < parts; ++p) {
-    try {
-      workers.emplace_back(part, p);
-    } catch (const std::system_error&) {
-      part(p);  // the system refused a thread: do its share here
-    }
-  }
-  part(0);
-  for (std::thread& worker : workers) worker.join();
+  parallel_for(parts, static_cast<unsigned>(parts), [&] {
+    return [&](std::size_t p) { fill_range(r, total * p / parts, total * (p + 1) / parts, out, make); };
+  });
 }
 
 }  // namespace
@@ -127,7 +105,7 @@ void fill_cells(const NoiseRequest& r, const std::uint32_t* cells, std::size_t n
   const Key2 key = key_of_seed(r.seed);
   const std::uint64_t person = r.keys[0];
   const std::size_t total = n_cells * r.n_draws;
-  Group g{};
+  CounterGroup g{};
   float values[4 * kGroup];
   for (std::size_t from = 0; from < total; from += kGroup) {
     const std::size_t count = std::min(kGroup, total - from);

@@ -1,11 +1,25 @@
-// Included by noise.cpp: the rounded normals of a group of counters, 16 counters at a time in vectors of AVX-512.
+// The normals of fill_rounded_normals for a group of counters, 16 counters at a time in vectors of AVX-512.
+#pragma once
 
-#define SECONDGRAM_TARGET __attribute__((target("avx512f,avx512dq,fma")))
+#include <immintrin.h>
 
-// Keys of the ten rounds.
-struct Keys {
+#include <cstddef>
+#include <cstdint>
+
+#include "../core/philox.hpp"
+#include "dispatch.hpp"
+#include "noise_group.hpp"
+
+// Function by function, as in isa.hpp.
+#define SECONDGRAM_NOISE_TARGET __attribute__((target("avx512f,avx512dq,fma")))
+
+namespace secondgram::cpu {
+namespace {
+
+// RoundKeys of the ten rounds.
+struct RoundKeys {
   long long k0[10], k1[10];
-  explicit Keys(Key2 key) {
+  explicit RoundKeys(Key2 key) {
     for (std::uint32_t i = 0; i < 10; ++i) k0[i] = key.k0 + i * kPhiloxWeyl0, k1[i] = key.k1 + i * kPhiloxWeyl1;
   }
 };
@@ -15,7 +29,7 @@ struct Words16 {
 };
 
 // Every product has 64 bits of its own: even counters lie in one vector, odd ones in another, in the low halves of 64 bits.
-SECONDGRAM_TARGET SECONDGRAM_FLAT Words16 words_of_16(const Group& g, std::size_t at, const Keys& keys) {
+SECONDGRAM_NOISE_TARGET SECONDGRAM_FLAT Words16 words_of_16(const CounterGroup& g, std::size_t at, const RoundKeys& keys) {
   // Counter 4 t + b in place 4 b + t: from there, four features of four counters are put in order within 128 bits.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512i even[4], odd[4];
@@ -25,7 +39,7 @@ SECONDGRAM_TARGET SECONDGRAM_FLAT Words16 words_of_16(const Group& g, std::size_
     odd[i] = _mm512_srli_epi64(even[i], 32);
   }
   const __m512i multiplier0 = _mm512_set1_epi64(kPhiloxMultiplier0), multiplier1 = _mm512_set1_epi64(kPhiloxMultiplier1);
-  const auto round = [&](__m512i* w, __m512i k0, __m512i k1) SECONDGRAM_TARGET {
+  const auto round = [&](__m512i* w, __m512i k0, __m512i k1) SECONDGRAM_NOISE_TARGET {
     const __m512i p0 = _mm512_mul_epu32(w[0], multiplier0), p1 = _mm512_mul_epu32(w[2], multiplier1);
     w[0] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), w[1], k0, 0x96);
     w[2] = _mm512_ternarylogic_epi64(_mm512_shuffle_epi32(p0, _MM_PERM_DDBB), w[3], k1, 0x96);
@@ -43,10 +57,10 @@ SECONDGRAM_TARGET SECONDGRAM_FLAT Words16 words_of_16(const Group& g, std::size_
 }
 
 // z0 .. z3 of the 16 counters, counter after counter.
-SECONDGRAM_TARGET SECONDGRAM_FLAT void put_in_order(const __m512* z, float* out) {
+SECONDGRAM_NOISE_TARGET SECONDGRAM_FLAT void put_in_order(const __m512* z, float* out) {
   const __m512 low01 = _mm512_unpacklo_ps(z[0], z[1]), low23 = _mm512_unpacklo_ps(z[2], z[3]);
   const __m512 high01 = _mm512_unpackhi_ps(z[0], z[1]), high23 = _mm512_unpackhi_ps(z[2], z[3]);
-  const auto pairs = [&](__m512 a, __m512 b, bool high) SECONDGRAM_TARGET {
+  const auto pairs = [&](__m512 a, __m512 b, bool high) SECONDGRAM_NOISE_TARGET {
     const __m512d first = _mm512_castps_pd(a), second = _mm512_castps_pd(b);
     return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(first, second) : _mm512_unpacklo_pd(first, second));
   };
@@ -57,14 +71,14 @@ SECONDGRAM_TARGET SECONDGRAM_FLAT void put_in_order(const __m512* z, float* out)
 }
 
 // 1 / x to a unit in the last place or so, x being far from the ends of the range.
-SECONDGRAM_TARGET SECONDGRAM_FLAT __m512 reciprocal(__m512 x) {
+SECONDGRAM_NOISE_TARGET SECONDGRAM_FLAT __m512 reciprocal(__m512 x) {
   const __m512 rough = _mm512_rcp14_ps(x);
   return _mm512_mul_ps(rough, _mm512_fnmadd_ps(x, rough, _mm512_set1_ps(2.0f)));
 }
 
 // box_muller_float of normal_float.hpp, somewhat closer to box_muller: fused multiply-adds round less.
-SECONDGRAM_TARGET SECONDGRAM_FLAT void rounded_pair(__m512i x0, __m512i x1, __m512& first, __m512& second) {
-  const auto all = [&](float value) SECONDGRAM_TARGET { return _mm512_set1_ps(value); };
+SECONDGRAM_NOISE_TARGET SECONDGRAM_FLAT void rounded_pair(__m512i x0, __m512i x1, __m512& first, __m512& second) {
+  const auto all = [&](float value) SECONDGRAM_NOISE_TARGET { return _mm512_set1_ps(value); };
   const __m512 one = all(1.0f);
   // -ln u: below 1/2 by exponent and mantissa, above by the distance to 1.
   const __mmask16 upper = _mm512_movepi32_mask(x0);
@@ -112,8 +126,8 @@ SECONDGRAM_TARGET SECONDGRAM_FLAT void rounded_pair(__m512i x0, __m512i x1, __m5
   second = _mm512_mul_ps(radius, _mm512_castsi512_ps(_mm512_ternarylogic_epi32(across, centred, sign, 0x78)));
 }
 
-SECONDGRAM_TARGET void group_rounded_avx512(Group& g, Key2 key, float* out) {
-  const Keys keys(key);
+SECONDGRAM_NOISE_TARGET void group_rounded_avx512(CounterGroup& g, Key2 key, float* out) {
+  const RoundKeys keys(key);
   for (std::size_t at = 0; at < kGroup; at += 16) {
     const Words16 x = words_of_16(g, at, keys);
     __m512 z[4];
@@ -122,3 +136,8 @@ SECONDGRAM_TARGET void group_rounded_avx512(Group& g, Key2 key, float* out) {
     put_in_order(z, out + 4 * at);
   }
 }
+
+}  // namespace
+}  // namespace secondgram::cpu
+
+#undef SECONDGRAM_NOISE_TARGET

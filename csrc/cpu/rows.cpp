@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "clones.hpp"
-#include "workers.hpp"
+#include "dispatch.hpp"
+#include "parallel_for.hpp"
 
 namespace secondgram::cpu {
 namespace {
@@ -34,14 +34,14 @@ SECONDGRAM_FLAT void block(const double* X, std::size_t inputs, const double* st
     for (std::size_t j = 0; j < wide; ++j) out[r * columns + j] = j < kWide / 2 ? left[r][j] : right[r][j - kWide / 2];
 }
 
-// `room` [inputs, kWide] takes the strip's columns of W.
+// `workspace` [inputs, kWide] takes the strip's columns of W.
 SECONDGRAM_CLONES void products_of_strip(const double* X, std::size_t rows, std::size_t inputs, const double* W,
-                                         std::size_t columns, std::size_t wide, double* room, double* out) {
+                                         std::size_t columns, std::size_t wide, double* workspace, double* out) {
   for (std::size_t k = 0; k < inputs; ++k)
-    for (std::size_t j = 0; j < kWide; ++j) room[k * kWide + j] = j < wide ? W[k * columns + j] : 0.0;
+    for (std::size_t j = 0; j < kWide; ++j) workspace[k * kWide + j] = j < wide ? W[k * columns + j] : 0.0;
   std::size_t r = 0;
-  for (; r + kHigh <= rows; r += kHigh) block<kHigh>(X + r * inputs, inputs, room, out + r * columns, columns, wide);
-  for (; r < rows; ++r) block<1>(X + r * inputs, inputs, room, out + r * columns, columns, wide);
+  for (; r + kHigh <= rows; r += kHigh) block<kHigh>(X + r * inputs, inputs, workspace, out + r * columns, columns, wide);
+  for (; r < rows; ++r) block<1>(X + r * inputs, inputs, workspace, out + r * columns, columns, wide);
 }
 
 }  // namespace
@@ -51,14 +51,14 @@ void row_products(const double* X, std::size_t rows, std::size_t inputs, const d
   const std::size_t strips = (columns + kWide - 1) / kWide;
   const std::size_t across = (strips + kStripsAtOnce - 1) / kStripsAtOnce;
   const std::size_t down = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
-  share_tiles(across * down, threads, [&] {
-    return [&, room = std::vector<double>(inputs * kWide)](std::size_t tile) mutable {
+  parallel_for(across * down, threads, [&] {
+    return [&, workspace = std::vector<double>(inputs * kWide)](std::size_t tile) mutable {
       const std::size_t row = tile / across * kRowsAtOnce, count = std::min(kRowsAtOnce, rows - row);
       const std::size_t first = tile % across * kStripsAtOnce, end = std::min(strips, first + kStripsAtOnce);
       for (std::size_t strip = first; strip < end; ++strip) {
         const std::size_t column = strip * kWide;
         products_of_strip(X + row * inputs, count, inputs, W + column, columns, std::min(kWide, columns - column),
-                          room.data(), out + row * columns + column);
+                          workspace.data(), out + row * columns + column);
       }
     };
   });

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "../core/network.hpp"
+#include "network.hpp"
 #include "../core/step.hpp"
 
 namespace secondgram::cpu {

@@ -1,11 +1,5 @@
-// The sampler's tile for one instruction set.
-#include <immintrin.h>
-
-#define SECONDGRAM_ARCH avx512_bf16
-#define SECONDGRAM_LANES 16
-#define SECONDGRAM_STRIP 8
-#define SECONDGRAM_VECTORS 3
-#define SECONDGRAM_PRODUCT "product_bf16.hpp"
-#define SECONDGRAM_SILU "silu_avx512.hpp"
-#define SECONDGRAM_TARGET __attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+// The tiles of one instruction set (isa.hpp).
+#define SECONDGRAM_FOR_AVX512_BF16
 #include "sampler_tile.hpp"
+
+#include "postprocess_tile.hpp"

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../core/packed.hpp"
+#include "matrix.hpp"
 #include "gram.hpp"
 
 #define SECONDGRAM_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
@@ -80,13 +80,13 @@ SECONDGRAM_TARGET void few_products(const float* tiles, std::size_t count, doubl
 }
 
 // Workspace of one thread.
-struct Scratch {
+struct TaskWorkspace {
   Aligned<float> dY, X, tiles;
   GramBlock products;
 
-  Scratch(std::size_t rows, std::size_t tasks)
-      : dY(room<float>(kPiece * rows * kOutputs)), X(room<float>(rows * kWidth)),
-        tiles(room<float>(kTogether * tasks * kTile)), products(tasks) {}
+  TaskWorkspace(std::size_t rows, std::size_t tasks)
+      : dY(allocate<float>(kPiece * rows * kOutputs)), X(allocate<float>(rows * kWidth)),
+        tiles(allocate<float>(kTogether * tasks * kTile)), products(tasks) {}
   float* strip(std::size_t number, std::size_t rows) const { return dY.get() + number * rows * kOutputs; }
 };
 
@@ -107,7 +107,7 @@ void pack_strip(const LayerRows& layer, std::size_t strip, float* to) {
 // Strips [from, to) of outputs, packed, by the inputs from `input` on, `vectors` vectors of them.
 template <std::size_t vectors>
 SECONDGRAM_TARGET void work(const LayerRows& layer, std::size_t tasks, std::size_t from, std::size_t to, std::size_t input,
-                            Scratch& w, double* K) {
+                            TaskWorkspace& w, double* K) {
   const std::size_t width = vectors * kLanes, count = std::min(width, layer.inputs - input);
   for (std::size_t r = 0; r < layer.rows; ++r) {
     float* x = w.X.get() + r * kWidth;
@@ -160,8 +160,8 @@ void task_sums(const std::vector<LayerRows>& layers, std::size_t tasks, double* 
   }
   const std::size_t area = tasks * tasks;
   std::vector<double> parts(pieces.size() * area, 0.0);
-  share_tiles(pieces.size(), threads, [&] {
-    return [&, w = Scratch(rows, tasks)](std::size_t number) mutable {
+  parallel_for(pieces.size(), threads, [&] {
+    return [&, w = TaskWorkspace(rows, tasks)](std::size_t number) mutable {
       const auto& [layer, from, to] = pieces[number];
       double* part = parts.data() + number * area;
       for (std::size_t strip = from; strip < to; ++strip) pack_strip(*layer, strip, w.strip(strip - from, layer->rows));

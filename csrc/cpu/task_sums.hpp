@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "workers.hpp"
+#include "parallel_for.hpp"
 
 namespace secondgram::cpu {
 

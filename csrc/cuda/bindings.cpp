@@ -26,13 +26,13 @@ T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-std::unique_ptr<Packed> network(std::size_t features, std::size_t conditions, std::size_t embedding,
+std::unique_ptr<PackedNetwork> network(std::size_t features, std::size_t conditions, std::size_t embedding,
                                 const std::vector<std::size_t>& widths,
                                 const std::vector<std::tuple<std::uintptr_t, std::size_t, std::size_t>>& arrays) {
   if (widths.size() != 3) throw std::invalid_argument("a denoiser has three widths");
   std::vector<Array> listed;
   for (const auto& [address, rows, columns] : arrays) listed.push_back({at<const float>(address), rows, columns});
-  return std::make_unique<Packed>(Shape{features, conditions, embedding, {widths[0], widths[1], widths[2]}}, listed);
+  return std::make_unique<PackedNetwork>(Shape{features, conditions, embedding, {widths[0], widths[1], widths[2]}}, listed);
 }
 
 Options options_of(const std::map<std::string, std::size_t>& named) {
@@ -83,7 +83,7 @@ py::dict facts_of(const Tile& t) {
 }
 
 // The plan for so many people, draws and steps on a device with these limits; no device is needed.
-py::dict plan(const Packed& net, std::size_t people, std::size_t draws, std::size_t steps,
+py::dict plan(const PackedNetwork& net, std::size_t people, std::size_t draws, std::size_t steps,
               const std::map<std::string, std::size_t>& options, std::uint32_t shared_bytes, std::uint32_t processors,
               std::size_t memory_bytes, bool groups) {
   const std::vector<Coefficients> coefficients(steps, Coefficients{});
@@ -103,7 +103,7 @@ py::dict plan(const Packed& net, std::size_t people, std::size_t draws, std::siz
   return facts;
 }
 
-void sample_on(Device& device, const Packed& net, std::uintptr_t out, std::uintptr_t conditions, std::uintptr_t keys,
+void sample_on(Device& device, const PackedNetwork& net, std::uintptr_t out, std::uintptr_t conditions, std::uintptr_t keys,
                std::size_t people, std::uintptr_t draws, std::size_t n_draws, std::uint64_t seed, std::uintptr_t times,
                std::uintptr_t steps, std::size_t n_steps, std::uintptr_t start, float start_noise,
                std::uint32_t start_purpose, std::uint32_t step_purpose, std::uintptr_t stream,
@@ -152,7 +152,7 @@ PYBIND11_MODULE(_cuda, m) {
   // Raised whenever a signature changes, so that a stale build is recognised.
   m.attr("interface") = 1;
   m.attr("compiler") = compiler();
-  py::class_<Packed>(m, "Network");
+  py::class_<PackedNetwork>(m, "Network");
   m.def("network", &network, py::arg("features"), py::arg("conditions"), py::arg("embedding"), py::arg("widths"),
         py::arg("arrays"));
   m.def("plan", &plan, py::arg("network"), py::arg("people"), py::arg("draws"), py::arg("steps"), py::arg("options"),

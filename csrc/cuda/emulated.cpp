@@ -22,7 +22,7 @@ struct EmulatedDevice {
   std::vector<std::unique_ptr<unsigned char[]>> stacks;
   Kept<Recording> kept_;
 
-  // Aligned to 1,024 bytes, because tiles are copied in pieces of 16. Filled with 0xFF, which is NaN, so that a read
+  // Aligned to 1,024 bytes, because squares are copied in fragments of 16 bytes. Filled with 0xFF, which is NaN, so that a read
   // before a write shows.
   unsigned char* reserve(std::size_t bytes) {
     if (memory.size() < bytes + 1024) {
@@ -33,7 +33,7 @@ struct EmulatedDevice {
   }
   unsigned char* begin() { return memory.data() + (1024 - reinterpret_cast<std::uintptr_t>(memory.data()) % 1024); }
   // Between two requests, everything but the network is overwritten: a device promises no more.
-  void forget(const Packed& network) {
+  void forget(const PackedNetwork& network) {
     if (!memory.empty())
       std::fill(begin() + network.bytes.size(), memory.data() + memory.size(), static_cast<unsigned char>(0xFF));
   }
@@ -68,37 +68,37 @@ struct EmulatedDevice {
     report();
   }
   void launch(const Launch& one) {
-    if (const auto* pieces = std::get_if<PieceLaunch>(&one)) {
+    if (const auto* fragments = std::get_if<FragmentLaunch>(&one)) {
       std::visit(
           [](const auto& work) {
             for (std::uint32_t unit = 0; unit < work.units(); ++unit)
-              for (std::uint32_t i = 0; i < work.pieces(); ++i) work.piece(unit, i);
+              for (std::uint32_t i = 0; i < work.fragments(); ++i) work.fragment(unit, i);
           },
-          pieces->work);
+          fragments->work);
       return;
     }
-    const WalkLaunch& walk = std::get<WalkLaunch>(one);
+    const ProgramLaunch& program = std::get<ProgramLaunch>(one);
     for (const TileSize& size : kTileSizes)
-      if (size.rows == walk.rows && size.columns == walk.columns) {
+      if (size.rows == program.rows && size.columns == program.columns) {
         if (bulk)
-          run<emulation::Emulated<true>>(walk);
+          run<emulation::Emulated<true>>(program);
         else
-          run<emulation::Emulated<false>>(walk);
+          run<emulation::Emulated<false>>(program);
       }
   }
   template <class Machine>
-  void run(const WalkLaunch& l) {
+  void run(const ProgramLaunch& l) {
     const auto body = [&l] {
       if (l.rows == 1)
-        Walker<Machine, 1, 2>(l.walk).run();
+        ProgramRunner<Machine, 1, 2>(l.program).run();
       else if (l.columns == 2)
-        Walker<Machine, 2, 2>(l.walk).run();
+        ProgramRunner<Machine, 2, 2>(l.program).run();
       else
-        Walker<Machine, 2, 4>(l.walk).run();
+        ProgramRunner<Machine, 2, 4>(l.program).run();
     };
     for (std::uint32_t y = 0; y < l.blocks_y; ++y)
-      for (std::uint32_t x = 0; x < l.blocks_x; x += l.walk.cluster)
-        emulation::run_cluster(l.walk.cluster, x, y, l.shared_bytes, seed++, stacks, body);
+      for (std::uint32_t x = 0; x < l.blocks_x; x += l.program.cluster)
+        emulation::run_cluster(l.program.cluster, x, y, l.shared_bytes, seed++, stacks, body);
   }
 };
 
@@ -126,13 +126,13 @@ void* secondgram_network(const std::size_t* sizes, const EmulatedArray* arrays, 
     const Shape shape{sizes[0], sizes[1], sizes[2], {sizes[3], sizes[4], sizes[5]}};
     std::vector<Array> listed;
     for (std::size_t i = 0; i < n_arrays; ++i) listed.push_back({arrays[i].data, arrays[i].rows, arrays[i].columns});
-    return new Packed(shape, listed);
+    return new PackedNetwork(shape, listed);
   } catch (const std::exception& error) {
     failure = error.what();
     return nullptr;
   }
 }
-void secondgram_forget_network(void* network) { delete static_cast<Packed*>(network); }
+void secondgram_forget_network(void* network) { delete static_cast<PackedNetwork*>(network); }
 
 void* secondgram_device() { return new EmulatedDevice; }
 void secondgram_forget_device(void* device) { delete static_cast<EmulatedDevice*>(device); }
@@ -146,7 +146,7 @@ void secondgram_counts(const void* device, std::size_t* counts) {
 int secondgram_emulate(void* device, const void* network, const Request* request, const EmulatedOptions* o) {
   try {
     EmulatedDevice& d = *static_cast<EmulatedDevice*>(device);
-    const Packed& net = *static_cast<const Packed*>(network);
+    const PackedNetwork& net = *static_cast<const PackedNetwork*>(network);
     d.bulk = o->bulk != 0, d.seed = o->order;
     Options options;
     options.persistent = o->persistent != 0, options.recorded = o->recorded != 0;

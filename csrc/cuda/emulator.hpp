@@ -1,5 +1,5 @@
-// A GPU's block on a CPU, for tests: every thread of a cluster is a fiber, and the instructions that walk.hpp takes
-// from its `Machine` are carried out as their documentation has them.
+// A GPU's block on a CPU, for tests: every thread of a cluster is a fiber, and the instructions that block_program.hpp
+// takes from its `Machine` are carried out as their documentation has them.
 //
 // Races of a device show here: asynchronous copies land late, in any order, and leave nonsense in
 // between; products of a group of warps read their operands only at the end, and not what was written without a fence;
@@ -23,7 +23,7 @@
 #include <string>
 #include <vector>
 
-#include "walk.hpp"
+#include "block_program.hpp"
 
 namespace secondgram::cuda::emulation {
 
@@ -342,10 +342,11 @@ struct Emulated {
         });
       }
     } else {
-      for (std::uint32_t piece = 16 * (thread() % 32); piece < bytes; piece += 512)
-        std::memset(at(block(), to + piece, 16), 0xFF, 16);
+      for (std::uint32_t fragment = 16 * (thread() % 32); fragment < bytes; fragment += 512)
+        std::memset(at(block(), to + fragment, 16), 0xFF, 16);
       fiber().landings.push_back([place = at(block(), to, bytes), from, bytes, lane = thread() % 32] {
-        for (std::uint32_t piece = 16 * lane; piece < bytes; piece += 512) std::memcpy(place + piece, from + piece, 16);
+        for (std::uint32_t fragment = 16 * lane; fragment < bytes; fragment += 512)
+          std::memcpy(place + fragment, from + fragment, 16);
       });
     }
   }
@@ -396,7 +397,7 @@ struct Emulated {
     });
   }
 
-  // mma.m16n8k16: the sums of a 16 x 8 piece, activations [16, 16], weights [8, 16].
+  // mma.m16n8k16: the sums of a 16 x 8 fragment, activations [16, 16], weights [8, 16].
   static void multiply(float (&sums)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
     struct Lane {
       float* sums;

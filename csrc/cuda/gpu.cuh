@@ -1,9 +1,10 @@
-// The GPU instructions that walk.hpp uses, as the PTX manual defines them; emulator.hpp executes the same ones on a CPU.
+// The GPU instructions that block_program.hpp uses, as the PTX manual defines them; emulator.hpp executes the same ones
+// on a CPU.
 #pragma once
 
 #include <cstdint>
 
-#include "walk.hpp"
+#include "block_program.hpp"
 
 namespace secondgram::cuda {
 
@@ -105,9 +106,9 @@ struct Gpu {
           : "memory");
     } else {
 #pragma unroll 4
-      for (std::uint32_t piece = 16 * (threadIdx.x % 32); piece < bytes; piece += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address(to + piece)),
-                     "l"(__cvta_generic_to_global(from + piece))
+      for (std::uint32_t fragment = 16 * (threadIdx.x % 32); fragment < bytes; fragment += 512)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address(to + fragment)),
+                     "l"(__cvta_generic_to_global(from + fragment))
                      : "memory");
     }
   }

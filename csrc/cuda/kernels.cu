@@ -14,10 +14,10 @@
 namespace secondgram::cuda {
 
 template <int kRows, int kColumns>
-__global__ void __launch_bounds__(kThreads, 1) walk(const __grid_constant__ Walk list) {
+__global__ void __launch_bounds__(kThreads, 1) block_program(const __grid_constant__ BlockProgram list) {
   // Four columns of sums need the registers that only groups of warps can have; elsewhere nobody asks for them.
   if constexpr (kColumns < 4 || ThisGpu::kGroups)
-    Walker<ThisGpu, kRows, kColumns>(list).run();
+    ProgramRunner<ThisGpu, kRows, kColumns>(list).run();
   else
     __trap();
 }
@@ -29,13 +29,13 @@ __global__ void __launch_bounds__(kThreads, 1) stream_weights(const __grid_const
   Streamer<ThisGpu>::run(list);
 }
 
-constexpr unsigned kPieceThreads = 256;
+constexpr unsigned kFragmentThreads = 256;
 
 template <class Work>
-__global__ void __launch_bounds__(kPieceThreads) pieces(const __grid_constant__ Work work) {
-  const std::uint32_t units = work.units(), count = work.pieces();
+__global__ void __launch_bounds__(kFragmentThreads) fragments(const __grid_constant__ Work work) {
+  const std::uint32_t units = work.units(), count = work.fragments();
   for (std::uint32_t unit = blockIdx.x; unit < units; unit += gridDim.x)
-    for (std::uint32_t i = threadIdx.x; i < count; i += blockDim.x) work.piece(unit, i);
+    for (std::uint32_t i = threadIdx.x; i < count; i += blockDim.x) work.fragment(unit, i);
 }
 
 namespace {
@@ -46,11 +46,11 @@ void check(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-using WalkKernel = void (*)(const Walk);
+using ProgramKernel = void (*)(const BlockProgram);
 
-WalkKernel kernel_of(std::uint32_t rows, std::uint32_t columns) {
-  if (rows == 1) return walk<1, 2>;
-  return columns == 2 ? walk<2, 2> : walk<2, 4>;
+ProgramKernel kernel_of(std::uint32_t rows, std::uint32_t columns) {
+  if (rows == 1) return block_program<1, 2>;
+  return columns == 2 ? block_program<2, 2> : block_program<2, 4>;
 }
 
 // Selects a device for as long as it lives.
@@ -155,7 +155,7 @@ Device::Device(int number) : state_(new State), number_(number) {
   name_ = properties.name;
   check(cudaDeviceGetAttribute(&clock_khz_, cudaDevAttrClockRate, number), "cannot read the CUDA device's clock");
   cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, walk<1, 2>), "no kernel was built for this CUDA device");
+  check(cudaFuncGetAttributes(&attributes, block_program<1, 2>), "no kernel was built for this CUDA device");
   const int shared = static_cast<int>(properties.sharedMemPerBlockOptin);
   for (const TileSize& size : kTileSizes)
     check(cudaFuncSetAttribute(kernel_of(size.rows, size.columns), cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
@@ -164,8 +164,8 @@ Device::Device(int number) : state_(new State), number_(number) {
         "the CUDA device refuses its shared memory");
   // Kernels are loaded now, because none can be loaded while a graph is recorded.
   const void* const kernels[] = {
-      reinterpret_cast<const void*>(pieces<Begin>), reinterpret_cast<const void*>(pieces<Pack>),
-      reinterpret_cast<const void*>(pieces<Embed>), reinterpret_cast<const void*>(pieces<End>)};
+      reinterpret_cast<const void*>(fragments<Begin>), reinterpret_cast<const void*>(fragments<Pack>),
+      reinterpret_cast<const void*>(fragments<Embed>), reinterpret_cast<const void*>(fragments<End>)};
   for (const void* kernel : kernels)
     check(cudaFuncGetAttributes(&attributes, kernel), "no kernel was built for this CUDA device");
   check(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking), "cannot make a CUDA stream");
@@ -306,16 +306,16 @@ void Device::finish() {
 void Device::launch(const Launch& one) {
   const Selected selected(number_);
   const cudaStream_t stream = state_->stream;
-  if (const auto* list = std::get_if<WalkLaunch>(&one)) {
-    start<Walk>(kernel_of(list->rows, list->columns), dim3(list->blocks_x, list->blocks_y), kThreads,
-                list->shared_bytes, list->walk.cluster, stream, list->walk);
+  if (const auto* list = std::get_if<ProgramLaunch>(&one)) {
+    start<BlockProgram>(kernel_of(list->rows, list->columns), dim3(list->blocks_x, list->blocks_y), kThreads,
+                list->shared_bytes, list->program.cluster, stream, list->program);
     return;
   }
-  const PieceLaunch& some = std::get<PieceLaunch>(one);
+  const FragmentLaunch& some = std::get<FragmentLaunch>(one);
   const unsigned grid = static_cast<unsigned>(std::min<std::uint64_t>(std::max<std::uint64_t>(some.most, 1), 1u << 16));
   std::visit(
       [&](const auto& work) {
-        start<std::decay_t<decltype(work)>>(pieces<std::decay_t<decltype(work)>>, dim3(grid), kPieceThreads, 0, 1,
+        start<std::decay_t<decltype(work)>>(fragments<std::decay_t<decltype(work)>>, dim3(grid), kFragmentThreads, 0, 1,
                                             stream, work);
       },
       some.work);

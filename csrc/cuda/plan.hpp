@@ -11,8 +11,8 @@
 #include <variant>
 #include <vector>
 
-#include "pieces.hpp"
-#include "walk.hpp"
+#include "fragments.hpp"
+#include "block_program.hpp"
 
 namespace secondgram::cuda {
 
@@ -41,14 +41,14 @@ struct Product {
 };
 
 // A folded denoiser as squares, then its biases in float32, each filled up to whole squares with zeros.
-struct Packed {
+struct PackedNetwork {
   Shape shape;
   const std::uint64_t id = next_id();  // no other network's
   Product condition[2], embed[6], inner[6], join[6], context[6], bottleneck[4], out;
   std::vector<unsigned char> bytes;
 
   // `arrays` in the order in which secondgram/ops/native.py lists them.
-  Packed(const Shape& s, const std::vector<Array>& arrays) : shape(s) {
+  PackedNetwork(const Shape& s, const std::vector<Array>& arrays) : shape(s) {
     std::size_t place = 0;
     const auto next = [&](std::size_t rows, std::size_t columns) {
       if (place == arrays.size()) throw std::invalid_argument("too few arrays for a denoiser");
@@ -84,7 +84,7 @@ struct Packed {
     }
     biases_.clear();
   }
-  Packed(const Packed&) = delete;
+  PackedNetwork(const PackedNetwork&) = delete;
 
   std::uint32_t embedding_panels() const { return squares_of(shape.embedding); }
   std::uint32_t context_panels() const {
@@ -142,32 +142,32 @@ struct Line {
   const Product* product;
   int sources[2];
   int target;
-  Finish finish;
+  Epilogue epilogue;
   int block;  // its term of the embedding is added, -1 for none
   const Product* embedding = nullptr;  // computes that term here
 };
 
-inline std::vector<Line> lines_of(const Packed& n, bool embedded = false) {
+inline std::vector<Line> lines_of(const PackedNetwork& n, bool embedded = false) {
   std::vector<Line> lines;
   const auto block = [&](int b, int from, int skip, int to) {
-    lines.push_back({&n.inner[b], {from, -1}, kInner, Finish::normed, -1});
-    lines.push_back({&n.join[b], {kInner, skip}, to, Finish::context, b, embedded ? &n.context[b] : nullptr});
+    lines.push_back({&n.inner[b], {from, -1}, kInner, Epilogue::normed, -1});
+    lines.push_back({&n.join[b], {kInner, skip}, to, Epilogue::context, b, embedded ? &n.context[b] : nullptr});
   };
   block(0, kState, -1, kFirst);
   block(1, kFirst, -1, kSecond);
   block(2, kSecond, -1, kThird);
   for (int i = 0; i < 4; i += 2) {
-    lines.push_back({&n.bottleneck[i], {kThird, -1}, kFourth, Finish::silu, -1});
-    lines.push_back({&n.bottleneck[i + 1], {kFourth, -1}, kThird, Finish::residual, -1});
+    lines.push_back({&n.bottleneck[i], {kThird, -1}, kFourth, Epilogue::silu, -1});
+    lines.push_back({&n.bottleneck[i + 1], {kFourth, -1}, kThird, Epilogue::residual, -1});
   }
   block(3, kThird, kSecond, kUp1);
   block(4, kUp1, kFirst, kUp2);
   block(5, kUp2, kState, kUp3);
-  lines.push_back({&n.out, {kUp3, -1}, kState, Finish::solver, -1});
+  lines.push_back({&n.out, {kUp3, -1}, kState, Epilogue::solver, -1});
   return lines;
 }
 
-inline std::uint32_t panels_of(const Packed& n, int buffer) {
+inline std::uint32_t panels_of(const PackedNetwork& n, int buffer) {
   const Shape& s = n.shape;
   const std::size_t widths[kBuffers] = {s.features,  s.embedding, s.widths[0], s.widths[1], s.widths[2],
                                         s.widths[2], s.widths[1], s.widths[0], s.features};
@@ -189,7 +189,7 @@ inline std::uint32_t passes_of(std::uint32_t panels, std::uint32_t columns) { re
 
 // Lines [begin, end) for blocks of this size. Activations that only these lines read and write may stay in shared
 // memory: the ones that are read soon after first, each where nothing lies that is wanted at the same time.
-inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end, Tile tile,
+inline Tile lay_out(const PackedNetwork& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end, Tile tile,
                     std::uint32_t limit) {
   std::uint32_t wanted[kBuffers] = {};  // a bit for each line between whose beginning and end it holds something
   bool inside[kBuffers];
@@ -198,7 +198,7 @@ inline Tile lay_out(const Packed& n, const std::vector<Line>& lines, std::size_t
     const auto needs = [&](std::size_t i) {
       const Line& line = lines[i];
       if (line.sources[0] == b || line.sources[1] == b) return 1;
-      return line.target != b ? -1 : line.finish == Finish::residual ? 1 : 0;
+      return line.target != b ? -1 : line.epilogue == Epilogue::residual ? 1 : 0;
     };
     // It never carries anything into these lines or out of them: the next to touch it only writes.
     inside[b] = b != kState;
@@ -275,7 +275,7 @@ inline bool compiled(const TileSize& size, const Options& options, const Limits&
 
 // For lines [begin, end) in one launch: of the sizes asked for or compiled, the one in which a row has the fewest bytes
 // brought to it. Three stages keep two on their way; two are the least that overlaps copies with products.
-inline Tile choose_tile(const Packed& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end,
+inline Tile choose_tile(const PackedNetwork& n, const std::vector<Line>& lines, std::size_t begin, std::size_t end,
                         const Options& options, const Limits& limits, std::uint32_t cluster) {
   Tile best{};
   for (const TileSize& size : kTileSizes)
@@ -315,16 +315,16 @@ inline Tile choose_product_tile(const Options& options, const Limits& limits, st
   return best;
 }
 
-// One launch. Blocks in y only where a walk is split.
-struct WalkLaunch {
-  Walk walk;
+// One launch. Blocks in y only where a program is split.
+struct ProgramLaunch {
+  BlockProgram program;
   std::uint32_t rows, columns, blocks_x, blocks_y, shared_bytes;
 };
-struct PieceLaunch {
+struct FragmentLaunch {
   std::variant<Begin, Pack, Embed, End> work;
   std::uint64_t most;  // units, at most
 };
-using Launch = std::variant<WalkLaunch, PieceLaunch>;
+using Launch = std::variant<ProgramLaunch, FragmentLaunch>;
 
 struct Request {
   const float* conditions;     // [people, conditions]
@@ -359,7 +359,7 @@ class Plan {
   Tile tile, middle;  // of the products, and of the narrow middle or the whole network
   bool persistent, embedded;
 
-  Plan(const Packed& network, const Request& request, const Options& options, const Limits& limits)
+  Plan(const PackedNetwork& network, const Request& request, const Options& options, const Limits& limits)
       : persistent(options.persistent),
         embedded(options.context != 0 ? options.context == 2 : request.n_draws == 1),
         net_(network),
@@ -385,24 +385,24 @@ class Plan {
     std::vector<Launch> all;
     const std::uint32_t state = panels_of(net_, kState), e = net_.embedding_panels();
     all.push_back(
-        PieceLaunch{Begin{chunk(base), request_.start == nullptr ? nullptr : floats(base, at.mean), keys(base),
+        FragmentLaunch{Begin{chunk(base), request_.start == nullptr ? nullptr : floats(base, at.mean), keys(base),
                           numbers(base), floats(base, at.x), before(base), base + at.activations[kState],
                           request_.start_noise, request_.start_purpose, features(), stride(), state},
                     std::uint64_t{row_squares()} * state});
     const std::uint32_t c = squares_of(net_.shape.conditions);
-    all.push_back(PieceLaunch{Pack{chunk(base), floats(base, at.conditions), base + at.condition,
+    all.push_back(FragmentLaunch{Pack{chunk(base), floats(base, at.conditions), base + at.condition,
                                    static_cast<std::uint32_t>(net_.shape.conditions), c},
                               std::uint64_t{people_squares()} * c});
-    Walk one = walk(base, Domain::people, true);
-    one.ops[one.n_ops++] = person_op(base, net_.condition[0], at.condition, c, 0, at.hidden, e, 0, Finish::silu);
+    BlockProgram one = program(base, Domain::people, true);
+    one.ops[one.n_ops++] = person_op(base, net_.condition[0], at.condition, c, 0, at.hidden, e, 0, Epilogue::silu);
     all.push_back(launch(one, tile, people_squares()));
-    Walk two = walk(base, Domain::people, true);
-    two.ops[two.n_ops++] = person_op(base, net_.condition[1], at.hidden, e, 0, at.embedding, e, 0, Finish::plain);
+    BlockProgram two = program(base, Domain::people, true);
+    two.ops[two.n_ops++] = person_op(base, net_.condition[1], at.hidden, e, 0, at.embedding, e, 0, Epilogue::plain);
     all.push_back(launch(two, tile, people_squares()));
-    Walk three = walk(base, Domain::people, true);
+    BlockProgram three = program(base, Domain::people, true);
     for (std::uint32_t b = 0; b < 6; ++b)
       three.ops[three.n_ops++] =
-          person_op(base, net_.embed[b], at.embedding, e, 0, at.people, 6 * e, b * e, Finish::plain);
+          person_op(base, net_.embed[b], at.embedding, e, 0, at.people, 6 * e, b * e, Epilogue::plain);
     all.push_back(launch(three, tile, people_squares()));
     return all;
   }
@@ -411,16 +411,16 @@ class Plan {
   std::vector<Launch> context(unsigned char* base, std::uint32_t first, std::uint32_t steps) const {
     const std::uint32_t e = net_.embedding_panels();
     std::vector<Launch> all;
-    all.push_back(PieceLaunch{
+    all.push_back(FragmentLaunch{
         Embed{chunk(base), base + at.people, floats(base, at.times), base + at.embedded, first, steps, 6 * e},
         std::uint64_t{people_squares()} * steps * 6 * e});
     if (embedded) return all;
-    Walk all_blocks = walk(base, Domain::people_and_steps, true);
+    BlockProgram all_blocks = program(base, Domain::people_and_steps, true);
     all_blocks.n_steps = steps;
     std::uint32_t column = 0;
     for (std::uint32_t b = 0; b < 6; column += net_.context[b++].panels)
       all_blocks.ops[all_blocks.n_ops++] = person_op(base, net_.context[b], at.embedded, 6 * e, b * e, at.context,
-                                                     net_.context_panels(), column, Finish::plain);
+                                                     net_.context_panels(), column, Epilogue::plain);
     all.push_back(launch(all_blocks, tile, people_squares() * steps));
     return all;
   }
@@ -431,7 +431,7 @@ class Plan {
     for (std::size_t i = 0; i < lines.size(); ++i) {
       const bool narrow = i >= kMiddleBegin && i < kMiddleEnd;
       if (narrow && i != kMiddleBegin) continue;
-      Walk one = walk(base, Domain::rows, !narrow);
+      BlockProgram one = program(base, Domain::rows, !narrow);
       one.first_step = number, one.n_steps = 1;
       for (std::size_t l = i; l < (narrow ? kMiddleEnd : i + 1); ++l)
         one.ops[one.n_ops++] = op(base, lines[l], narrow ? &middle : nullptr, narrow ? kMiddleBegin : l);
@@ -442,14 +442,14 @@ class Plan {
 
   // Steps [first, first + steps) in one launch, after the embedding's terms were computed.
   std::vector<Launch> steps(unsigned char* base, std::uint32_t first, std::uint32_t steps) const {
-    Walk all = walk(base, Domain::rows, false);
+    BlockProgram all = program(base, Domain::rows, false);
     all.first_step = first, all.n_steps = steps;
     for (const Line& line : lines) all.ops[all.n_ops++] = op(base, line, &middle, 0);
     return {launch(all, middle, row_squares())};
   }
 
   std::vector<Launch> end(unsigned char* base) const {
-    return {PieceLaunch{End{chunk(base), floats(base, at.x), floats(base, at.out), features(), stride()},
+    return {FragmentLaunch{End{chunk(base), floats(base, at.x), floats(base, at.out), features(), stride()},
                         std::uint64_t{draws} * people}};
   }
 
@@ -559,8 +559,8 @@ class Plan {
     return reinterpret_cast<const std::uint32_t*>(base + at.draws);
   }
 
-  Walk walk(unsigned char* base, Domain domain, bool split) const {
-    Walk w{};
+  BlockProgram program(unsigned char* base, Domain domain, bool split) const {
+    BlockProgram w{};
     w.split = split, w.domain = domain, w.chunk = chunk(base), w.n_steps = 1, w.cluster = 1;
     w.x = floats(base, at.x), w.before = before(base);
     w.coefficients = reinterpret_cast<const Coefficients*>(base + at.coefficients);
@@ -569,7 +569,7 @@ class Plan {
     return w;
   }
 
-  WalkLaunch launch(Walk w, const Tile& t, std::uint32_t squares) const {
+  ProgramLaunch launch(BlockProgram w, const Tile& t, std::uint32_t squares) const {
     w.stages = t.stages, w.cluster = t.cluster;
     std::uint32_t passes = 0;
     for (std::uint32_t o = 0; o < w.n_ops; ++o) {
@@ -585,10 +585,10 @@ class Plan {
             w.split ? kStages + t.stages * stage_bytes(t.rows, t.columns) : t.shared_bytes};
   }
 
-  Op bare(unsigned char* base, const Product& p, Finish finish) const {
+  Op bare(unsigned char* base, const Product& p, Epilogue epilogue) const {
     Op o{};
     o.bias = floats(base, at.network + p.bias);
-    o.n_sources = p.n_sources, o.panels = p.panels, o.width = p.width, o.finish = finish;
+    o.n_sources = p.n_sources, o.panels = p.panels, o.width = p.width, o.epilogue = epilogue;
     return o;
   }
   // The weight of a product's source, whose inputs begin `first` squares in.
@@ -598,8 +598,8 @@ class Plan {
 
   // From and to squares with `from` and `to` panels across, `first` and `column` panels in.
   Op person_op(unsigned char* base, const Product& p, std::size_t source, std::uint32_t from, std::uint32_t first,
-               std::size_t target, std::uint32_t to, std::uint32_t column, Finish finish) const {
-    Op o = bare(base, p, finish);
+               std::size_t target, std::uint32_t to, std::uint32_t column, Epilogue epilogue) const {
+    Op o = bare(base, p, epilogue);
     o.sources[0] = {base + source + std::size_t{first} * kSquareBytes,
                     weight(base, p, 0),
                     p.inputs(),
@@ -613,7 +613,7 @@ class Plan {
 
   Op op(unsigned char* base, const Line& line, const Tile* shared, std::size_t begin) const {
     const Product& product = *line.product;
-    Op o = bare(base, product, line.finish);
+    Op o = bare(base, product, line.epilogue);
     std::uint32_t n = 0, first = 0;
     if (line.embedding != nullptr) {
       const Product& added = *line.embedding;
@@ -659,7 +659,7 @@ class Plan {
     return o;
   }
 
-  const Packed& net_;
+  const PackedNetwork& net_;
   const Request request_;
 };
 
@@ -669,7 +669,7 @@ template <class Recording>
 struct Kept {
   using Key = std::vector<std::uint64_t>;
   static constexpr std::size_t kMost = 4;
-  std::uint64_t network = 0;  // Packed::id, 0 for none
+  std::uint64_t network = 0;  // PackedNetwork::id, 0 for none
   std::vector<std::pair<Key, std::vector<Recording>>> recorded;
 
   // The recordings of a key, made if there are none.
@@ -697,7 +697,7 @@ struct Input {
 
 // Works off a request on a device. `report` is told the share done and says whether to go on.
 template <class Device>
-void sample(Device& device, const Packed& network, const Request& request, const Options& options, const Limits& limits,
+void sample(Device& device, const PackedNetwork& network, const Request& request, const Options& options, const Limits& limits,
             const std::function<bool(double)>& report) {
   if (request.people == 0 || request.n_draws == 0) return;
   const Plan plan(network, request, options, limits);
@@ -742,16 +742,16 @@ void sample(Device& device, const Packed& network, const Request& request, const
   const std::size_t of_draws = (request.n_draws + plan.draws - 1) / plan.draws,
                     chunks = (request.people + plan.people - 1) / plan.people * of_draws,
                     blocks = (request.n_steps + block - 1) / block;
-  struct Cut {
+  struct ChunkRange {
     std::size_t p, d, people, draws;
   };
   const auto cut = [&](std::size_t number) {
     const std::size_t p = number / of_draws * plan.people, d = number % of_draws * plan.draws;
-    return Cut{p, d, std::min(plan.people, request.people - p), std::min(plan.draws, request.n_draws - d)};
+    return ChunkRange{p, d, std::min(plan.people, request.people - p), std::min(plan.draws, request.n_draws - d)};
   };
   // Inputs of a chunk are copied while the chunk before it is computed.
   const auto stage = [&](std::size_t number) {
-    const Cut one = cut(number);
+    const ChunkRange one = cut(number);
     const Chunk chunk = plan.chunk_of(one.people, one.draws);
     const std::size_t first = plan.at.chunk;
     std::vector<Input> inputs{
@@ -766,7 +766,7 @@ void sample(Device& device, const Packed& network, const Request& request, const
   stage(0);
   std::size_t done = 0;
   for (std::size_t number = 0; number < chunks; ++number) {
-    const Cut one = cut(number);
+    const ChunkRange one = cut(number);
     device.hand_over(number % 2, base + plan.at.chunk, base + plan.at.landing[number % 2], plan.at.input_bytes());
     for (const Launch& launch : plan.begin(base)) device.launch(launch);
     for (std::size_t s = 0; s < request.n_steps; s += block) {

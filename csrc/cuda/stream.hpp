@@ -1,8 +1,8 @@
-// How fast weights reach the blocks of a GPU: the ring of stages of walk.hpp with nothing multiplied, so that the size
+// How fast weights reach the blocks of a GPU: the ring of stages of block_program.hpp with nothing multiplied, so that the size
 // of a tile and of a cluster can be chosen by measurement.
 #pragma once
 
-#include "walk.hpp"
+#include "block_program.hpp"
 
 namespace secondgram::cuda {
 

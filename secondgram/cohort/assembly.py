@@ -39,7 +39,7 @@ class Places:
     notes: list[str] = field(default_factory=list)
     early: int = 0
 
-    def parts(self, what: Field) -> list[tuple[np.ndarray | int, str]]:
+    def columns(self, what: Field) -> list[tuple[np.ndarray | int, str]]:
         """(slot, column) for every column of a field that belongs to a visit."""
         if self.slot is not None:
             return [(self.slot, column) for column in what.columns.values()]
@@ -172,7 +172,7 @@ def _fill_times(sheet: Sheet, roles: Roles, places: Places) -> bool:
     if roles.time is None:
         return False
     days = False
-    parts = places.parts(roles.time)
+    parts = places.columns(roles.time)
     for slot, column in parts:
         values, days = sheet.years_or_days(column)
         places.times[places.person, slot] = values
@@ -260,7 +260,7 @@ def fill_visits(sheet: Sheet, roles: Roles, places: Places) -> np.ndarray:
         chosen = roles.features[start : start + _BLOCK]
         blocks = [np.full((len(sheet), len(chosen)), np.nan, dtype=visits.dtype) for _ in slots]
         for place, part in enumerate(chosen):
-            for slot, column in places.parts(part):
+            for slot, column in places.columns(part):
                 which = 0 if places.slot is not None else int(slot)
                 blocks[which][:, place] = sheet.numbers(column)
         for slot, block in zip(slots, blocks, strict=True):

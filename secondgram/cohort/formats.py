@@ -17,7 +17,7 @@ from .cells import Sheet
 from .known import Known
 from .layouts import read_names
 from .reading import Source, guarded, open_source
-from .roles import Asked, Roles, find_layout, find_roles, settle
+from .roles import Asked, Roles, find_layout, find_roles, resolve_roles
 from .table import Cohort
 
 __all__ = ["read_cohort"]
@@ -120,7 +120,7 @@ def read_cohort(
         if not len(sheet):
             raise InputError("has a header and no rows", file=source.label, mend="Give one row per person and visit")
         person = find_people(sheet, roles.id)[1]
-        roles = settle(roles, sheet, asked, personal_fields(sheet, roles, person))
+        roles = resolve_roles(roles, sheet, asked, personal_fields(sheet, roles, person))
         if roles.fields.layout == "ukb":
             roles.notes.extend(drop_unscanned(sheet, roles))
         return _assembled(sheet, roles, target, asked.visits, known)

@@ -281,7 +281,7 @@ def _whole(claims: _Claims, name: str) -> Field:
     return claims.fields.fields.get(claims.fields.home.get(name, (part.name, None))[0], part)
 
 
-def settle(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[str]) -> Roles:
+def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[str]) -> Roles:
     """Choose features and recognised covariates by the content of their columns.
 
     constant : candidate fields that never change within a person though people differ.

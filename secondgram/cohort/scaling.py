@@ -60,14 +60,14 @@ class SharedScaling:
         rows = self._rows(len(values), site)
         return (values - self.location[rows]) / self.spread[rows]
 
-    def units(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def original_scale(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Location and scale, (N, D) each: original units are location + scale * scaled value."""
         rows = self._rows(people, site)
         return self.location[rows], self.spread[rows]
 
     def invert(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
         """values (..., N, D) scaled -> original units."""
-        location, spread = self.units(values.shape[-2], site)
+        location, spread = self.original_scale(values.shape[-2], site)
         return values * spread + location
 
     def state(self) -> dict[str, Any]:
@@ -206,17 +206,17 @@ class RangeScaling:
         values = values if self.within is None else self.within.apply(values, site)
         return 2.0 * (values - self.low) / (self.high - self.low) - 1.0
 
-    def units(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def original_scale(self, people: int, site: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Location and scale, (N, D) each: original units are location + scale * scaled value."""
         centre, half = (self.high + self.low) / 2.0, (self.high - self.low) / 2.0
         if self.within is None:
             return tuple(np.broadcast_to(each, (people, len(each))) for each in (centre, half))  # type: ignore[return-value]
-        location, spread = self.within.units(people, site)
+        location, spread = self.within.original_scale(people, site)
         return location + spread * centre, spread * half
 
     def invert(self, values: np.ndarray, site: np.ndarray | None = None) -> np.ndarray:
         """values (..., N, D) scaled -> original units."""
-        centre, half = self.units(values.shape[-2], site)
+        centre, half = self.original_scale(values.shape[-2], site)
         return values * half + centre
 
     def state(self) -> dict[str, Any]:

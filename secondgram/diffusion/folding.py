@@ -105,11 +105,11 @@ class FoldedDenoiser:
         c (n, conditions);  table (S, 7), as `SolverTable.rows`.
         noise : gives the first state (n, D) for None, and for the number of a step its standard normals (n, D).
         """
-        shown, times = self.embedding_of_conditions(c.astype(np.float64)), self.embedding_of_times(table[:, 0])
+        embedded, times = self.embedding_of_conditions(c.astype(np.float64)), self.embedding_of_times(table[:, 0])
         x = noise(None)
         before = np.zeros_like(x)
         for number, (_, from_state, from_output, keep, now, last, fresh) in enumerate(table):
-            x0 = from_state * x + from_output * self(x, self.context(shown + times[number]))
+            x0 = from_state * x + from_output * self(x, self.context(embedded + times[number]))
             x = keep * x + now * x0 + last * before
             if fresh:
                 x = x + fresh * noise(number)

@@ -1,1 +1,1 @@
-"""Evaluation: metrics with intervals, simple baselines, and comparisons on people held out whole."""
+"""Evaluation: scores of an imputation against the truth, with intervals over people."""

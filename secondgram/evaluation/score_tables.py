@@ -11,32 +11,32 @@ from rich.table import Table
 def show_scores(table: pd.DataFrame, console: Console | None = None) -> None:
     """Print the scores of one imputation."""
     console = console or Console()
-    shown = Table(title=f"{table.attrs.get('people', '?')} people")
+    lines = Table(title=f"{table.attrs.get('people', '?')} people")
     for column in ("metric", "value", "95 % interval", "meaning"):
-        shown.add_column(column, justify="right" if column in ("value", "95 % interval") else "left")
+        lines.add_column(column, justify="right" if column in ("value", "95 % interval") else "left")
     for name, row in table.iterrows():
         if np.isfinite(row["value"]):
-            shown.add_row(str(name), f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}", row["meaning"])
+            lines.add_row(str(name), f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}", row["meaning"])
         else:
-            shown.add_row(str(name), "-", "-", row["meaning"])
-    console.print(shown)
+            lines.add_row(str(name), "-", "-", row["meaning"])
+    console.print(lines)
 
 
 def show_verdict(ladder: pd.DataFrame, verdict: pd.DataFrame, console: Console | None = None) -> None:
     """Print what each rung earned, and how many features have which verdict."""
     console = console or Console()
-    shown = Table(title="what each rung earned", caption="on training people it was not fitted on; 95 % intervals")
+    lines = Table(title="what each rung earned", caption="on training people it was not fitted on; 95 % intervals")
     for column in ("rung", "choice", "CRPS", "difference"):
-        shown.add_column(column, justify="left" if column in ("rung", "choice") else "right")
+        lines.add_column(column, justify="left" if column in ("rung", "choice") else "right")
     for rung, row in ladder.iterrows():
         change = f"{row['difference']:+.4f}\n[dim]{row['low']:+.4f} {row['high']:+.4f}[/dim]"
-        shown.add_row(
+        lines.add_row(
             str(rung),
             str(row["choice"]),
             f"{row['crps']:.4f}" if np.isfinite(row["crps"]) else "-",
             change if np.isfinite(row["difference"]) and rung != ladder.index[0] else "-",
         )
-    console.print(shown)
+    console.print(lines)
     better = (verdict["high"] < 0) & (verdict["mean"] != "carry_forward")
     carried = int((verdict["mean"] == "carry_forward").sum())
     console.print(

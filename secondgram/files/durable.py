@@ -122,7 +122,7 @@ def kept(folder: Path) -> Path:
     return folder
 
 
-def settle(folder: Path) -> None:
+def finish_replacing(folder: Path) -> None:
     """Before a folder is written: what a killed run left aside gets its name back, or goes where the new one stands."""
     real = Path(os.path.realpath(folder))
     if kept(folder) == folder and _left(_aside(real)):

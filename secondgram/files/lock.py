@@ -68,7 +68,7 @@ def _acquired(path: Path, place: Target) -> tuple[int, list[str]]:
             raise
         if holder is None:
             return handle, []
-        return handle, [f"the lock of a run that was killed ({_told(holder)}) was taken over"]
+        return handle, [f"the lock of a run that was killed ({_holder_text(holder)}) was taken over"]
 
 
 def _claim(handle: int) -> bool:
@@ -117,12 +117,12 @@ def _sign(handle: int) -> None:
     os.write(handle, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": now.isoformat()}).encode())
 
 
-def _told(holder: dict[str, Any]) -> str:
+def _holder_text(holder: dict[str, Any]) -> str:
     return f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
 
 
 def _refusal(path: Path, place: Target, holder: dict[str, Any] | None) -> InputError:
-    who = "another run" if holder is None else f"another run: {_told(holder)}"
+    who = "another run" if holder is None else f"another run: {_holder_text(holder)}"
     mend = "Wait for it, or choose another name for --out"
     if holder is not None and holder.get("host") != platform.node():
         mend += f"; if it has ended, remove {path}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import InputError
-from .durable import remove, replace_folder, settle, sync, sync_folder, temporary
+from .durable import finish_replacing, remove, replace_folder, sync, sync_folder, temporary
 from .target import Kind, Target, foreign, look, refused, word_for
 
 # Seconds to wait for a reader of a pipe.
@@ -43,7 +43,7 @@ def replacing(target: str | os.PathLike[str], kind: Kind = Kind.FILE) -> Iterato
     """
     with explained(target):
         if kind is Kind.WHOLE_FOLDER:
-            settle(Path(target))
+            finish_replacing(Path(target))
         place = look(target, kind)
         real = place.real
         made = temporary(real)
@@ -160,7 +160,7 @@ def clear(folder: Path) -> None:
 
     Raises `InputError` for anything else of its name: a link, a device, a mount point, or a folder with other files.
     """
-    settle(folder)
+    finish_replacing(folder)
     try:
         status = os.lstat(folder)
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from ..cohort.table import Cohort
 from ..diffusion.noise import person_keys
 from .levels import MixedCells, groups
 from .missing import MissingCells
-from .people import People, TrainingPairs
+from .model_data import People, TrainingPairs
 
 # People whose missing cells are filled together: memory for those of a large cohort is scarce.
 AT_ONCE = 8192

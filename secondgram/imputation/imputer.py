@@ -15,24 +15,24 @@ from ..cohort.table import Cohort
 from ..denoiser import Denoiser
 from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
+from ..model_folder import read_folder, write_folder
 from ..ops import native
 from ..ops.registry import AUTO, BackendUnavailableError, preferred_precision, preferring, resolve
+from ..ops.row_tiles import one_blas_thread, one_thread
 from ..ops.sampling import BACKENDS, CANDIDATES, PRECISIONS
 from ..ops.semantics import processor_path
-from ..ops.tiles import one_blas_thread, one_thread
-from ..training.checkpoint import read_folder, write_folder
 from ..training.trainer import Run
-from .ladder import DefaultOptions, Ladder
-from .model import CovariateModel, PresetModel
-from .people import People, check_trainable
+from .default.model import DefaultModel, DefaultOptions
+from .interfaces import CovariateModel, PresetModel
+from .model_data import People, check_trainable
+from .paper import PaperModel, PaperOptions
 from .provenance import versions
-from .published import PaperOptions, Published
 from .result import Imputation
 from .selection import as_trained, check_sites, complete, feature_order, select_people
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
-PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, Ladder), "paper": (PaperOptions, Published)}
+PRESETS: dict[str, tuple[type, type]] = {"default": (DefaultOptions, DefaultModel), "paper": (PaperOptions, PaperModel)}
 
 
 @dataclass
@@ -161,7 +161,7 @@ class SecondgramImputer:
     def _settle(self) -> None:
         with preferring(self.backend, self.precision):
             wanted = preferred_precision()
-            precision = self.model_.settled() if wanted == AUTO else wanted
+            precision = self.model_.resolved_precision() if wanted == AUTO else wanted
             self.arithmetic_ = Arithmetic(precision, processor_path(precision))
 
     def _remember(self, train: Cohort) -> None:
@@ -292,11 +292,11 @@ class SecondgramImputer:
         with preferring(self.backend, self.precision if asked is None else asked):
             found = preferred_precision()
             if asked == AUTO:
-                found = self.model_.settled()
+                found = self.model_.resolved_precision()
             elif found == AUTO and kept is not None:
                 found = kept.precision
             elif found == AUTO:
-                found = self.model_.settled()
+                found = self.model_.resolved_precision()
                 notes.append(f"the model does not say its precision: {found}, by a check on this processor")
             backend = resolve("the sampler", CANDIDATES)
             if backend == "reference" and found != "fp32":
@@ -399,8 +399,8 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         imputer = SecondgramImputer(tree["preset"], tree["seed"], **tree["overrides"])
         imputer.options = PRESETS[tree["preset"]][0](**tree["options"])
         imputer.columns_ = Columns(**tree["columns"])
-        told = tree.get("arithmetic")
-        imputer.arithmetic_ = None if told is None else Arithmetic(**told)
+        stored = tree.get("arithmetic")
+        imputer.arithmetic_ = None if stored is None else Arithmetic(**stored)
         imputer.model_ = PRESETS[tree["preset"]][1].from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
@@ -419,7 +419,7 @@ def from_reference_checkpoint(path: str | os.PathLike[str], cohort: Cohort) -> S
     """
     check_trainable(cohort)
     imputer = SecondgramImputer("paper")
-    imputer.model_ = Published.around(Denoiser.from_reference_checkpoint(path), cohort)
+    imputer.model_ = PaperModel.around(Denoiser.from_reference_checkpoint(path), cohort)
     imputer.options = imputer.model_.options
     imputer._remember(cohort)
     return imputer

@@ -10,10 +10,10 @@ from scipy.linalg import block_diag
 
 from ..diffusion.noise import NoiseRequest, Purpose
 from ..ops import native
-from ..ops.finishing import CANDIDATES
 from ..ops.noise import normals
+from ..ops.postprocess import CANDIDATES
 from ..ops.registry import resolve
-from .correlation import principal, shrunk_correlation, shrunk_covariance
+from .covariance import principal, shrunk_correlation, shrunk_covariance
 
 # Most rounds, and the relative change of the conditional variances at which they end.
 ROUNDS, CLOSE = 15, 0.02

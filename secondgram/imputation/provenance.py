@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from .people import People
+    from .model_data import People
 
 # People whose cells are copied at a time, where they do not lie side by side.
 ROWS = 1024

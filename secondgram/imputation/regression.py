@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ops.tiles import matmul
+from ..ops.row_tiles import matmul
 
 
 @dataclass(frozen=True, eq=False)

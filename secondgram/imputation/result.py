@@ -16,10 +16,10 @@ import pandas as pd
 from ..errors import InputError
 from ..ops.native import limited
 from ..ops.registry import AUTO, preferred_precision, preferring
+from ..ops.row_tiles import one_blas_thread
 from ..ops.semantics import processor_path
-from ..ops.tiles import one_blas_thread
-from .model import CovariateModel, JudgedModel, SampledModel
-from .people import People
+from .interfaces import CovariateModel, JudgedModel, SampledModel
+from .model_data import People
 from .provenance import people_digest, versions
 from .stream import DrawColumns, Part, write_draws
 
@@ -91,9 +91,9 @@ class Imputation:
     def verdict(self) -> pd.DataFrame:
         """One row a feature: which predictor is used or whether the baseline is carried forward, and why.
 
-        Columns are those of `secondgram.imputation.verdict.verdict_table`: CRPS and RMSE beside carry-forward's, on
-        training people that were not fitted on, and the difference with its 95 % interval over people. Raises
-        `InputError` for a model that did not judge itself (preset `paper`).
+        Columns are those of `secondgram.imputation.default.verdict.verdict_table`: CRPS and RMSE beside
+        carry-forward's, on training people that were not fitted on, and the difference with its 95 % interval over
+        people. Raises `InputError` for a model that did not judge itself (preset `paper`).
         """
         return self._judged().verdict()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..cohort.table import Cohort
 from ..errors import InputError, some
-from .people import People
+from .model_data import People
 
 WHO = ("missing", "all")
 

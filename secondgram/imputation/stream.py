@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..files import clear, explained, locked, look, replacing, writing
-from ..ops.memory import recycling
+from ..ops.buffers import reusing_buffers
 from ..progress import progress
-from .packing import unchanging
+from ..sampling.packed import unchanging
 
 MANIFEST = "parts.json"
 
@@ -99,7 +99,7 @@ def write_draws(
             # Leaving it waits for the write under way, before the file is closed.
             ThreadPoolExecutor(1) as other,
             progress("imputing", people, show) as advance,
-            recycling(),
+            reusing_buffers(),
             unchanging(),
         ):
             before: Future[None] | None = None
@@ -159,13 +159,13 @@ def _check_same(known: Path, manifest: dict[str, Any]) -> None:
     if not other:
         return
     # Digests tell nobody anything.
-    told = [
+    differences = [
         f"{name}: {found[name]}, now {manifest[name]}" if name in found and len(str(manifest[name])) < 64 else name
         for name in other
     ]
     if "processor" in other:
         mend += "; parts made on another kind of processor go on only on that kind"
-    raise InputError(f"holds the parts of another imputation ({'; '.join(told)})", file=known.parent, mend=mend)
+    raise InputError(f"holds the parts of another imputation ({'; '.join(differences)})", file=known.parent, mend=mend)
 
 
 def _settings() -> dict[str, object]:

@@ -37,7 +37,7 @@ __all__ = [
 INTERFACE = 1
 # A recorded list of launches a step, or one launch that carries rows through all steps.
 MODES = ("graph", "persistent")
-# 8 KiB, 64 x 64 bfloat16: csrc/core/squares.hpp.
+# 8 KiB, 64 x 64 bfloat16: csrc/cuda/tiles.hpp.
 SQUARE_BYTES = 8192
 
 

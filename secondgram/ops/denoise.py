@@ -29,7 +29,7 @@ def denoise(
     backend : "triton" (fused kernels on a CUDA device, or interpreted where TRITON_INTERPRET is 1), "reference" (plain
         torch, in the dtype of x) or "auto", which takes the kernels for tensors on a CUDA device where they can run. It
         is chosen before autograd records anything.
-    precision : of the fused kernels' products, see `fused.Call.resolve_precision`.
+    precision : of the fused kernels' products, see `triton_kernels.Call.resolve_precision`.
 
     Raises `InputError` for a wrong shape, dtype or device, or an unknown backend, and `BackendUnavailableError` for one
     that was asked for by name and cannot run this call.
@@ -50,13 +50,13 @@ def denoise(
     if c.device != x.device:
         raise InputError(f"the denoiser got x on {x.device} and c on {c.device}", mend="Move them to one device")
     time = t.to(dtype=x.dtype, device=x.device).expand(len(x))
-    # `fused` imports triton and torch's compiler: only where the kernels may run.
+    # `triton_kernels` imports triton and torch's compiler: only where the kernels may run.
     plain = x.device.type == "cpu" and precision == AUTO and not torch.compiler.is_compiling()
     if plain and resolve("the denoiser", ON_PROCESSOR, backend) == "reference":
         return reference.denoise(weights, x, time, c, dropout)
-    from . import fused
+    from . import triton_kernels
 
-    chosen, precision = fused.choose(weights, x, precision, backend)
+    chosen, precision = triton_kernels.choose(weights, x, precision, backend)
     if chosen == "triton":
-        return fused.denoise(weights, x, t.to(device=x.device).expand(len(x)), c, precision, dropout)
+        return triton_kernels.denoise(weights, x, t.to(device=x.device).expand(len(x)), c, precision, dropout)
     return reference.denoise(weights, x, time, c, dropout)

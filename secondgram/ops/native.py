@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from ..diffusion.folding import BLOCKS, FoldedDenoiser
 from ..diffusion.noise import NoiseRequest, Purpose
-from . import memory
+from . import buffers
 from .extension import load
 
 __all__ = [
     "Moved",
-    "NativeFinish",
+    "NativePostprocess",
     "NativeSampler",
     "TaskLayer",
     "architectures",
@@ -42,7 +42,7 @@ __all__ = [
     "task_sums_reason_unavailable",
 ]
 
-INTERFACE = 8
+INTERFACE = 9
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -252,15 +252,6 @@ def architectures(precision: str = "fp32") -> tuple[str, ...]:
     return () if sampler_reason_unavailable() else tuple(_extension().architectures(precision))
 
 
-def peak(precision: str, threads: int, architecture: str | None = None) -> float:
-    """Operations a second of multiply-adds in registers (a product and a sum count two).
-
-    The best of twenty loops: threads of other libraries may still spin while they wait for work.
-    """
-    name = architecture or architectures(precision)[0]
-    return float(max(_extension().peak(name, precision, threads, rounds=2_000_000) for _ in range(20)))
-
-
 def half_precision() -> str | None:
     """The faster of `fp16` and `bf16` that this processor has instructions for, None where it has neither.
 
@@ -461,8 +452,10 @@ def scatter_missing(
     return start, cell, out
 
 
-class NativeFinish:
-    """Components to draws, with packed matrices. Reference implementation: `secondgram.imputation.finishing.Finisher`.
+class NativePostprocess:
+    """Components to draws, with packed matrices.
+
+    Reference implementation: `secondgram.sampling.postprocess.Postprocess`.
 
     width : D;  loading : (D, D) or None;  components, margins : (start, end), both (knots, D), or None;  clip : 0 for
     none;  precision : `fp32`, `fp16` or `bf16`, of the factors of the product with the loading.
@@ -488,7 +481,7 @@ class NativeFinish:
             for each in (components, margins)
         ]
         # The extension copies what it is shown.
-        self.packed = _extension().finisher(
+        self.packed = _extension().postprocessor(
             width=width,
             precision=precision,
             loading=0 if rotation is None else rotation.ctypes.data,
@@ -497,7 +490,7 @@ class NativeFinish:
             clip=clip,
         )
 
-    def finish(
+    def draws(
         self,
         centre: npt.NDArray[Any],
         scale: npt.NDArray[Any],
@@ -510,23 +503,23 @@ class NativeFinish:
         threads: int | None = None,
         architecture: str | None = None,
     ) -> npt.NDArray[Any]:
-        """Draws (M, N, D), the last axis the slowest in memory; arguments as those of `Finisher.draws`."""
+        """Draws (M, N, D), the last axis the slowest in memory; arguments as those of `Postprocess.draws`."""
         people, count = len(noise.keys), len(noise.draws)
         centre, scale = (np.ascontiguousarray(values, dtype=np.float64) for values in (centre, scale))
         if centre.shape != (people, self.width) or scale.shape != centre.shape:
             raise ValueError(f"centre {centre.shape} and scale {scale.shape} for {people} people of width {self.width}")
-        shown = None if source is None else np.ascontiguousarray(source, dtype=np.float32)
+        components = None if source is None else np.ascontiguousarray(source, dtype=np.float32)
         which = np.ascontiguousarray(np.arange(0) if places is None else places, dtype=np.uint32)
-        if shown is not None and shown.shape != (count, people, len(which)):
-            raise ValueError(f"a source {shown.shape} for {count} draws, {people} people and {len(which)} places")
+        if components is not None and components.shape != (count, people, len(which)):
+            raise ValueError(f"a source {components.shape} for {count} draws, {people} people and {len(which)} places")
         if len(which) and which.max() >= self.width:
             raise ValueError(f"place {which.max()} of {self.width}")
         if moved is not None:
             moved.check(people, count, self.width)
-        out = memory.empty((self.width, people, count), dtype)
+        out = buffers.empty((self.width, people, count), dtype)
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"draws of {dtype}")
-        _extension().finish(
+        _extension().postprocess(
             by=self.packed,
             out=out.ctypes.data,
             doubles=dtype == np.float64,
@@ -536,7 +529,7 @@ class NativeFinish:
             n_draws=count,
             seed=noise.seed,
             purpose=int(Purpose.COMPONENTS),
-            source=0 if shown is None else shown.ctypes.data,
+            source=0 if components is None else components.ctypes.data,
             n_source=len(which),
             places=which.ctypes.data,
             centre=centre.ctypes.data,

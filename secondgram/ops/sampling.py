@@ -10,9 +10,9 @@ CUDA = {f"cuda-{mode}": mode for mode in cuda.MODES}
 
 def _triton_reason_unavailable() -> str | None:
     # Imported here: torch is slow to import, and `doctor` can list backends without it.
-    from . import fused
+    from . import triton_kernels
 
-    return fused.reason_unavailable()
+    return triton_kernels.reason_unavailable()
 
 
 # CUDA backends stand last: until they have been measured on a device, they run only where they are asked for.

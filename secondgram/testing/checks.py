@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -186,9 +187,11 @@ def threads(subject: Subject) -> None:
             stack.callback(torch.set_num_threads, before)
             torch.set_num_threads(number)
             stack.enter_context(threadpool_limits(limits=number, user_api="blas"))
-            more = {"threads": number} if isinstance(subject, ImputerSubject) else {}
+            more: dict[str, Any] = {"threads": number} if isinstance(subject, ImputerSubject) else {}
             found = subject.drawn(subject.people, **more)
-        mend = "Sums over threads depend on their number: compute a person's row on one, as ops.tiles.one_thread does"
+        mend = (
+            "Sums over threads depend on their number: compute a person's row on one, as ops.row_tiles.one_thread does"
+        )
         _same(found, subject, f"{number} threads give other values", mend)
 
 

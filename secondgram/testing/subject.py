@@ -16,7 +16,7 @@ import numpy as np
 from ..cohort.table import Cohort
 from ..errors import InputError
 from ..imputation.imputer import load
-from ..imputation.people import People
+from ..imputation.model_data import People
 from ..imputation.result import Imputation
 from .material import people_to_impute, study
 

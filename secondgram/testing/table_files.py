@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def tables(draw: Callable[..., Any], layout: str | None = None, **more: Any) -> 
     separator = draw(st.sampled_from([",", "\t", ";"]))
     # A separator of another kind in a name leaves only quotes to tell which one is meant.
     ambiguous = any(mark in name for name in header for mark in ",;\t")
-    quoted = ambiguous or draw(st.booleans())
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if ambiguous or draw(st.booleans()) else csv.QUOTE_MINIMAL
     out = io.StringIO()
     ends = draw(st.sampled_from(["\n", "\r\n"]))
     quoting: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if quoted else {}

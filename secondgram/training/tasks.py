@@ -68,8 +68,8 @@ class TaskRows:
         visit = self.self_visit[own]
         signal, noise = self.self_noise
         blurred = signal * visit + noise * torch.randn(visit.shape, generator=generator)
-        shown = torch.where((task[task > 0] == 1)[:, None], visit, blurred)
-        own_condition = torch.cat([self.self_static[own], shown], dim=1) if len(own) else self.paired_condition[:0]
+        condition = torch.where((task[task > 0] == 1)[:, None], visit, blurred)
+        own_condition = torch.cat([self.self_static[own], condition], dim=1) if len(own) else self.paired_condition[:0]
         return Batch(
             torch.cat([self.paired_target[pair], visit]),
             torch.cat([self.paired_condition[pair], own_condition]),

@@ -20,9 +20,9 @@ from ..diffusion.reference import Dropout, add_noise, training_target
 from ..diffusion.schedule import Schedule
 from ..errors import InputError
 from ..files import kept
+from ..model_folder import read_folder, write_folder
 from ..progress import progress
 from . import gradients
-from .checkpoint import read_folder, write_folder
 from .recording import Record, Recorder, Tensors, cuda_graph
 from .tasks import TASKS, Batch, TaskRows, task_losses
 
@@ -90,7 +90,7 @@ class Run:
     show: bool = True
     keep_end: bool = False
 
-    def part(self, name: str) -> Run:
+    def child(self, name: str) -> Run:
         """The `Run` of one of several trainings that make up this one, in a folder of its own."""
         folder = self.state_folder
         return self if folder is None else replace(self, state_folder=folder / name, keep_end=True)
@@ -369,8 +369,8 @@ class Trainer:
     # -- resuming -----------------------------------------------------------------------
 
     def _fingerprint(self) -> str:
-        told = {"options": asdict(self.options), "seed": self.seed, "net": self.net.configuration}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        arguments = {"options": asdict(self.options), "seed": self.seed, "net": self.net.configuration}
+        digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
         digest.update(self.schedule.signal.tobytes())
         digest.update(json.dumps(self.rows.self_noise).encode())
         for name in ("paired_target", "paired_mask", "paired_condition", "self_visit", "self_mask", "self_static"):

@@ -9,18 +9,18 @@ from .bootstrap import (
     interval,
     pooled_mean,
     resamples,
-    standing,
     weighted_correlation,
     weighted_rank_correlation,
+    win_tie_loss,
 )
 from .calibration import coverage_table, pit_histogram, pit_table
-from .catalogue import BETTER, FURTHER, HEADINGS, METRICS, Metric
-from .cells import LARGE_LOSS, TAILS, Cells, central_interval, interval_rank, nominal_coverage
+from .cell_scores import LARGE_LOSS, TAILS, Cells, central_interval, interval_rank, nominal_coverage
 from .downstream import downstream
 from .estimate import UNKNOWN, Estimate
 from .further import further_per_feature, further_scores
-from .joint import Yardstick, energy_score, joint_scores, projected_crps, variogram_score
 from .marginal import per_feature, scores
+from .metric_catalogue import BETTER, FURTHER, HEADINGS, METRICS, Metric
+from .multivariate import Yardstick, energy_score, joint_scores, projected_crps, variogram_score
 from .reliability import noise_ceilings, retest_reliability
 from .resemblance import (
     classifier_auc,
@@ -69,8 +69,8 @@ __all__ = [
     "resemblance_table",
     "retest_reliability",
     "scores",
-    "standing",
     "variogram_score",
     "weighted_correlation",
     "weighted_rank_correlation",
+    "win_tie_loss",
 ]

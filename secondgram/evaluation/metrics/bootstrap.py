@@ -22,7 +22,7 @@ def interval(values: np.ndarray) -> Estimate:
     return Estimate(float(values[0]), float(low), float(high))
 
 
-def standing(difference: Estimate) -> str:
+def win_tie_loss(difference: Estimate) -> str:
     """`better` if the interval of a difference in error is below 0, `worse` if above, else `tie`."""
     if not difference.bounded:
         return "tie"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from .bootstrap import cell_mean, interval, over_features
-from .cells import TAILS, Cells, nominal_coverage
+from .cell_scores import TAILS, Cells, nominal_coverage
 
 BINS = 10
 

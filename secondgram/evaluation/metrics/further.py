@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .bootstrap import cell_mean, over_features, weighted_correlation, weighted_moments, weighted_rank_correlation
-from .catalogue import JOINT
-from .cells import Cells
+from .cell_scores import Cells
+from .metric_catalogue import JOINT
 
 
 def further_per_feature(cells: Cells, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .bootstrap import cell_mean, over_features, weighted_correlation
-from .cells import Cells
+from .cell_scores import Cells
 
 
 def per_feature(cells: Cells, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import GroupKFold
 
 from .bootstrap import interval, resamples
-from .cells import Cells
+from .cell_scores import Cells
 
 # A correlation matrix grows with the square of the features: of more than these, as many are drawn once.
 FEATURES = 128

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from . import solvers
+from . import quadratic
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _inverse_sizes(problem: _Problem) -> Tensor:
 def _mgda(problem: _Problem) -> Tensor:
     # A dead task has the smallest norm and would take all of the weight: it is put out of reach.
     q = torch.where(problem.alive | ~problem.alive.any(), _inverse_sizes(problem), 0.0)
-    a = solvers.simplex_point(problem.solid, q)
+    a = quadratic.simplex_point(problem.solid, q)
     w = torch.where(problem.alive, a * q, 0.0)
     total = w.sum()
     return w / total.where(total > 0, 1.0)
@@ -193,13 +193,13 @@ def _cagrad(problem: _Problem) -> Tensor:
     # The price of weight on a dead task is above every other price, each of which is at most 1 + c.
     price = 4.0 * (~problem.alive).to(gram)
     linear = part * even / norm.where(norm > 0, 1.0) + price
-    w, length = solvers.worst_case(gram, linear, problem.c)
+    w, length = quadratic.worst_case(gram, linear, problem.c)
     return 1.0 / tasks + torch.where(problem.alive, problem.c * norm / length * w, 0.0)
 
 
 def _even(problem: _Problem) -> Tensor:
     """Coefficients of unit gradients whose sum has the same product with each of them: C^+ 1."""
-    values, vectors = solvers.eigh(problem.C)
+    values, vectors = quadratic.eigh(problem.C)
     kept = values > values.amax() * len(values) * torch.finfo(values.dtype).eps
     inverse = torch.where(kept, 1.0 / values.where(kept, 1.0), 0.0)
     return vectors @ (inverse * (vectors.T @ problem.alive.to(values)))
@@ -215,7 +215,7 @@ def _imtl_g(problem: _Problem) -> Tensor:
 
 
 def _nash(problem: _Problem) -> Tensor:
-    a = solvers.bargain(problem.solid, problem.alive)
+    a = quadratic.bargain(problem.solid, problem.alive)
     w = a * _inverse_sizes(problem)
     total = w.sum()
     return w / total.where(total > 0, 1.0) * problem.alive.sum()
@@ -224,7 +224,7 @@ def _nash(problem: _Problem) -> Tensor:
 def _aligned(problem: _Problem) -> Tensor:
     largest = problem.size.amax()
     part = torch.where(largest > 0, problem.size / largest.where(largest > 0, 1.0), 0.0)
-    values, vectors = solvers.eigh(problem.C * part[:, None] * part)
+    values, vectors = quadratic.eigh(problem.C * part[:, None] * part)
     kept = (values > values.amax() * len(values) * torch.finfo(values.dtype).eps) & (values > 0)
     least = torch.where(kept, values, torch.inf).amin()
     scale = torch.where(kept, (least / values.where(kept, 1.0)).sqrt(), 0.0)
@@ -233,7 +233,7 @@ def _aligned(problem: _Problem) -> Tensor:
 
 
 def _upgrad(problem: _Problem) -> Tensor:
-    return problem.rows(solvers.cone_projections(problem.solid)) / len(problem.C)
+    return problem.rows(quadratic.cone_projections(problem.solid)) / len(problem.C)
 
 
 def _config(problem: _Problem) -> Tensor:

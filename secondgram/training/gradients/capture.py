@@ -24,7 +24,7 @@ from ...errors import InputError
 from ...ops.registry import preferring
 
 if TYPE_CHECKING:
-    from ...ops.fused import Tasks
+    from ...ops.triton_kernels import Tasks
 
 LINEAR = functional.linear
 NORMS = (functional.layer_norm, torch.layer_norm)
@@ -209,9 +209,9 @@ def capturing(names: dict[int, str], receive: Receive, taker: Tasks | None = Non
         apart = preferring("reference")
     else:
         # Imported where it is wanted: it brings Triton along.
-        from ...ops import fused
+        from ...ops import triton_kernels
 
-        apart = fused.tasks(taker)
+        apart = triton_kernels.tasks(taker)
     with apart, _Capture(names, receive):
         yield
 

@@ -1,0 +1,1 @@
+"""Analyses of imputed visits: pooling by Rubin's rules, and fits on every draw."""

@@ -1,8 +1,0 @@
-"""The methods every claim is held against: simple ones, other libraries, and the arms of the published method."""
-
-from __future__ import annotations
-
-from .base import Baseline
-from .catalogue import ARMS, BASELINES, DEFAULT_METHODS, METHODS, PEERS, RIVALS, TITLES, Method
-
-__all__ = ["ARMS", "BASELINES", "DEFAULT_METHODS", "METHODS", "PEERS", "RIVALS", "TITLES", "Baseline", "Method"]

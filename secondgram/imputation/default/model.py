@@ -1,0 +1,355 @@
+"""The `default` preset: a mean, a spread, a correlation and a shape, each a part that is fitted on what came before.
+
+    follow-up = baseline + predicted change + spread * standardised residual
+
+All of it happens in units of the baseline's spread, within site where sites are declared. Each part is judged on people
+it was not fitted on, and kept where they gain by it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...cohort.scaling import CovariateEncoder
+from ...cohort.table import Cohort
+from ...diffusion.noise import NoiseRequest, Purpose
+from ...diffusion.schedule import Schedule
+from ...diffusion.solvers import solver_table
+from ...errors import InputError
+from ...sampling.postprocess import Postprocess, moves
+from ...sampling.sampler import common_precision
+from ...training.trainer import Run, TrainingOptions
+from ..context import Context
+from ..model_data import People
+from ..provenance import tree_digest
+from .design import Design, fit_folds, most_for_fill
+from .joint import Joint, Residuals, fit_joint
+from .judgement import CHOICES, follow, judge
+from .mean import MeanPredictor, by_feature, fit_means
+from .missing_draws import Later, LostCells
+from .shape import ShapeOptions
+from .spread import Spread
+from .verdict import feature_columns, ladder_rows, ladder_table, verdict_table
+
+SHAPES = ("auto", "off")
+PAIRS = ("all", "first")
+
+
+@dataclass(frozen=True)
+class DefaultOptions:
+    """What `SecondgramImputer(preset="default", ...)` accepts.
+
+    self_conditioning : learn from people with one scan what a baseline says about the truth behind it.
+    shape : `auto` keeps the denoiser where held-back people gain by it, `off` never trains it.
+    components : how many leading components of the residual the denoiser learns; networks : how many denoisers share
+        the draws, each trained without a part of the people and judged on it.
+    schedule : of the denoiser's noise, `linear` or `cosine`, rescaled to end without signal.
+    pairs : learn from `all` earlier-later pairs of a person or only the `first` visit with the target.
+    solver, steps : how the denoiser is sampled; steps are network evaluations.
+    The others are those of training.
+    """
+
+    self_conditioning: bool = True
+    shape: str = "auto"
+    components: int = 16
+    networks: int = 4
+    schedule: str = "linear"
+    pairs: str = "all"
+    solver: str = "dpm++2m"
+    steps: int = 8
+    embedding: int = 64
+    widths: tuple[int, int, int] = (128, 64, 32)
+    epochs: int = 400
+    batch: int = 512
+    rate: float = 2e-3
+    decay: float = 0.0
+    dropout: float = 0.1
+    average: float = 0.99
+    patience: int = 40
+    gradients: str = "gate"
+    gate: float = 1e9
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES or self.pairs not in PAIRS:
+            raise InputError(
+                f"shape={self.shape!r}, pairs={self.pairs!r}",
+                mend=f"shape is one of {', '.join(SHAPES)}; pairs one of {', '.join(PAIRS)}",
+            )
+        if self.components < 1 or self.networks < 2:
+            raise InputError(
+                f"components={self.components}, networks={self.networks}",
+                mend="Use 1 or more components and 2 or more networks, or shape='off'",
+            )
+        Schedule.make(self.schedule)
+        object.__setattr__(self, "widths", tuple(self.widths))
+        self.training()
+
+    def training(self) -> TrainingOptions:
+        return TrainingOptions.of(self, prediction="v", whole_steps=False)
+
+    def shaping(self) -> ShapeOptions:
+        return ShapeOptions(
+            self.components,
+            self.networks,
+            self.schedule,
+            self.embedding,
+            self.widths,
+            self.solver,
+            self.steps,
+            self.training(),
+        )
+
+
+@dataclass(eq=False)
+class DefaultModel:
+    """A fitted `default` model; draws and means in original units."""
+
+    options: DefaultOptions
+    context: Context
+    mean_change: MeanPredictor
+    spread: Spread
+    joint: Joint
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls,
+        cohort: Cohort,
+        options: DefaultOptions,
+        *,
+        seed: int,
+        run: Run,
+    ) -> DefaultModel:
+        """Fit every part on training people; see the parts for how each is chosen."""
+        every = options.pairs == "all"
+        whole = Design.of(cohort, every, most=most_for_fill(len(cohort.features)))
+        judgement = judge(cohort, whole, every, options.self_conditioning, seed)
+        folds, fold = fit_folds(cohort, whole, every, seed)
+        winner, chosen = judgement.winner(), judgement.chosen()
+        means = fit_means(whole, folds, CHOICES, options.self_conditioning)
+        del folds
+        mean_change, left = by_feature(means, winner, chosen)
+        stage = follow(whole, mean_change, left, fold)
+        residuals = Residuals(stage.standard, stage.scale, whole.X, whole.weight, whole.pairs.unit, fold)
+        shaping = options.shaping() if options.shape == "auto" else None
+        joint, component_margins, shape = fit_joint(
+            residuals, stage.margins.map, options.components, shaping, seed=seed, run=run
+        )
+        record = {
+            "ladder": ladder_rows(judgement, mean_change, stage.spread, stage.margins, component_margins, shape),
+            "features": feature_columns(judgement, cohort.features, mean_change, whole.absent),
+            "shape": shape,
+        }
+        return cls(options, whole.context, mean_change, stage.spread, joint, record)
+
+    @property
+    def encoder(self) -> CovariateEncoder:
+        """How covariates become numbers."""
+        return self.context.encoder
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Those that features are scaled within."""
+        return self.context.scaling.sites
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that it learned."""
+        return tree_digest(self.state())
+
+    def resolved_precision(self) -> str:
+        """The precision that `auto` resolves to on this processor."""
+        shape = self.joint.shape
+        found = [self._postprocess.resolved_precision()]
+        if shape is not None:
+            found += [sampler.resolve_precision(*self._sampling(None, None)).precision for sampler in shape.samplers()]
+        return common_precision(found)
+
+    def check(self, solver: str | None, steps: int | None) -> None:
+        """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
+        if self.joint.shape is not None:
+            solver_table(self.joint.shape.schedule, *self._sampling(solver, steps), "v")
+
+    def _sampling(self, solver: str | None, steps: int | None) -> tuple[str, int]:
+        return solver or self.options.solver, steps or self.options.steps
+
+    def mean(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """Posterior mean (N, D). Exact but for the denoiser's components, which are averaged over the draws."""
+        X = self.context.inputs(people)
+        mean, scale = self._scaled_mean(X), self.spread.scale(X)
+        values = mean + scale * self.joint.expected(X, people.keys, draws, seed, *self._sampling(solver, steps))
+        rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
+        if len(rows):
+            some, X, mean, scale = people.take(rows), X[rows], mean[rows], scale[rows]
+            lost = self._lost(some, X)
+            if lost is not None:
+                mean = mean + lost.expected(self._later(some, mean, scale))
+            z = self.joint.condition(np.zeros((1, *mean.shape)), self._known(some, mean, scale))
+            values[rows] = mean + scale * self.joint.finish(z[0])
+        return self._to_original(values, people)
+
+    def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        """By covariate (M, N), missing ones drawn: numbers in original units, or levels as text.
+
+        Those that draws of the follow-up of the same numbers, seed and people rest on; given whatever is known of it.
+        """
+        X = self.context.inputs(people)
+        later = self._later(people, self._scaled_mean(X), self.spread.scale(X))
+        return self._cells(people, X).covariates(draws, seed, later)
+
+    def draw(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """Draws (M, N, D), M the numbers of the draws."""
+        return self.finish(people, draws, seed, self.sample(people, draws, seed, solver, steps))
+
+    def sample(
+        self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
+        """The components that come from the denoiser: (M, N, k) float32."""
+        if self.joint.shape is None:
+            return np.empty((len(draws), len(people), 0), dtype=np.float32)
+        X = self.context.inputs(people)
+        self._handed = weakref.ref(people), X
+        return self.joint.sample(X, people.keys, draws, seed, *self._sampling(solver, steps))
+
+    def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
+        """Draws (M, N, D) from what `sample` gave."""
+        X = self._inputs(people)
+        mean, scale = self._scaled_mean(X), self.spread.scale(X)
+        location, unit = self.context.scaling.original_scale(len(people), people.site)
+        noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
+        lost = self._lost(people, X)
+        moved = None if lost is None else lost.drawn(draws, seed).weighted(1.0 / scale)
+        values = self._postprocess.draws(
+            location + unit * mean,
+            unit * scale,
+            noise,
+            sampled,
+            self.joint.sampled,
+            moved,
+            people.baseline.dtype,
+        )
+        rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
+        if len(rows):
+            some = people.take(rows)
+            values[:, rows] = self._given_known(some, X[rows], mean[rows], scale[rows], draws, seed, sampled[:, rows])
+        self._bound(values, people, X, mean, scale)
+        return values
+
+    def _bound(self, values: np.ndarray, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
+        """Cut draws (M, N, D) to the limits of what was seen, in place, where they might pass them."""
+        limits, ends = self.mean_change.limits(X), self.joint.ends
+        far = (mean + scale * ends[0] < limits[0]) | (mean + scale * ends[1] > limits[1])
+        far &= np.isnan(people.known)
+        if not far.any():
+            return
+        location, unit = self.context.scaling.original_scale(len(people), people.site)
+        low, high = ((location + unit * limit)[far] for limit in limits)
+        values[:, far] = np.clip(values[:, far], low, high)
+
+    def _given_known(
+        self,
+        people: People,
+        X: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        draws: np.ndarray,
+        seed: int,
+        sampled: np.ndarray,
+    ) -> np.ndarray:
+        """Draws (M, n, D) of people of whose follow-up some cells are known."""
+        lost = self._lost(people, X)
+        if lost is not None:
+            moved = lost.drawn(draws, seed, self._later(people, mean, scale))
+            mean = mean + moves(moved)  # [draws, people, features]
+        z = self.joint.rotated(people.keys, draws, seed, sampled)
+        z = self.joint.condition(z, self._known(people, mean, scale))
+        return self._to_original(mean + scale * self.joint.finish(z), people)
+
+    def _known(self, people: People, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Standardised residuals of what is known of the follow-up, NaN elsewhere; mean (N, D) or (M, N, D)."""
+        return np.asarray((self.context.scaling.apply(people.known, people.site) - mean) / scale)
+
+    def _later(self, people: People, mean: np.ndarray, scale: np.ndarray) -> Later:
+        return Later(self.joint.scores(self._known(people, mean, scale)), scale, self.joint.components.correlation())
+
+    def _inputs(self, people: People) -> np.ndarray:
+        """What the parts are conditioned on, as `sample` made it where that came before."""
+        whose, X = self.__dict__.pop("_handed", (None, None))
+        return X if whose is not None and whose() is people else self.context.inputs(people)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what was packed or made on the way.
+        return {each.name: self.__dict__[each.name] for each in fields(self)}
+
+    @cached_property
+    def _postprocess(self) -> Postprocess:
+        joint = self.joint
+        return Postprocess(joint.components.width, joint.components.loading, joint.component_margins, joint.margins)
+
+    def _scaled_mean(self, X: np.ndarray) -> np.ndarray:
+        return X[:, : self.joint.components.width] + self.mean_change.change(X)
+
+    def _lost(self, people: People, X: np.ndarray) -> LostCells | None:
+        """Missing cells of baselines and covariates, None where nobody lacks one."""
+        cells = self._cells(people, X)
+        return cells if cells.gone.any() else None
+
+    def _cells(self, people: People, X: np.ndarray) -> LostCells:
+        return LostCells(self.context, *self._map_of_cells, people.keys, X, self.context.gone(people))
+
+    @cached_property
+    def _map_of_cells(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """(D + C, D) what a cell of baseline or covariates changes in the scaled mean, and that by unit of the gap."""
+        linear, cells = self.mean_change.map, len(self.context.missing.precision)
+        by_gap = None if linear.by_gap is None else np.ascontiguousarray(linear.by_gap[:cells], dtype=np.float32)
+        W = linear.W[:cells].copy()
+        W[np.diag_indices(self.joint.components.width)] += 1.0
+        return np.ascontiguousarray(W, dtype=np.float32), by_gap
+
+    def _to_original(self, scaled: np.ndarray, people: People) -> np.ndarray:
+        values = self.context.scaling.invert(scaled, people.site)
+        # Measured cells come back as they are, not as scaled and unscaled.
+        return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
+
+    def ladder(self) -> pd.DataFrame:
+        """What each rung earned on training people it was not fitted on; see `verdict.ladder_table`."""
+        return ladder_table(self.record["ladder"])
+
+    def verdict(self) -> pd.DataFrame:
+        """What is used for each feature and why; see `verdict.verdict_table`."""
+        return verdict_table(self.record["features"])
+
+    def summary(self) -> list[str]:
+        """What was chosen and why, one sentence each."""
+        return [f"{rung['rung']}: {rung['choice']}. {rung['reason']}" for rung in self.record["ladder"][1:]]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "context": self.context.state(),
+            "mean_change": self.mean_change.state(),
+            "spread": self.spread.state(),
+            "joint": self.joint.state(),
+            "record": self.record,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], options: DefaultOptions) -> DefaultModel:
+        return cls(
+            options,
+            Context.from_state(state["context"]),
+            MeanPredictor.from_state(state["mean_change"]),
+            Spread.from_state(state["spread"]),
+            Joint.from_state(state["joint"]),
+            state["record"],
+        )
