@@ -78,7 +78,7 @@ def cohorts(
     separators, patterns, other scripts. It shrinks to one person with one feature and one visit.
     """
     n, d, v = (draw(st.integers(*span)) for span in (people, features, visits))
-    cells = numbers(32 if np.dtype(dtype) == np.float32 else 64) if values is None else values
+    cells = numbers(8 * np.dtype(dtype).itemsize) if values is None else values
     filled = np.array(_cycled(draw, cells, n * v * d), dtype=dtype).reshape(n, v, d)
     if missing:
         gone = _mask(draw, (n, v, d))

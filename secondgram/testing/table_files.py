@@ -51,8 +51,7 @@ def tables(draw: Callable[..., Any], layout: str | None = None, **more: Any) -> 
     quoting: Literal[0, 1] = csv.QUOTE_ALL if ambiguous or draw(st.booleans()) else csv.QUOTE_MINIMAL
     out = io.StringIO()
     ends = draw(st.sampled_from(["\n", "\r\n"]))
-    quoting: dict[str, Any] = {"quoting": csv.QUOTE_ALL} if quoted else {}
-    writer = csv.writer(out, delimiter=separator, lineterminator=ends, **quoting)
+    writer = csv.writer(out, delimiter=separator, lineterminator=ends, quoting=quoting)
     writer.writerow(header)
     hole = draw(st.sampled_from(MISSING_WORDS))
     writer.writerows([hole if cell is None else cell for cell in row] for row in rows)
