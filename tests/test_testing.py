@@ -361,7 +361,7 @@ def test_the_page_tells_of_every_check():
 
 
 @given(cohorts(people=(2, 4), features=(1, 3), visits=(2, 3)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_cohorts_are_what_was_asked_for(cohort):
     people, visits, width = cohort.visits.shape
     assert 2 <= people <= 4
@@ -422,7 +422,7 @@ def test_the_simplest_cohort_and_table_are_plain():
 
 
 @given(table=tables())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_table_reads_as_its_cohort(table: Table, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / f"property-{table.name}"
     path.write_bytes(table.content)
