@@ -343,6 +343,16 @@ def test_groups_and_site_are_recognised(write):
     assert both.covariates == ("site=S1", "site=S2")
 
 
+def test_a_name_may_hold_a_line_break(write):
+    cohort = read_cohort(write('id,"a\nb_0","a\nb_1"\n1,2,3\n'))
+    assert (cohort.features, cohort.visits.tolist()) == (("a\nb",), [[[2], [3]]])
+
+
+def test_a_separator_in_quotes_is_none(write):
+    cohort = read_cohort(write('id;visit;"x,y,z,w"\n1;0;2\n'))
+    assert (cohort.features, cohort.visits.tolist()) == (("x,y,z,w",), [[[2]]])
+
+
 def test_target(write):
     assert read_cohort(write("id,visit,x\na,0,1\na,1,2\na,2,3\n"), target=2).followup.tolist() == [[3]]
     with pytest.raises(InputError, match="target=0"):
