@@ -407,14 +407,14 @@ def test_cohorts_come_in_every_kind(wanted):
 
 
 def test_a_cohort_shrinks_to_what_matters():
-    quick = settings(database=None, deadline=None, report_multiple_bugs=False)
+    quick = settings(database=None, max_examples=20, deadline=None, report_multiple_bugs=False)
     least = find(cohorts(), lambda cohort: cohort.site is not None and len(cohort) > 1, settings=quick)
     assert (least.visits.shape, least.groups, len(least.covariate_table.columns)) == ((2, 1, 1), None, 0)
     assert set(least.visits.ravel()) == {0.0}
 
 
 def test_the_simplest_cohort_and_table_are_plain():
-    quick = settings(database=None, deadline=None, report_multiple_bugs=False)
+    quick = settings(database=None, max_examples=20, deadline=None, report_multiple_bugs=False)
     least = find(cohorts(), lambda cohort: True, settings=quick)
     assert least.visits.tolist() == [[[0.0]]]
     assert (least.site, least.groups, len(least.covariate_table.columns)) == (None, None, 0)

@@ -48,9 +48,13 @@ WEIRD = (
 def words() -> st.SearchStrategy[str]:
     """Text that a table keeps as it is: no name of a missing value, no blank at either end."""
     plain = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=6)
-    kept = plain.filter(lambda text: text not in MISSING and text == text.strip())
     # The simplest come first: a single choice, to which examples shrink quickly.
-    return st.sampled_from(("a", "b", "c", *WEIRD)) | kept
+    return st.sampled_from(("a", "b", "c", *WEIRD)) | plain.filter(_is_kept)
+
+
+# Named functions: hypothesis reads the source of a lambda, time and again.
+def _is_kept(text: str) -> bool:
+    return text not in MISSING and text == text.strip()
 
 
 @cache
@@ -153,9 +157,11 @@ def _distinct(texts: list[str]) -> list[str]:
 @cache
 def _feature_names() -> st.SearchStrategy[str]:
     """Names that are a feature's in a long table and a wide one: no visit stands at their end."""
-    return words().filter(
-        lambda name: name not in _TAKEN and not name[-1].isdigit() and not name.lower().endswith(_VISIT_WORDS)
-    )
+    return words().filter(_is_a_feature)
+
+
+def _is_a_feature(name: str) -> bool:
+    return name not in _TAKEN and not name[-1].isdigit() and not name.lower().endswith(_VISIT_WORDS)
 
 
 _TAKEN = {"subject_id", "visit", "time_years", "family_id", "site", "later"}
