@@ -28,6 +28,7 @@ from secondgram.testing.checks import CHECKS
 from secondgram.testing.material import people_to_impute, study
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "testing.md"
+QUICK = settings(database=None, deadline=None, report_multiple_bugs=False)
 TINY: dict[str, Any] = {"embedding": 8, "widths": [8, 8, 8], "epochs": 1}
 # What a method that is no imputer is not asked.
 OF_IMPUTERS = {"people without a baseline", "features by name", "saving and loading"}
@@ -400,21 +401,20 @@ def test_cohorts_without_holes(cohort):
     ],
 )
 def test_cohorts_come_in_every_kind(wanted):
-    quick = settings(
-        database=None, max_examples=1000, deadline=None, phases=[Phase.generate], report_multiple_bugs=False
-    )
+    quick = settings(QUICK, max_examples=1000, phases=[Phase.generate])
     assert wanted(find(cohorts(), wanted, settings=quick))
 
 
 def test_a_cohort_shrinks_to_what_matters():
-    quick = settings(database=None, max_examples=20, deadline=None, report_multiple_bugs=False)
+    quick = settings(QUICK, max_examples=20, phases=[Phase.generate, Phase.shrink])
     least = find(cohorts(), lambda cohort: cohort.site is not None and len(cohort) > 1, settings=quick)
     assert (least.visits.shape, least.groups, len(least.covariate_table.columns)) == ((2, 1, 1), None, 0)
     assert set(least.visits.ravel()) == {0.0}
 
 
+# The first example is the simplest.
 def test_the_simplest_cohort_and_table_are_plain():
-    quick = settings(database=None, max_examples=20, deadline=None, report_multiple_bugs=False)
+    quick = settings(QUICK, max_examples=1, phases=[Phase.generate, Phase.shrink])
     least = find(cohorts(), lambda cohort: True, settings=quick)
     assert least.visits.tolist() == [[[0.0]]]
     assert (least.site, least.groups, len(least.covariate_table.columns)) == (None, None, 0)
