@@ -121,6 +121,8 @@ LOADED = [
     "secondgram.comparison.compare",
     "secondgram.cohort.formats",
     "secondgram.training.trainer",
+    # An optimiser loads it when it first steps.
+    "torch._dynamo",
 ]
 IN_PROCESS = """
 import os, sys

@@ -26,18 +26,19 @@ from secondgram.training.trainer import Trainer
 # Ten moments spread over a run; the normal run takes one.
 MOMENTS = [pytest.param((place + random.Random(place).random()) / 10, marks=pytest.mark.slow) for place in range(10)]
 ONE_MOMENT = [0.8]
+EPOCHS = 15
 FIT = (
-    "fit study.csv --out model --preset paper --set embedding=16 --set widths=[16,8,8] --set epochs=30 --set batch=16 "
-    "--set patience=1000 --set validate_every=10 --seed 4 --save-every 0 --quiet"
+    "fit study.csv --out model --preset paper --set embedding=16 --set widths=[16,8,8] --set batch=32 "
+    f"--set epochs={EPOCHS} --set patience=1000 --set validate_every=5 --seed 4 --save-every 0 --quiet"
 )
 # Several networks, one after the other: a killed run takes up the one that it was at.
 FIT_RUNGS = (
-    "fit study.csv --out model --set networks=3 --set embedding=16 --set widths=[16,8,8] --set epochs=40 "
-    "--set batch=16 --set patience=1000 --seed 4 --save-every 0 --quiet"
+    "fit study.csv --out model --set networks=3 --set embedding=16 --set widths=[16,8,8] --set epochs=6 "
+    "--set batch=32 --set patience=1000 --seed 4 --save-every 0 --quiet"
 )
 IMPUTE = "impute ready study.csv --out draws.parquet --draws 12 --quiet"
 RUNS = [(FIT, "model"), (FIT_RUNGS, "model"), (IMPUTE, "draws.parquet")]
-# FoldCache as small as these make a small file go through many of them.
+# Parts as small as these make a small file go through many of them.
 CELLS = 12 * 6 * 4
 PARTS = 23
 SMALL_PARTS = f"import secondgram.imputation.result as r; r.CHUNK_CELLS = {CELLS}"
@@ -138,7 +139,7 @@ def progress(folder: Path) -> int:
 @pytest.mark.parametrize(
     ("command", "out", "others"),
     [
-        (FIT, "model", ["--seed 5", "--set epochs=31", "--set embedding=8", "--features feature_1,feature_2"]),
+        (FIT, "model", ["--seed 5", "--set epochs=99", "--set embedding=8", "--features feature_1,feature_2"]),
         (IMPUTE, "draws.parquet", ["--draws 11", "--seed 8", "--steps 5", "--who all"]),
     ],
     ids=["fit", "impute"],
@@ -170,7 +171,7 @@ def test_a_state_is_used_and_belongs_to_its_run(command, out, others, folder, un
     monkeypatch.setattr(owner, name, lambda *given: (next(count), original(*given))[1])
     assert cli(*command.split(), "--resume").code == 0
     assert contents(folder / out) == undisturbed[command].written
-    total = 30 if command == FIT else PARTS
+    total = EPOCHS if command == FIT else PARTS
     assert next(count) == total - before
 
 
