@@ -78,9 +78,9 @@ def _placed(given: list[str], codes: np.ndarray, labels: list[str]) -> RowVisits
 
 
 def _told(given: list[str], codes: np.ndarray) -> np.ndarray | None:
-    """(R,) years that every label tells, or None."""
+    """(R,) years that every label tells, each another; or None."""
     years = [in_years(label) for label in given]
-    if len(given) < 2 or any(each is None for each in years):
+    if len(given) < 2 or None in years or len(set(years)) < len(years):
         return None
     return np.asarray(years, dtype=float)[codes]
 
