@@ -79,16 +79,16 @@ def find_places(sheet: Sheet, roles: Roles, visits: Sequence[str] | None = None,
     Raises `InputError` for an empty id or visit, a visit that a person has twice, and an unusable time.
     """
     ids, person = find_people(sheet, roles.id)
-    told = None
+    years = None
     if roles.fields.layout == "long":
         rows = row_visits(sheet, roles, person, visits is not None)
-        places, told = Places(ids, person, rows.labels, rows.slot, notes=rows.notes), rows.years
+        places, years = Places(ids, person, rows.labels, rows.slot, notes=rows.notes), rows.years
     else:
         places = Places(ids, person, _column_visits(roles), None)
     if visits is not None:
         _order_as_known(places, visits, earlier, sheet.source.label)
     _check_doubled(sheet, roles, places)
-    days = _fill_times(sheet, roles, places, told)
+    days = _fill_times(sheet, roles, places, years)
     if roles.visit is not None and visits is None:
         _follow_times(places)
     if days:
@@ -138,12 +138,12 @@ def _check_doubled(sheet: Sheet, roles: Roles, places: Places) -> None:
     raise sheet.error(problem, mend, roles.visit or roles.id, [first, second])
 
 
-def _fill_times(sheet: Sheet, roles: Roles, places: Places, told: np.ndarray | None) -> bool:
-    """Set `places.times`; returns whether they are days. told : (R,) years that the labels of visits tell, or None."""
+def _fill_times(sheet: Sheet, roles: Roles, places: Places, years: np.ndarray | None) -> bool:
+    """Set `places.times`; returns whether they are days. years : (R,) years that the labels of visits tell, or None."""
     places.times = np.full((len(places.ids), len(places.labels)), np.nan)
     if roles.time is None:
-        if told is not None:
-            places.times[places.person, places.slot] = told
+        if years is not None:
+            places.times[places.person, places.slot] = years
             places.times -= _first_known(places.times)
             places.notes.append("years between visits are those that the visit labels tell")
         return False

@@ -16,18 +16,19 @@ _UKB = [
     for pattern in (
         r"(?:participant\.)?p(?P<field>\d+)_i(?P<visit>\d+)(?:_a(?P<array>\d+))?",
         r"(?:f\.|X)?(?P<field>\d+)[-.](?P<visit>\d+)\.(?P<array>\d+)",
-        r".*_f(?P<field>\d+)_(?P<visit>\d+)_(?P<array>\d+)",
+        r"(?s:.*)_f(?P<field>\d+)_(?P<visit>\d+)_(?P<array>\d+)",
     )
 ]
 # The same names without an instance; only read so once the table is known to be of this kind.
 _UKB_LOOSE = [
     re.compile(r"(?:participant\.)?p(?P<field>\d+)(?:_a(?P<array>\d+))?(?P<visit>)"),
-    re.compile(r"(?P<field>.+)_(?P<visit>\d)(?P<array>)"),
+    re.compile(r"(?P<field>.+)_(?P<visit>\d)(?P<array>)", re.S),
 ]
 _SUFFIX = re.compile(
-    r"(?P<base>.+?)(?P<style>[_.\-](?:ses[_\-]?|visit[_\-]?|wave[_\-]?|time|tp|fu|[vtwmy])?)(?P<number>\d+)", re.I
+    r"(?P<base>.+?)(?P<style>[_.\-](?:ses[_\-]?|visit[_\-]?|wave[_\-]?|time|tp|fu|[vtwmy])?)(?P<number>\d+)",
+    re.I | re.S,
 )
-_WORD = re.compile(r"(?P<base>.+)[_.\-](?P<label>bl|baseline|fu|followup|follow_up|pre|post)", re.I)
+_WORD = re.compile(r"(?P<base>.+)[_.\-](?P<label>bl|baseline|fu|followup|follow_up|pre|post)", re.I | re.S)
 
 
 @dataclass(frozen=True)
