@@ -36,12 +36,12 @@ CARRIED = ROOT / ".gpu" / "commit"
 UNKNOWN = "unknown"
 
 
-def commit(root: Path = ROOT) -> str:
+def commit(root: Path | None = None) -> str:
     """The short commit of a checkout, with a plus where its sources differ; else what was carried, or `UNKNOWN`."""
 
     def git(*words: str) -> str:
         try:
-            done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+            done = subprocess.run(["git", *words], cwd=root or ROOT, capture_output=True, text=True)
         except OSError:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""

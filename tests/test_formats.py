@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 
 from secondgram.cohort.formats import read_cohort
-from secondgram.cohort.layouts import order_visits
 from secondgram.cohort.table import Cohort
+from secondgram.cohort.visit_labels import order_visits
 from secondgram.cohort.writing import write_cohort
 from secondgram.errors import InputError
 from secondgram.testing import cohorts

@@ -138,6 +138,25 @@ def test_everybody_is_judged_once_by_what_their_part_has_not_seen(stages: list[d
         np.testing.assert_allclose(found.scores[name]["carry-forward"][held.rows[rows]], plain, rtol=1e-9)
 
 
+def test_far_cells_of_the_judged_count_in_full() -> None:
+    cohort = _cohort(60)
+    visits = cohort.visits.copy()
+    row = int(np.flatnonzero(cohort.paired)[0])
+    visits[row, cohort.target, 0] = 1e3
+    plain, far = (
+        judge(each, Design.of(each, False), False, False, 0) for each in (cohort, replace(cohort, visits=visits))
+    )
+    pair = list(Design.of(cohort, False).pairs.people.ids).index(cohort.ids[row])
+    spread = SharedScaling.fit(cohort.baseline).spread[0, 0]
+    for name in judgement.CHOICES:
+        # Beyond all else, CRPS is the distance.
+        assert far.scores[name]["margins"][pair, 0] == pytest.approx((1e3 - cohort.baseline[row, 0]) / spread, rel=0.05)
+        others = np.arange(len(plain.change)) != pair
+        np.testing.assert_allclose(
+            np.nanmean(far.scores[name]["margins"][others]), np.nanmean(plain.scores[name]["margins"][others]), rtol=0.1
+        )
+
+
 @pytest.mark.parametrize(("some", "every"), [(8, 10), (40, 50), (400, 500)])
 def test_errors_shrink_with_what_is_learned_from_as_those_of_a_regression_do(some: int, every: int) -> None:
     rng, fresh = np.random.default_rng(some), 20

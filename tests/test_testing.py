@@ -37,8 +37,9 @@ OF_IMPUTERS = {"people without a baseline", "features by name", "saving and load
 @pytest.fixture
 def shaped(monkeypatch: pytest.MonkeyPatch) -> sg.SecondgramImputer:
     """The preset `default` with a denoiser; one epoch earns nothing, and what earns nothing is dropped."""
-    gains = np.ones((9, 4)), np.ones((9, 4))
-    monkeypatch.setattr("secondgram.imputation.default.shape._fall", lambda net, *arguments: gains)
+    monkeypatch.setattr(
+        "secondgram.imputation.default.shape._fall", lambda net, *arguments: (np.ones((9, 4)), np.ones((9, 4)))
+    )
     return sg.SecondgramImputer("default", components=4, **TINY)
 
 

@@ -1,5 +1,5 @@
 // Postprocessing: residual components to draws in original units. Reference implementation:
-// secondgram/imputation/finishing.py.
+// secondgram/sampling/postprocess.py.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
 // Products of rows with one matrix, each row independent of the others. Reference implementation: `matmul` in
-// secondgram/ops/tiles.py.
+// secondgram/ops/row_tiles.py.
 #pragma once
 
 #include <cstddef>

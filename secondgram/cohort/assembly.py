@@ -12,9 +12,11 @@ import pyarrow as pa
 
 from .cells import DAYS_PER_YEAR, Sheet, is_text
 from .known import ordered_visits
-from .layouts import Field, order_visits
+from .layouts import Field
 from .reading import give_back_memory
 from .roles import Roles
+from .row_visits import row_visits
+from .visit_labels import order_visits
 
 # So many columns are gathered before they go into the array: rows of it are then written in long runs.
 _BLOCK = 64
@@ -77,14 +79,16 @@ def find_places(sheet: Sheet, roles: Roles, visits: Sequence[str] | None = None,
     Raises `InputError` for an empty id or visit, a visit that a person has twice, and an unusable time.
     """
     ids, person = find_people(sheet, roles.id)
+    years = None
     if roles.fields.layout == "long":
-        places = Places(ids, person, *_row_visits(sheet, roles, person))
+        rows = row_visits(sheet, roles, person, visits is not None)
+        places, years = Places(ids, person, rows.labels, rows.slot, notes=rows.notes), rows.years
     else:
         places = Places(ids, person, _column_visits(roles), None)
     if visits is not None:
         _order_as_known(places, visits, earlier, sheet.source.label)
     _check_doubled(sheet, roles, places)
-    days = _fill_times(sheet, roles, places)
+    days = _fill_times(sheet, roles, places, years)
     if roles.visit is not None and visits is None:
         _follow_times(places)
     if days:
@@ -99,38 +103,6 @@ def _order_as_known(places: Places, visits: Sequence[str], earlier: Sequence[str
     places.labels, places.early = ordered_visits(before, visits, earlier, label)
     if places.slot is not None:
         places.slot = np.array([places.labels.index(name) for name in before])[places.slot]
-
-
-def _row_visits(sheet: Sheet, roles: Roles, person: np.ndarray) -> tuple[list[str], np.ndarray]:
-    if roles.visit is None:
-        slot = _visits_by_time(sheet, roles, person)
-        return [str(place) for place in range(int(slot.max()) + 1)], slot
-    texts = sheet.texts(roles.visit)
-    missing = np.flatnonzero([text is None or not text.strip() for text in texts])
-    if len(missing):
-        raise sheet.error("the visit is missing", "Fill it in, or delete the row", roles.visit, missing[:1].tolist())
-    codes, given = pd.factorize(texts)
-    labels = order_visits(given)
-    position = {label: place for place, label in enumerate(labels)}
-    return labels, np.asarray([position[label] for label in given])[codes]
-
-
-def _visits_by_time(sheet: Sheet, roles: Roles, person: np.ndarray) -> np.ndarray:
-    """(R,) position of each row among its person's rows, by time."""
-    if roles.time is None:
-        return np.zeros(len(person), dtype=int)
-    column = next(iter(roles.time.columns.values()))
-    values, _ = sheet.years_or_days(column)
-    several = np.bincount(person)[person] > 1
-    unknown = np.flatnonzero(several & np.isnan(values))
-    if len(unknown):
-        mend = "Fill it in, or name a visit column with visit=..."
-        raise sheet.error("the time is missing, so the visits have no order", mend, column, unknown[:1].tolist())
-    order = np.lexsort((values, person))
-    start = np.searchsorted(person[order], person[order])
-    slot = np.empty(len(person), dtype=int)
-    slot[order] = np.arange(len(person)) - start
-    return slot
 
 
 def _column_visits(roles: Roles) -> list[str]:
@@ -166,10 +138,14 @@ def _check_doubled(sheet: Sheet, roles: Roles, places: Places) -> None:
     raise sheet.error(problem, mend, roles.visit or roles.id, [first, second])
 
 
-def _fill_times(sheet: Sheet, roles: Roles, places: Places) -> bool:
-    """Set `places.times`; returns whether they are days."""
+def _fill_times(sheet: Sheet, roles: Roles, places: Places, years: np.ndarray | None) -> bool:
+    """Set `places.times`; returns whether they are days. years : (R,) years that the labels of visits tell, or None."""
     places.times = np.full((len(places.ids), len(places.labels)), np.nan)
     if roles.time is None:
+        if years is not None:
+            places.times[places.person, places.slot] = years
+            places.times -= _first_known(places.times)
+            places.notes.append("years between visits are those that the visit labels tell")
         return False
     days = False
     parts = places.columns(roles.time)

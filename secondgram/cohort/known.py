@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, some
-from .layouts import order_visits
+from .visit_labels import order_visits
 
 
 @dataclass(frozen=True)

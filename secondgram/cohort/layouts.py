@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from ..errors import InputError, MissingColumn
 
 LAYOUTS = ("long", "wide", "ukb")
-_FIRST_WORDS = {"baseline", "bl", "base", "screening", "sc", "pre", "init", "initial", "first"}
-_LATER_WORDS = {"followup", "fu", "post", "repeat", "second"}
 _UKB = [
     re.compile(pattern)
     for pattern in (
@@ -147,20 +145,3 @@ def _without_odd_visits(parts: dict[str, tuple[str, str]]) -> dict[str, tuple[st
     count = Counter(visit for base, visit in parts.values() if repeated[base] > 1)
     usual = {visit for visit, times in count.items() if 4 * times >= max(count.values())}
     return {name: (base, visit) for name, (base, visit) in parts.items() if visit in usual}
-
-
-def order_visits(labels: Iterable[str]) -> list[str]:
-    """Labels, earliest first: numbers by value, `ses-2` before `ses-10`, `bl` before the rest, `fu` after it."""
-    labels = list(labels)
-    try:
-        return sorted(labels, key=lambda label: (float(label), label))
-    except ValueError:
-        return sorted(labels, key=_visit_key)
-
-
-def _visit_key(label: str) -> tuple[int, list[object], str]:
-    word = re.sub(r"[^a-z]+", "", label.lower().removeprefix("ses-"))
-    rank = -1 if word in _FIRST_WORDS else 1 if word in _LATER_WORDS else 0
-    # Splitting at the digits gives text and numbers in turn, so the parts of two labels compare in kind.
-    parts = re.split(r"([0-9]+)", label)
-    return rank, [int(part) if place % 2 else part for place, part in enumerate(parts)], label

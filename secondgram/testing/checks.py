@@ -77,9 +77,9 @@ def _alike(found: Drawn, expected: Drawn, rounding: float, problem: str, mend: s
     differ = _differ(found.draws, wanted, rounding)
     if differ.any():
         draw, person, feature = (int(index) for index in np.argwhere(differ)[0])
-        place_of_it = f"draw {draw} of subject {found.ids[person]}, feature {feature}"
+        where = f"draw {draw} of subject {found.ids[person]}, feature {feature}"
         values = f"{float(found.draws[draw, person, feature])!r}, not {float(wanted[draw, person, feature])!r}"
-        raise Broken(f"{problem}: {differ.sum()} of {differ.size} draws differ, first {place_of_it}: {values}", mend)
+        raise Broken(f"{problem}: {differ.sum()} of {differ.size} draws differ, first {where}: {values}", mend)
 
 
 def _mean_alike(found: Drawn, expected: Drawn, rounding: float, problem: str, mend: str) -> None:
@@ -275,9 +275,9 @@ def hidden_followups(subject: Subject) -> None:
 @check("outcomes")
 def outcomes(subject: Subject) -> None:
     """Declared outcomes have no influence on draws."""
-    declared = replace(subject.people, outcomes=pd.DataFrame({"outcome": np.arange(len(subject.people)) % 2}))
+    with_outcome = replace(subject.people, outcomes=pd.DataFrame({"outcome": np.arange(len(subject.people)) % 2}))
     mend = "Use covariate_table alone: outcomes are what is analysed later"
-    _same(subject.drawn(declared), subject, "an outcome changes the values", mend)
+    _same(subject.drawn(with_outcome), subject, "an outcome changes the values", mend)
 
 
 @check("cohort unchanged")

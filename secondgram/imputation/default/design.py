@@ -114,9 +114,12 @@ class Design:
         own = np.maximum(total - weighted_mean(np.where(np.isnan(error), np.nan, doubt), self.weight), LEAST * total)
         return error * np.sqrt(own / np.where(own > 0, own + doubt, 1.0))
 
-    def judged(self, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray]:
-        """X (Q, D + C + 1) and change (Q, D) of other people's pairs, in these scales."""
-        X, change, _ = _scaled(self.context, pairs)
+    def judged(self, pairs: TrainingPairs, cut: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """X (Q, D + C + 1) and change (Q, D) of other people's pairs, in these scales.
+
+        cut : far cells, as where something is learned from them; what is expected of a model counts them in full.
+        """
+        X, change, _ = _scaled(self.context, pairs, cut)
         return X, change
 
 
@@ -201,10 +204,12 @@ def fit_folds(
     return in_parallel(lambda mine: held_out(cohort, whole, mine, every), rows), fold
 
 
-def _scaled(context: Context, pairs: TrainingPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    X = _cut(context.inputs(pairs.people), pairs.later.shape[1])
-    later = np.clip(context.scaling.apply(pairs.later, pairs.people.site), -FARTHEST, FARTHEST)
-    return X, later - X[:, : later.shape[1]], np.isfinite(pairs.people.baseline)
+def _scaled(context: Context, pairs: TrainingPairs, cut: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    X, width = context.inputs(pairs.people), pairs.later.shape[1]
+    later = context.scaling.apply(pairs.later, pairs.people.site)
+    if cut:
+        X, later = _cut(X, width), np.clip(later, -FARTHEST, FARTHEST)
+    return X, later - X[:, :width], np.isfinite(pairs.people.baseline)
 
 
 def _cut(X: np.ndarray, width: int) -> np.ndarray:

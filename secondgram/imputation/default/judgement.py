@@ -161,7 +161,9 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
         held = fold_of(others, whole, mine, every)
         folds, fold = fit_folds(others, held.design, every, seed, FEW_FOLDS if long else FOLDS)
         judged = asked[held.rows]
-        X, true, rows = held.X[judged], held.change[judged], held.rows[judged]
+        rows = held.rows[judged]
+        # Far cells in full, as people will have them.
+        X, true = held.design.judged(pairs.take(rows), cut=False)
         unit = held.unit[judged] * usual[rows]
         change[rows] = true * unit
         known = held.design.own_baseline(held.design.change)
