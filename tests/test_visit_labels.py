@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondgram.cohort.visit_labels import VisitLabel, in_years, one_visit, order_visits, undecided
+from secondgram.cohort.visit_labels import VisitLabel, one_visit, order_visits, undecided
 
 # Labels as they are written in tables, earliest first; visits are told apart by `|`.
 IN_ORDER = """
@@ -86,6 +86,7 @@ baseline | final
 baseline | interim | end of treatment
 baseline | visit 2 | end of study
 visit 1 (baseline) | visit 2 (6 months) | visit 3 (1 year)
+visit 1 month 6 | visit 2
 ses-20160101 | ses-20180431 | ses-20190101
 2014-05-31 | 2016-01-02
 OAS30001_MR_d0129 | OAS30001_MR_d1757
@@ -154,6 +155,8 @@ def test_labels_that_mean_one_visit_are_found(labels: list[str], groups: list[li
         ("ses-M018", 1.5),
         ("2_year_follow_up_y_arm_1", 2.0),
         ("year 2 month 6", 2.5),
+        ("2 years 6 months", 2.5),
+        ("visit 1 month 6", 0.5),
         ("Week 52", 52 * 7 / 365.25),
         ("bl", 0.0),
         ("m0", 0.0),
@@ -164,11 +167,11 @@ def test_labels_that_mean_one_visit_are_found(labels: list[str], groups: list[li
     ],
 )
 def test_years_are_read_where_a_label_has_a_unit(label: str, years: float | None) -> None:
-    assert in_years(label) == (None if years is None else pytest.approx(years))
+    assert VisitLabel.of(label).years == (None if years is None else pytest.approx(years))
 
 
 def test_dates_are_a_day_on_the_calendar() -> None:
-    one, other = in_years("ses-20160101"), in_years("2017-01-01")
+    one, other = (VisitLabel.of(label).years for label in ("ses-20160101", "2017-01-01"))
     assert one is not None
     assert other is not None
     assert other - one == pytest.approx(366 / 365.25)

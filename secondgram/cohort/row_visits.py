@@ -10,7 +10,7 @@ import pandas as pd
 from ..errors import InputError, some
 from .cells import Sheet
 from .roles import Roles
-from .visit_labels import VisitLabel, in_years, one_visit, order_visits, undecided
+from .visit_labels import VisitLabel, one_visit, order_visits, undecided
 
 # Labels that are each person's own: fewer later rows than this share have a label that so many people have.
 SHARED, FEW_PEOPLE, SHARE_OF_PEOPLE = 0.5, 2, 0.05
@@ -77,9 +77,13 @@ def _placed(given: list[str], codes: np.ndarray, labels: list[str]) -> RowVisits
     return RowVisits(labels, np.asarray([position[label] for label in given], dtype=int)[codes])
 
 
+def _years(given: list[str]) -> list[float | None]:
+    return [VisitLabel.of(label).years for label in given]
+
+
 def _told(given: list[str], codes: np.ndarray) -> np.ndarray | None:
     """(R,) years that every label tells, each another; or None."""
-    years = [in_years(label) for label in given]
+    years = _years(given)
     if len(given) < 2 or None in years or len(set(years)) < len(years):
         return None
     return np.asarray(years, dtype=float)[codes]
@@ -110,8 +114,8 @@ def _numbered(person: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _personal(given: list[str], codes: np.ndarray, person: np.ndarray) -> bool:
     """Whether labels are days, dates or months of each person's own, and no visits of the cohort."""
     read = [VisitLabel.of(label) for label in given]
-    years = [in_years(label) for label in given]
-    if any(each is None for each in years) or len(np.unique(person)) < FEW_PEOPLE:
+    years = [each.years for each in read]
+    if None in years or len(np.unique(person)) < FEW_PEOPLE:
         return False
     days = all(each.day is not None or (each.months or 0.0) * 365.25 / 12.0 % 1.0 < 1e-6 for each in read)
     coarse = all((each.months or 0.0) % 1.0 == 0.0 and each.day is None for each in read)
@@ -127,7 +131,7 @@ def _personal(given: list[str], codes: np.ndarray, person: np.ndarray) -> bool:
 
 
 def _within_people(given: list[str], codes: np.ndarray, person: np.ndarray, timed: bool) -> RowVisits:
-    years = np.asarray([in_years(label) for label in given], dtype=float)[codes]
+    years = np.asarray(_years(given), dtype=float)[codes]
     slot = _numbered(person, years)
     labels = [str(place) for place in range(int(slot.max()) + 1)]
     note = f"visit labels ({some(order_visits(given), 3)}) are each person's own: visits are numbered within the person"

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+# What later visits may be put in order by, the first that all of them have.
+SCALES = ("day", "months", "number")
 Stage = Literal["screening", "initial", "baseline", "later", "after", "unknown"]
 STAGES: tuple[Stage, ...] = ("screening", "initial", "baseline", "later", "after", "unknown")
 
@@ -94,10 +96,19 @@ class VisitLabel:
         return _read(label, tokens, before)
 
     @property
-    def key(self) -> tuple[int, float, str, list[tuple[float, str]]]:
-        """By which labels are sorted; those of one place by the numbers and text in them."""
+    def years(self) -> float | None:
+        """Since the baseline, or on the calendar where it is a date; None where it says neither."""
+        if self.day is not None:
+            return self.day / 365.25
+        if self.months is not None:
+            return self.months / 12.0
+        return 0.0 if self.stage == "baseline" and not self.number else None
+
+    def key(self, scale: str | None) -> tuple[int, float, str, list[tuple[float, str]]]:
+        """By which labels are sorted, on a scale where they have it; those of one place by the numbers and text in them."""
         stage = STAGES.index(self.stage)
-        value = next((float(each) for each in (self.day, self.months, self.number) if each is not None), 0.0)
+        values = (getattr(self, kind) for kind in ([scale] if scale else []) + list(SCALES))
+        value = next((float(each) for each in values if each is not None), 0.0)
         place = self.step if self.stage == "after" else 0
         text = [(float(number or 0), word) for word, number in re.findall(r"(\D*)(\d*)", self.label)]
         return stage, place * 1e6 + value, self.rest, text
@@ -126,7 +137,7 @@ def _read(label: str, tokens: list[str], before: bool) -> VisitLabel:
         elif word in MONTHS and _is_number(following) and not (len(word) > 1 and _unit_follows(tokens, place)):
             months = (months or 0.0) + float(following) * MONTHS[word]
             place += 1
-        elif _is_number(word) and following in MONTHS:
+        elif _is_number(word) and following in MONTHS and not _number_follows(tokens, place):
             months = (months or 0.0) + float(word) * MONTHS[following]
             place += 1
         elif _is_number(word):
@@ -142,16 +153,12 @@ def _read(label: str, tokens: list[str], before: bool) -> VisitLabel:
         months = -months
     if stage in ("screening", "initial", "baseline"):
         # `baseline_year_1_arm_1` is the first year and no year later.
-        return VisitLabel(label, stage, number=number, rest=_rest(rest))
+        return VisitLabel(label, stage, number=number, rest=" ".join(rest))
     value = months if months is not None else number
     if value is not None:
         at: Stage = "later" if value > 0 else "baseline" if value == 0 else "screening"
-        return VisitLabel(label, at, months=months, number=number, rest=_rest(rest))
-    return VisitLabel(label, stage or "unknown", step, rest=_rest(rest))
-
-
-def _rest(words: list[str]) -> str:
-    return " ".join(words)
+        return VisitLabel(label, at, months=months, number=number, rest=" ".join(rest))
+    return VisitLabel(label, stage or "unknown", step, rest=" ".join(rest))
 
 
 def _is_number(word: str) -> bool:
@@ -164,10 +171,17 @@ def _unit_follows(tokens: Sequence[str], place: int) -> bool:
     return unit in MONTHS and len(unit) > 1 and not _is_number(beyond)
 
 
+def _number_follows(tokens: Sequence[str], place: int) -> bool:
+    """Whether the unit at a place belongs to the number behind it: `visit 1 month 6`, not `2 years 6 months`."""
+    number, unit = (tokens[at] if at < len(tokens) else "" for at in (place + 1, place + 2))
+    return _is_number(number) and unit not in MONTHS
+
+
 def _stage(word: str, following: str) -> tuple[Stage, int] | None:
-    for words, stage in ((SCREENING, "screening"), (INITIAL, "initial"), (BASELINE, "baseline")):
+    first: dict[Stage, set[str]] = {"screening": SCREENING, "initial": INITIAL, "baseline": BASELINE}
+    for stage, words in first.items():
         if word in words:
-            return stage, 0  # type: ignore[return-value]
+            return stage, 0
     if word == "follow" and following != "up":
         return None
     for step, words in enumerate(AFTER):
@@ -180,7 +194,15 @@ def _stage(word: str, following: str) -> tuple[Stage, int] | None:
 
 def order_visits(labels: Iterable[str]) -> list[str]:
     """Labels, earliest first, as far as words, numbers and units tell; the others by their text, at the end."""
-    return [each.label for each in sorted(map(VisitLabel.of, labels), key=lambda each: each.key)]
+    read = [VisitLabel.of(label) for label in labels]
+    scale = _scale(read)
+    return [each.label for each in sorted(read, key=lambda each: each.key(scale))]
+
+
+def _scale(read: Sequence[VisitLabel]) -> str | None:
+    """What all later visits can be put in order by; None where there is no such thing."""
+    later = [each for each in read if each.stage == "later"]
+    return next((kind for kind in SCALES if all(getattr(each, kind) is not None for each in later)), None)
 
 
 def undecided(labels: Iterable[str]) -> list[str]:
@@ -193,15 +215,8 @@ def undecided(labels: Iterable[str]) -> list[str]:
     if later:
         # `post` may come before `6 months` or after it, and `fu` before `fu2`; an end comes last.
         doubtful |= {each.label for each in read if each.stage == "after" and each.step < len(AFTER) - 1}
-    for kind in ("day", "months", "number"):
-        here = [each for each in later if getattr(each, kind) is not None]
-        if len(here) == len(later):
-            break
-        if here and kind == "day":
-            doubtful |= {each.label for each in later}
-            break
-    else:
-        # Months stand beside numbers of visits.
+    if _scale(read) is None:
+        # Months, say, beside numbers of visits.
         doubtful |= {each.label for each in later}
     # `UNS1` beside `V01`: a number of another kind.
     counted = [each for each in later if each.months is None and each.day is None]
@@ -229,13 +244,3 @@ def one_visit(labels: Iterable[str]) -> list[list[str]]:
         elif each.stage == "later" and each.months is not None and not each.rest:
             found[round(each.months, 2)].append(each.label)
     return [order_visits(group) for group in found.values() if len(group) > 1]
-
-
-def in_years(label: str) -> float | None:
-    """Years since the baseline, or on the calendar where the label is a date; None where it says neither."""
-    read = VisitLabel.of(label)
-    if read.day is not None:
-        return read.day / 365.25
-    if read.months is not None:
-        return read.months / 12.0
-    return 0.0 if read.stage == "baseline" and not read.number else None
