@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from . import native
 from .postprocess import CANDIDATES
 from .registry import resolve
+from .thread_pool import in_parallel
 
 # 64 and its multiples are heights at which the CPU's matrix products treat every row of a tile alike; 16 and 96 are
 # not. Higher tiles call the library less often, which is most of what a small network costs.
@@ -82,12 +82,6 @@ def matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def in_chunks(function: Callable[[slice], None], rows: int, height: int) -> None:
     """Call function(slice) over 0 .. rows in chunks, on as many threads as torch would use; chunks are independent."""
     chunks = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
-    workers = min(torch.get_num_threads(), native.default_threads(), len(chunks))
+    threads = torch.get_num_threads()
     with one_thread():
-        if workers <= 1:
-            for chunk in chunks:
-                function(chunk)
-            return
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for done in [pool.submit(function, chunk) for chunk in chunks]:
-                done.result()
+        in_parallel(function, chunks, most=threads)

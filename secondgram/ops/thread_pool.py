@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
+import torch
+
 from . import native
 
 T = TypeVar("T")
@@ -14,14 +16,15 @@ T = TypeVar("T")
 MOST = 4
 
 
-def in_parallel(function: Callable[..., T], *pieces: Iterable[object]) -> list[T]:
-    """[function(*piece) for piece in zip(*pieces)], on several threads; the native code of a piece has its share.
+def in_parallel(function: Callable[..., T], *pieces: Iterable[object], most: int = MOST) -> list[T]:
+    """[function(*piece) for piece in zip(*pieces)], on at most so many threads.
 
-    numpy and the extension let other threads run while they compute. Preferences of backend and precision hold inside.
+    numpy, torch and the extension let other threads run while they compute; torch has one thread a piece, the extension
+    its share of those there are. Preferences of backend and precision hold inside.
     The first exception is raised once the pieces under way are done; none is begun after it.
     """
     given = list(zip(*pieces, strict=True))
-    workers = min(native.default_threads(), len(given), MOST)
+    workers = min(native.default_threads(), len(given), most)
     if workers <= 1:
         return [function(*piece) for piece in given]
 
@@ -29,7 +32,7 @@ def in_parallel(function: Callable[..., T], *pieces: Iterable[object]) -> list[T
         with native.limited(max(1, native.default_threads() // workers)):
             return function(*piece)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting = [pool.submit(copy_context().run, one, piece) for piece in given]
         try:
             return [each.result() for each in waiting]

@@ -97,6 +97,16 @@ def _same(found: Drawn, subject: Subject, problem: str, mend: str, expected: Dra
     _mean_alike(found, wanted, subject.rounding, problem, mend)
 
 
+def _none(found: Drawn, wrong: Callable[[np.ndarray], np.ndarray], problem: str, mend: str) -> None:
+    """Of draws and mean, (..., N, D), no value is wrong."""
+    for word, values in (("draws", found.draws), ("mean", found.mean[None])):
+        bad = wrong(values)
+        if bad.any():
+            _, person, feature = np.argwhere(bad)[0]
+            first = f"first that of subject {found.ids[person]}, feature {feature}"
+            raise Broken(f"{bad.sum()} of {bad.size} values of the {word} {problem}, {first}", mend)
+
+
 @check("shapes")
 def shapes(subject: Subject) -> None:
     """Draws are (M, N, D) and the mean (N, D), people in the order of the cohort."""
@@ -120,16 +130,8 @@ def shapes(subject: Subject) -> None:
 def nothing_missing(subject: Subject) -> None:
     """Every draw and mean is a finite number, whatever people lack of baseline, covariates and times."""
     for who in ("missing", "all"):
-        found = subject.drawn(subject.people, who=who)
-        for word, values in (("draws", found.draws), ("mean", found.mean[None])):
-            bad = ~np.isfinite(values)
-            if bad.any():
-                _, person, feature = np.argwhere(bad)[0]
-                raise Broken(
-                    f"{bad.sum()} of {bad.size} values of the {word} are NaN or infinite, first that of subject "
-                    f"{found.ids[person]}, feature {feature}",
-                    "Fill what is missing of a baseline, a covariate or the gap with values learned from training",
-                )
+        mend = "Fill what is missing of a baseline, a covariate or the gap with values learned from training"
+        _none(subject.drawn(subject.people, who=who), lambda values: ~np.isfinite(values), "are NaN or infinite", mend)
 
 
 @check("repetition")
@@ -252,15 +254,8 @@ def known_cells(subject: Subject) -> None:
         raise NotApplicable("nobody in the cohort has a follow-up of which a part is measured")
     place = {name: row for row, name in enumerate(subject.people.ids)}
     measured = subject.people.followup[[place[name] for name in subject.whole.ids]]
-    for word, values in (("draws", subject.whole.draws), ("mean", subject.whole.mean[None])):
-        changed = (values != measured) & known
-        if changed.any():
-            _, person, feature = np.argwhere(changed)[0]
-            raise Broken(
-                f"{changed.sum()} measured cells are changed in the {word}, first that of subject "
-                f"{subject.whole.ids[person]}, feature {feature}",
-                "Put measured cells back at the end, in original units: people.with_known(draws)",
-            )
+    mend = "Put measured cells back at the end, in original units: people.with_known(draws)"
+    _none(subject.whole, lambda values: (values != measured) & known, "are measured, and have been changed", mend)
 
 
 @check("hidden follow-ups")

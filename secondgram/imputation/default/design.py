@@ -174,12 +174,12 @@ def held_out(cohort: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fo
     return fold_of(without(cohort, whole, rows), whole, rows, every)
 
 
-def fold_of(others: Cohort, whole: Design, rows: np.ndarray, every: bool) -> Fold:
-    """The design of other people, as `without` gives them, and the pairs that it judges."""
+def fold_of(others: Cohort, whole: Design, rows: np.ndarray, every: bool, cut: bool = True) -> Fold:
+    """The design of other people, as `without` gives them, and the pairs that it judges, far cells cut or in full."""
     judged = whole.pairs.take(rows)
     design = Design.of(others, every, not whole.complete, most_for_fill(whole.width, of_fold=True))
     unit = [each.context.scaling.original_scale(len(rows), judged.people.site)[1] for each in (design, whole)]
-    return Fold(design, rows, *design.judged(judged), unit[0] / unit[1])
+    return Fold(design, rows, *design.judged(judged, cut), unit[0] / unit[1])
 
 
 def takes_long(cohort: Cohort) -> bool:

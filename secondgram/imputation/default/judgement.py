@@ -158,12 +158,11 @@ def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, s
             continue
         mine = np.flatnonzero(part == k)
         others = without(cohort, whole, mine)
-        held = fold_of(others, whole, mine, every)
+        # Far cells in full, as people will have them.
+        held = fold_of(others, whole, mine, every, cut=False)
         folds, fold = fit_folds(others, held.design, every, seed, FEW_FOLDS if long else FOLDS)
         judged = asked[held.rows]
-        rows = held.rows[judged]
-        # Far cells in full, as people will have them.
-        X, true = held.design.judged(pairs.take(rows), cut=False)
+        X, true, rows = held.X[judged], held.change[judged], held.rows[judged]
         unit = held.unit[judged] * usual[rows]
         change[rows] = true * unit
         known = held.design.own_baseline(held.design.change)
