@@ -105,7 +105,7 @@ class VisitLabel:
         return 0.0 if self.stage == "baseline" and not self.number else None
 
     def key(self, scale: str | None) -> tuple[int, float, str, list[tuple[float, str]]]:
-        """By which labels are sorted, on a scale where they have it; those of one place by the numbers and text in them."""
+        """By which labels are sorted: on a scale where they have it, then by the numbers and text in them."""
         stage = STAGES.index(self.stage)
         values = (getattr(self, kind) for kind in ([scale] if scale else []) + list(SCALES))
         value = next((float(each) for each in values if each is not None), 0.0)
