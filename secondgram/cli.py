@@ -46,6 +46,15 @@ ROLES: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "visits": (Annotated[str | None, typer.Option(help="labels of the visits in order, the baseline first")], None),
+    "missing": (
+        Annotated[
+            str | None,
+            typer.Option(
+                help="codes for missing, such as -4,-9999 or COLUMN=0; adni, ukb, stata, spss name sets; '' for none"
+            ),
+        ],
+        None,
+    ),
 }
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same result")]
 Draws = Annotated[int, typer.Option(help="plausible follow-ups per person")]
@@ -90,7 +99,7 @@ def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImp
     """Read a cohort and say what was decided; columns a model was trained on are what they were then."""
     from .cohort import read_cohort
 
-    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits")}
+    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits", "missing")}
     try:
         cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}), like=model)
     except MissingColumn as error:

@@ -16,7 +16,9 @@ import secondgram as sg
 from secondgram.errors import MissingColumn
 from secondgram.imputation.paper import PaperModel
 
-COHORT_OPTIONS = "--id --visit --time --static --outcomes --groups --site --features --layout --target --visits".split()
+COHORT_OPTIONS = (
+    "--id --visit --time --static --outcomes --groups --site --features --layout --target --visits --missing".split()
+)
 OPTIONS = {
     "fit": [
         *COHORT_OPTIONS,

@@ -190,7 +190,7 @@ def test_arrays_that_do_not_fit(more, message):
 def test_an_infinite_value_is_named():
     values = np.ones((2, 3, 2))
     values[1, 2, 1] = -np.inf
-    with pytest.raises(InputError, match=r"column 'f1': subject 001, visit 2 has an infinite value"):
+    with pytest.raises(InputError, match=r"column 'f1': subject 001, visit 2: the value is infinite"):
         make(2, visits=values, visit_labels=("0", "1", "2"))
 
 

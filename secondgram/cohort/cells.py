@@ -13,6 +13,8 @@ from ..errors import InputError
 from .reading import MISSING, Source
 
 DAYS_PER_YEAR = 365.25
+# No measurement is larger, and squares of larger numbers overflow: statistics packages write missing cells so.
+LARGEST = 1e150
 
 
 class Sheet:
@@ -25,6 +27,8 @@ class Sheet:
         self.columns = {name: _plain(table[name]) for name in table.column_names}
         self.source = source
         self.records = np.arange(table.num_rows)
+        # (column, row) -> value of cells that are no measurement and are read as missing, None where they are refused.
+        self.beyond: dict[tuple[str, int], float] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -57,7 +61,7 @@ class Sheet:
     def numbers(self, name: str) -> np.ndarray:
         """(R,) floats, float32 where the column is, NaN where missing.
 
-        Raises `InputError` at the first cell that is no number or is infinite.
+        Raises `InputError` at the first cell that is no number, is infinite or beyond `LARGEST`.
         """
         column = self.columns[name]
         if is_text(column.type) and not pa.types.is_boolean(column.type):
@@ -70,11 +74,19 @@ class Sheet:
             values = pc.cast(column, wide, safe=False).to_numpy()
         else:
             raise self.error(f"holds {column.type}, not numbers", "Leave the column out, or give numbers", name)
-        infinite = np.isinf(values)
-        if infinite.any():
-            row = int(np.flatnonzero(infinite)[0])
-            raise self.error("the value is infinite", "Correct the cell or leave it empty", name, [row])
-        return values
+        return self._within(name, values, "value")
+
+    def _within(self, name: str, values: np.ndarray, what: str) -> np.ndarray:
+        """values (R,), none beyond `LARGEST`."""
+        beyond = beyond_largest(values)
+        if not beyond.any():
+            return values
+        rows = np.flatnonzero(beyond)
+        if self.beyond is None:
+            problem, mend = no_measurement(float(values[rows[0]]), what)
+            raise self.error(problem, mend, name, rows[:1].tolist())
+        self.beyond.update({(name, int(row)): float(values[row]) for row in rows})
+        return np.where(beyond, np.nan, values)
 
     def texts(self, name: str) -> np.ndarray:
         """(R,) text exactly as written, None where missing; whole numbers are written without a point."""
@@ -102,10 +114,7 @@ class Sheet:
         text = self._text(name, column)
         values, bad = _parsed(text)
         if bad is None:
-            if np.isinf(values).any():
-                row = int(np.flatnonzero(np.isinf(values))[0])
-                raise self.error("the time is infinite", "Correct the cell or leave it empty", name, [row])
-            return values, False
+            return self._within(name, values, "time"), False
         given = text.to_pandas()
         dates = pd.to_datetime(given, format="ISO8601", errors="coerce", utc=True)
         wrong = np.flatnonzero((dates.isna() & given.notna()).to_numpy())
@@ -115,6 +124,20 @@ class Sheet:
             problem = f"{given.iloc[row]!r} is no time"
             raise self.error(problem, "Give years as numbers, or dates as 2014-05-31", name, [row])
         return ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=float), True
+
+
+def beyond_largest(values: np.ndarray) -> np.ndarray:
+    """Where values, float32 or float64, are beyond `LARGEST` or infinite."""
+    return np.abs(values) > min(LARGEST, float(np.finfo(values.dtype).max))
+
+
+def no_measurement(value: float, what: str = "value") -> tuple[str, str]:
+    """What is wrong with a number beyond `LARGEST`, and the mend."""
+    code = "stata" if np.inf > value > 8.98e307 else "spss" if value < -1.79e308 else f"{value:g}"
+    problem = f"the {what} is infinite" if np.isinf(value) else f"the {what} {value:g} is no measurement"
+    if value == np.inf:
+        return problem, "Correct the cell or leave it empty"
+    return problem, f"Correct the cell or leave it empty; if it stands for missing, name it: --missing {code}"
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -16,6 +16,7 @@ from .assembly import Places, drop_unscanned, fill_visits, find_people, find_pla
 from .cells import Sheet
 from .known import Known
 from .layouts import read_names
+from .missing_codes import Dropped, drop_codes, listed_codes
 from .reading import Source, guarded, open_source
 from .roles import Asked, Roles, find_layout, find_roles, resolve_roles
 from .table import Cohort
@@ -37,6 +38,7 @@ def read_cohort(
     layout: str | None = None,
     target: int | None = None,
     visits: str | Sequence[str] | None = None,
+    missing: object = None,
     like: object = None,
 ) -> Cohort:
     """Read people and their visits from CSV, TSV (also .gz), Parquet, Arrow/Feather, pandas or pyarrow.
@@ -64,8 +66,14 @@ def read_cohort(
         instance 2 or later, instances 0 and 1 serve only covariates, and people never scanned are left out.
     target : position of the follow-up visit to impute among the visits, 1 or more; 1 by default.
     visits : labels of the visits, the baseline first, where labels and times do not tell their order.
-    like : a fitted imputer: columns, kinds of covariates, visits and target that are not named are those it was trained
-        with. Whoever is read alone is then read as among all others; without it, visits are found anew in every table.
+    missing : codes that stand for missing in features, covariates, outcomes and times, compared by value in numbers and
+        as written in text: numbers, texts, `"column=code"` or {column: codes} for columns by name or pattern, and
+        sets by name: "adni" (-4, -1), "ukb" (-1, -3, -121, -818 of covariates and outcomes), "stata" (. and .a to .z,
+        as text, doubles from 8.98e307 on or floats from 1.701e38 on), "spss" (-1.797e308, #NULL!). 0 concerns features
+        alone, unless a column is named. `[]` means none, also where `like` has some.
+    like : a fitted imputer: columns, kinds of covariates, visits, codes for missing and target that are not named are
+        those it was trained with. Whoever is read alone is then read as among all others; without it, visits are
+        found anew in every table.
 
     Returns
     -------
@@ -108,6 +116,7 @@ def read_cohort(
         layout,
         _listed(visits),
     )
+    codes = known.missing if missing is None else listed_codes(missing)
     source = open_source(path)
     if like is not None:
         asked = _as_known(asked, known, source)
@@ -120,10 +129,12 @@ def read_cohort(
         if not len(sheet):
             raise InputError("has a header and no rows", file=source.label, mend="Give one row per person and visit")
         person = find_people(sheet, roles.id)[1]
+        dropped = drop_codes(sheet, roles, codes, missing is not None)
         roles = resolve_roles(roles, sheet, asked, personal_fields(sheet, roles, person))
+        roles.notes.extend(_dropped_notes(dropped, roles, missing is not None))
         if roles.fields.layout == "ukb":
             roles.notes.extend(drop_unscanned(sheet, roles))
-        return _assembled(sheet, roles, target, asked.visits, known)
+        return replace(_assembled(sheet, roles, target, asked.visits, known), missing=codes)
 
 
 def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
@@ -152,6 +163,10 @@ def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
 def _there(known: Known, role: str, names: Sequence[str]) -> str | None:
     name = known.columns.get(role)
     return name if name in names else None
+
+
+def _dropped_notes(dropped: Dropped, roles: Roles, asked: bool) -> list[str]:
+    return dropped.notes([part.name for part in [*roles.others, *roles.features]], asked)
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str] | None:

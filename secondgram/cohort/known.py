@@ -17,6 +17,7 @@ class Known:
     visits : labels, earliest first; None where they are not known.  target : position of the follow-up among them.
     earlier : labels of visits before the baseline, which are no visits of the model.
     columns : names of the columns `id`, `visit`, `time` and `site` of the training's table.
+    missing : codes that stood for missing in it, as `read_cohort` takes them.
     """
 
     features: tuple[str, ...] = ()
@@ -25,6 +26,7 @@ class Known:
     target: int = 1
     earlier: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str | float, ...] = ()
 
     @classmethod
     def of(cls, model: Any) -> Known:

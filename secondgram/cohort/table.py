@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, some
+from .cells import LARGEST, beyond_largest, no_measurement
 from .writing import write_cohort
 
 C = TypeVar("C", bound="Cohort")
@@ -53,6 +54,7 @@ class Cohort:
     notes : decisions made while reading it, one sentence each.
     earlier_labels : labels of visits before the baseline, which are not among these.
     columns : names of `id`, `visit`, `time` and `site` in the table it was read from.
+    missing : codes that stood for missing in that table, as `read_cohort` takes them.
     """
 
     ids: np.ndarray
@@ -69,6 +71,7 @@ class Cohort:
     notes: tuple[str, ...] = field(default=())
     earlier_labels: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str | float, ...] = ()
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -109,13 +112,16 @@ class Cohort:
             )
         if slots < 1 or not 0 <= self.target:
             raise InputError("a cohort needs a baseline visit and a target of 0 or more", file=self.source)
-        if np.isinf(self.visits).any():
-            person, slot, feature = np.argwhere(np.isinf(self.visits))[0]
+        # Without a copy of a large cohort.
+        ends = (np.fmin.reduce(self.visits, axis=None), np.fmax.reduce(self.visits, axis=None)) if people else ()
+        if any(abs(float(end)) > LARGEST for end in ends):
+            person, slot, feature = np.argwhere(beyond_largest(self.visits))[0]
+            problem, mend = no_measurement(float(self.visits[person, slot, feature]))
             raise InputError(
-                f"subject {self.ids[person]}, visit {self.visit_labels[slot]} has an infinite value",
+                f"subject {self.ids[person]}, visit {self.visit_labels[slot]}: {problem}",
                 file=self.source,
                 column=self.features[feature],
-                mend="Correct the cell or leave it empty",
+                mend=mend,
             )
 
     # -- what a person asks first -------------------------------------------------

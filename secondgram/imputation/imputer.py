@@ -113,6 +113,7 @@ class SecondgramImputer:
         self.options = options(**overrides)
         self.model_: PresetModel
         self.arithmetic_: Arithmetic | None
+        self.missing_: tuple[str | float, ...]
         _check_sampling(self.options.solver, self.options.steps)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -166,6 +167,7 @@ class SecondgramImputer:
 
     def _remember(self, train: Cohort) -> None:
         self._settle()
+        self.missing_ = train.missing
         gap = train.gap[train.paired]
         gap = gap[np.isfinite(gap)]
         self.columns_ = Columns(
@@ -191,6 +193,7 @@ class SecondgramImputer:
             1 if columns.visits is None else columns.visits.index(columns.visit),
             tuple(columns.earlier or ()),
             columns.table or {},
+            self.missing_,
         )
 
     # -- imputing -----------------------------------------------------------------------
@@ -350,6 +353,7 @@ class SecondgramImputer:
             "overrides": {key: list(v) if isinstance(v, tuple) else v for key, v in self.overrides.items()},
             "columns": asdict(self.columns_),
             "arithmetic": None if arithmetic is None else asdict(arithmetic),
+            "missing": list(self.missing_),
             "versions": versions(),
             "model": self.model_.state(),
         }
@@ -399,6 +403,7 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         imputer = SecondgramImputer(tree["preset"], tree["seed"], **tree["overrides"])
         imputer.options = PRESETS[tree["preset"]][0](**tree["options"])
         imputer.columns_ = Columns(**tree["columns"])
+        imputer.missing_ = tuple(tree.get("missing", ()))
         stored = tree.get("arithmetic")
         imputer.arithmetic_ = None if stored is None else Arithmetic(**stored)
         imputer.model_ = PRESETS[tree["preset"]][1].from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from ..cohort.cells import LARGEST
 from ..cohort.reading import MISSING
 from ..cohort.table import Cohort
 from .optional import st
@@ -59,8 +60,9 @@ def _is_kept(text: str) -> bool:
 
 @cache
 def numbers(width: Literal[32, 64] = 64) -> st.SearchStrategy[float]:
-    """Finite numbers of any size that a float of so many bits holds, simple ones first."""
-    return st.integers(-9, 9).map(float) | st.floats(allow_nan=False, allow_infinity=False, width=width)
+    """Numbers of any size that is read and a float of so many bits holds, simple ones first."""
+    most = LARGEST if width == 64 else float(np.finfo(np.float32).max)
+    return st.integers(-9, 9).map(float) | st.floats(-most, most, width=width)
 
 
 @st.composite
