@@ -193,7 +193,8 @@ def test_sites_are_not_left_out_silently(here, cli):
     table.drop(columns="place").to_csv("part.csv", index=False)
     for model in MODELS:
         done = cli(*f"impute {model} part.csv --who all --out part.parquet".split())
-        assert done.code == 2
+        # The published preset imputes levels, which a site decides; the other one changes.
+        assert done.code == (2 if model == "paper" else 0)
         for told in ("scanner 0", "--site", "place"):
             assert told in done.err
     table.assign(place="").to_csv("part.csv", index=False)

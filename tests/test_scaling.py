@@ -98,12 +98,22 @@ def test_site_differences_are_taken_out() -> None:
         np.testing.assert_allclose(scaled[site == name].std(axis=0), 1.0, atol=0.1)
 
 
-def test_an_unknown_site_and_no_site_are_scaled_by_the_cohort() -> None:
-    values = _baseline(gaps=False)
-    scaling, plain = SharedScaling.fit(values, _sites()), SharedScaling.fit(values)
+def test_an_unknown_site_and_no_site_have_the_mean_of_the_cohort_and_the_spread_within_sites() -> None:
+    values, site = _baseline(gaps=False), _sites()
+    shift = 1e4 * (site == "south")[:, None]
+    scaling, plain = SharedScaling.fit(values + shift, site), SharedScaling.fit(values + shift)
     elsewhere = np.array(["east"] * len(values), dtype=object)
-    np.testing.assert_array_equal(scaling.apply(values, elsewhere), plain.apply(values))
-    np.testing.assert_array_equal(scaling.apply(values), plain.apply(values))
+    assert scaling.unknown(len(values), elsewhere).all()
+    assert scaling.unknown(len(values)).all()
+    assert not scaling.unknown(len(values), site).any()
+    assert not plain.unknown(len(values), site).any()
+    np.testing.assert_array_equal(scaling.apply(values, elsewhere), scaling.apply(values))
+    location, spread = scaling.original_scale(1, elsewhere[:1])
+    np.testing.assert_array_equal(location[0], plain.location[0])
+    np.testing.assert_array_equal(scaling.whole, plain.spread[0])
+    parts = [values[site == name] for name in ("north", "south", "west")]
+    pooled = sum(((part - part.mean(axis=0)) ** 2).sum(axis=0) for part in parts) / (len(values) - 3)
+    np.testing.assert_allclose(spread[0], np.sqrt(pooled))
 
 
 @pytest.mark.parametrize("people", [1, 2, 6])
@@ -197,6 +207,7 @@ def test_shared_scaling_state_comes_back() -> None:
     scaling = SharedScaling.fit(values, site)
     again = SharedScaling.from_state(scaling.state())
     assert again.sites == scaling.sites
+    np.testing.assert_array_equal(again.whole, scaling.whole)
     np.testing.assert_array_equal(again.apply(values, site), scaling.apply(values, site))
 
 

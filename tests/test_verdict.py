@@ -67,7 +67,8 @@ def _error(judged: Judgement) -> np.ndarray:
 
 
 def _features(judged: Judgement) -> dict[str, list[Any]]:
-    return feature_columns(judged, NAMES, _mean(), np.zeros(len(NAMES), dtype=bool))
+    none = np.zeros(len(NAMES), dtype=bool)
+    return feature_columns(judged, NAMES, _mean(), none, none)
 
 
 def _ladder(judged: Judgement, shape: dict[str, Any] = NO_SHAPE, candidate: str = "gap") -> list[dict[str, Any]]:

@@ -20,12 +20,14 @@ class SharedScaling:
 
     location, spread : (S, D) float64; row 0 is the whole cohort, the others the sites in `sites`.
     A site seen in training is scaled by its own figures, shrunk as far as sites do not differ; an unknown one by the
-    cohort's.
+    cohort's mean and the sites' common spread, which holds no scatter between sites.
+    whole : (D,), the spread of the cohort with that scatter.
     """
 
     location: np.ndarray
     spread: np.ndarray
     sites: tuple[str, ...] = ()
+    whole: np.ndarray | None = None
 
     @classmethod
     def fit(cls, baseline: np.ndarray, site: np.ndarray | None = None, *, robust: bool = False) -> SharedScaling:
@@ -45,9 +47,13 @@ class SharedScaling:
         count = np.stack([np.isfinite(rows).sum(axis=0) for rows in parts])  # [sites, features]
         moments = [_moments(rows, flat_spread=np.nan) for rows in parts]
         own_mean, own_spread = (np.stack(values) for values in zip(*moments, strict=True))
-        spreads = _site_spreads(own_spread, count, spread)
+        spreads, common = _site_spreads(own_spread, count, spread)
         location = _shrunk(own_mean, spreads**2 / np.maximum(count, 1), count > 0, mean)
-        return cls(np.vstack([mean, location]), np.vstack([spread, spreads]), tuple(names))
+        return cls(np.vstack([mean, location]), np.vstack([common, spreads]), tuple(names), spread)
+
+    def unknown(self, people: int, site: np.ndarray | None = None) -> np.ndarray:
+        """(N,) bool: people of a site that was not seen, or of none, where features are scaled within sites."""
+        return np.asarray(self._rows(people, site) == 0) if self.sites else np.zeros(people, dtype=bool)
 
     def _rows(self, people: int, site: np.ndarray | None) -> np.ndarray:
         if not self.sites or site is None:
@@ -71,15 +77,16 @@ class SharedScaling:
         return values * spread + location
 
     def state(self) -> dict[str, Any]:
-        return {"location": self.location, "spread": self.spread, "sites": list(self.sites)}
+        own = {"location": self.location, "spread": self.spread, "sites": list(self.sites)}
+        return own if self.whole is None else own | {"whole": self.whole}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> SharedScaling:
-        return cls(state["location"], state["spread"], tuple(state["sites"]))
+        return cls(state["location"], state["spread"], tuple(state["sites"]), state.get("whole"))
 
 
-def _site_spreads(own: np.ndarray, count: np.ndarray, overall: np.ndarray) -> np.ndarray:
-    """Spread of each site (S, D): its own, shrunk on the log scale to the sites' common one.
+def _site_spreads(own: np.ndarray, count: np.ndarray, overall: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spread of each site (S, D): its own, shrunk on the log scale to the sites' common one (D,), which comes second.
 
     own : (S, D), NaN where a site's values do not vary and say nothing;  count : (S, D);  overall : (D,) fallback.
     """
@@ -89,7 +96,7 @@ def _site_spreads(own: np.ndarray, count: np.ndarray, overall: np.ndarray) -> np
     common = np.where(square > 0, np.sqrt(square / np.maximum(degrees.sum(axis=0), 1)), overall)
     # A fixed prior, not one estimated from the sites: two people who happen to agree must not get a scale of nothing.
     weight = degrees / (degrees + SITE_PRIOR)
-    return np.where(known, own, common) ** weight * common ** (1.0 - weight)
+    return np.where(known, own, common) ** weight * common ** (1.0 - weight), common
 
 
 def _shrunk(own: np.ndarray, error: np.ndarray, known: np.ndarray, centre: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,16 +68,22 @@ class Context:
         return cls(encoder, scaling, cells, float(gap.mean()) if len(gap) else 0.0, spread if spread > 1e-9 else 1.0)
 
     def inputs(self, people: People) -> np.ndarray:
-        """X, in which missing cells and covariates are their expectations given the others, and unknown gaps usual."""
+        """X, in which missing cells and covariates are their expectations given the others, and unknown gaps usual.
+
+        So are the baselines of people whose site was not seen: how much of them is the site's offset cannot be told
+        from one person, and a statistic of the people in a call would let draws depend on who else is in it.
+        """
         covariates = self.encoder.encode(people.table, people.source)
         width = people.baseline.shape[1]
         X = np.empty((len(people), width + covariates.shape[1] + 1))
         X[:, width:-1] = covariates
+        strange = self.scaling.unknown(len(people), people.site)
         for start in range(0, len(people), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
             X[rows, :width] = self.scaling.apply(
                 people.baseline[rows], None if people.site is None else people.site[rows]
             )
+            X[rows, :width][strange[rows]] = np.nan
             values = X[rows, :-1]
             gone = np.isnan(values)
             if gone.any():
@@ -86,6 +93,40 @@ class Context:
         gap = (people.gap - self.gap_mean) / self.gap_spread
         X[:, -1] = np.where(np.isfinite(gap), gap, 0.0)
         return X
+
+    def units(self, people: People, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Location and scale (N, D) of people whose inputs are X: original units are location + scale * scaled value.
+
+        Where a site was not seen, a location is what puts a measured baseline at its expectation in X, so that a change
+        starts from the baseline whatever the site's offset.
+        """
+        location, scale = self.scaling.original_scale(len(people), people.site)
+        rows = np.flatnonzero(self.scaling.unknown(len(people), people.site))
+        if len(rows):
+            baseline = people.baseline[rows]
+            seen = np.isfinite(baseline)
+            if self.scaling.whole is not None:
+                # What was not measured scatters between sites, too.
+                scale[rows] = np.where(seen, scale[rows], self.scaling.whole)
+            expected = scale[rows] * X[rows, : baseline.shape[1]]
+            location[rows] = np.where(seen, baseline - expected, location[rows])
+        return location, scale
+
+    def original(self, scaled: np.ndarray, people: People, X: np.ndarray) -> np.ndarray:
+        """Scaled values (..., N, D) of people whose inputs are X, in original units."""
+        location, scale = self.units(people, X)
+        return scaled * scale + location
+
+    def later(self, pairs: TrainingPairs, X: np.ndarray) -> np.ndarray:
+        """(P, D) later visits of pairs whose inputs are X, scaled."""
+        location, scale = self.units(pairs.people, X)
+        return np.asarray((pairs.later - location) / scale)
+
+    @cached_property
+    def within_visit(self) -> np.ndarray:
+        """(D, D) covariance of scaled baselines given the covariates."""
+        width = self.scaling.location.shape[1]
+        return np.asarray(np.linalg.inv(self.missing.precision[:width, :width]))
 
     def gone(self, people: People) -> np.ndarray:
         """(N, D + C) bool: missing cells of baselines, and encoded columns of missing covariates."""

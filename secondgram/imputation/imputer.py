@@ -146,8 +146,8 @@ class SecondgramImputer:
         state_every : seconds between two savings of it.
         show : draw a progress bar when standard error is a terminal.
 
-        Raises `InputError` for a cohort that cannot be learned from: no or fewer than ten pairs, a constant or empty
-        feature, a recorded gap of zero or less.
+        Raises `InputError` for a cohort that cannot be learned from: no or fewer than ten pairs, a feature that is
+        constant or empty, at the baseline alone too, a recorded gap of zero or less.
         """
         check_trainable(train)
         model = PRESETS[self.preset][1]
@@ -247,9 +247,10 @@ class SecondgramImputer:
             raise InputError(f"threads={threads!r}", mend="Use a whole number, 1 or more")
         cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit)
         people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit)
-        notes += check_sites(cohort, self.model_.sites, (self.columns_.table or {}).get("site", "site")) + of_people
+        column = (self.columns_.table or {}).get("site", "site")
+        notes += check_sites(cohort, self.model_.sites, column, wanted=self.preset == "paper") + of_people
         # Fail before drawing: unusable covariates, then an unknown solver or number of steps.
-        notes += self._lacking(people)
+        notes += self._lacking(people) + self.model_.cautions()
         self.model_.check(solver, steps)
         precision, of_precision = self._precision(precision)
         result = Imputation(

@@ -71,6 +71,10 @@ class PresetModel(SampledModel, Protocol):
         """What was chosen and why, one sentence each."""
         ...
 
+    def cautions(self) -> list[str]:
+        """What whoever uses its draws has to know of them, one sentence each."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """Nested dict of JSON values and arrays that the class's `from_state` takes back."""
         ...

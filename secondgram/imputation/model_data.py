@@ -140,6 +140,7 @@ def check_trainable(cohort: Cohort) -> None:
             column=cohort.features[int(constant[0])],
             mend="Leave the feature out with --features or features=",
         )
+    _check_baselines(cohort)
     count = int(cohort.paired.sum())
     if count == 0:
         raise InputError(
@@ -160,3 +161,40 @@ def check_trainable(cohort: Cohort) -> None:
             mend="A model is checked on groups it has not seen; check the column of the groups",
         )
     cohort.pairs()
+    _check_followups(cohort)
+
+
+def _check_baselines(cohort: Cohort) -> None:
+    low, high = np.fmin.reduce(cohort.baseline, axis=0), np.fmax.reduce(cohort.baseline, axis=0)
+    constant = np.flatnonzero(high == low)
+    if len(constant):
+        raise InputError(
+            f"is constant at visit {cohort.visit_labels[0]}: every measured baseline is {low[constant[0]]:g}"
+            + (f" (also {some(np.array(cohort.features)[constant[1:]])})" if len(constant) > 1 else ""),
+            file=cohort.source,
+            column=cohort.features[int(constant[0])],
+            mend="A change is told in units of the baselines' spread: leave the feature out, or check the file",
+        )
+
+
+def _check_followups(cohort: Cohort) -> None:
+    later, before = cohort.followup[cohort.paired], cohort.baseline[cohort.paired]
+    low, high = np.fmin.reduce(later, axis=0), np.fmax.reduce(later, axis=0)
+    known = np.isfinite(later).sum(axis=0) >= FEWEST_PAIRS
+    for place in np.flatnonzero((low == high) & known):
+        if not (cohort.baseline[:, place] == low[place]).any():
+            raise InputError(
+                f"is {low[place]:g} for everybody at visit {cohort.followup_label}, and for nobody at the baseline",
+                file=cohort.source,
+                column=cohort.features[int(place)],
+                mend="Leave the cells empty if that is a code for missing, or leave the feature out",
+            )
+    change = later - before
+    low, high = np.fmin.reduce(change, axis=0), np.fmax.reduce(change, axis=0)
+    if (np.isfinite(low) & (low == high)).any() and not (high > low).any():
+        raise InputError(
+            f"everybody's change is the same: {low[np.isfinite(low)][0]:g}",
+            file=cohort.source,
+            column=cohort.features[int(np.flatnonzero(np.isfinite(low))[0])],
+            mend="Check that follow-ups are no copies of the baselines",
+        )

@@ -266,6 +266,10 @@ class PaperModel:
             f"{sum(epoch['skipped'] for epoch in epochs)} updates skipped by the gate",
         ]
 
+    def cautions(self) -> list[str]:
+        """What whoever uses its draws has to know of them: nothing."""
+        return []
+
     def state(self) -> dict[str, Any]:
         return {
             "encoder": self.encoder.state(),
@@ -296,6 +300,14 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 
 def _ranges(first: Cohort, pairs: TrainingPairs) -> tuple[RangeScaling, RangeScaling]:
     """Ranges of the baseline and of the follow-up of training people."""
+    never = ~np.isfinite(pairs.later).any(axis=0)
+    if never.any():
+        raise InputError(
+            "was measured at no follow-up, and preset paper learns each feature's range from those",
+            file=first.source,
+            column=first.features[int(np.flatnonzero(never)[0])],
+            mend="Leave the feature out, or use preset default",
+        )
     within = None if first.site is None else SharedScaling.fit(first.baseline, first.site)
     return (
         RangeScaling.fit(first.baseline, first.site, within),

@@ -98,29 +98,38 @@ def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tup
     return aligned, wanted, [f"visit {visits[0]} is the baseline and {wanted} the follow-up, as in training"]
 
 
-def check_sites(cohort: Cohort, sites: Sequence[str], column: str = "site") -> list[str]:
+def check_sites(cohort: Cohort, sites: Sequence[str], column: str = "site", wanted: bool = False) -> list[str]:
     """Notes on sites that a model was not trained on; `sites` are those it scales features within.
 
-    column : where the training's table had them.
+    column : where the training's table had them.  wanted : the model cannot do without.
 
-    Raises `InputError` where the model has sites and the cohort says nothing of them.
+    Raises `InputError` where sites are wanted and the cohort says nothing of them.
     """
     if not sites:
         return []
-    if cohort.site is None:
+    if cohort.site is None and wanted:
         raise InputError(
             f"the model scales features within sites ({some(sites)}), and the cohort has none",
             file=cohort.source,
             column=column,
             mend="Add the column, or name it with --site or site=; an empty cell is scaled as the average of all sites",
         )
+    apart = "scaled as the average of its sites"
+    if not wanted:
+        apart = (
+            "each is imputed from their own baseline as the level, with change and spread as within the sites of the "
+            "model. Fit it with their baselines too, which needs no follow-up of theirs, to know the site"
+        )
+    if cohort.site is None:
+        return [
+            f"no site is known, and the model scales features within sites ({some(sites)}): {apart}; the column was "
+            f"{column!r}, and --site or site= names another"
+        ]
     strange = cohort.scanned & ~np.isin(cohort.site.astype(str), np.asarray(sites, dtype=str))
     if not strange.any():
         return []
     names = some(sorted(set(cohort.site[strange])))
-    return [
-        f"{int(strange.sum())} people are of sites unknown to the model ({names}): scaled as the average of its sites"
-    ]
+    return [f"{int(strange.sum())} people are of sites unknown to the model ({names}): {apart}"]
 
 
 def feature_order(cohort: Cohort, features: list[str]) -> list[int]:

@@ -47,7 +47,7 @@ class PairBaseline(Baseline):
         self.context = Context.fit(train, self.pairs)
         X = self.context.inputs(self.pairs.people)
         self.width = len(train.features)
-        change = self.context.scaling.apply(self.pairs.later, self.pairs.people.site) - X[:, : self.width]
+        change = self.context.later(self.pairs, X) - X[:, : self.width]
         self.learn(X, change)
         return self
 
@@ -67,7 +67,7 @@ class PointBaseline(PairBaseline):
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         X = self.context.inputs(people)
-        return self.context.scaling.invert(X[:, : self.width] + self.change(X), people.site)
+        return self.context.original(X[:, : self.width] + self.change(X), people, X)
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -121,4 +121,4 @@ class GaussianBaseline(PointBaseline):
         X = self.context.inputs(people)
         z = normals(people.keys, self.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws, dtype=np.float64)
         scaled = X[:, : self.width] + self.change(X) + self.components(z) @ self.gaussian.factor
-        return self.context.scaling.invert(scaled, people.site)
+        return self.context.original(scaled, people, X)

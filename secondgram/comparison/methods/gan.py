@@ -52,11 +52,12 @@ class WassersteinGAN(DrawnBaseline):
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
-        condition = torch.from_numpy(self.context.inputs(people)).float()
+        X = self.context.inputs(people)
+        condition = torch.from_numpy(X).float()
         z = normals(people.keys, LATENT, seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         with one_thread(), torch.inference_mode():
             made = [self.generator(torch.cat([condition, torch.from_numpy(each)], 1)).numpy() for each in z]
-        return self.context.scaling.invert(np.stack(made).astype(float), people.site)
+        return self.context.original(np.stack(made).astype(float), people, X)
 
 
 def _network(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:

@@ -142,7 +142,7 @@ class Chained(Peer, DrawnBaseline):
             empty = np.full((len(X), self.width), np.nan)
             table = pd.DataFrame(np.hstack([X, empty]), columns=self.names)
             self.kept = X, asked, self.impute(table, *asked)
-        return self.context.scaling.invert(X[:, : self.width] + self.kept[2], people.site)
+        return self.context.original(X[:, : self.width] + self.kept[2], people, X)
 
 
 class IterativeBayes(Chained):

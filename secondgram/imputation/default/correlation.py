@@ -9,6 +9,7 @@ import numpy as np
 
 from ..covariance import principal, shrunk_correlation
 from ..missing import MissingCells
+from .borrowing import measured_people, scarce
 
 
 @dataclass(eq=False)
@@ -25,7 +26,13 @@ class ResidualComponents:
     @classmethod
     def fit(cls, standard: np.ndarray, weight: np.ndarray) -> ResidualComponents:
         """standard (P, D) residuals of about unit variance, NaN where unknown; weight (P,)."""
-        return cls.of(shrunk_correlation(standard, weight))
+        correlation = shrunk_correlation(standard, weight)
+        # What a few residuals seem to go along with is chance.
+        few = scarce(measured_people(standard, weight))
+        if few.any():
+            correlation[few], correlation[:, few] = 0.0, 0.0
+            correlation[few, few] = 1.0
+        return cls.of(correlation)
 
     @classmethod
     def of(cls, covariance: np.ndarray) -> ResidualComponents:

@@ -206,7 +206,7 @@ def fit_folds(
 
 def _scaled(context: Context, pairs: TrainingPairs, cut: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     X, width = context.inputs(pairs.people), pairs.later.shape[1]
-    later = context.scaling.apply(pairs.later, pairs.people.site)
+    later = context.later(pairs, X)
     if cut:
         X, later = _cut(X, width), np.clip(later, -FARTHEST, FARTHEST)
     return X, later - X[:, :width], np.isfinite(pairs.people.baseline)

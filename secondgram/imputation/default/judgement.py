@@ -18,6 +18,7 @@ from ...sampling.quantile_map import quantile_crps
 from ..context import levels
 from ..folds import FOLDS, standard_error, standard_errors, unit_averages, unit_folds, unit_sums
 from ..scores import normal_crps
+from .borrowing import same_change
 from .design import Design, Fold, fit_folds, fold_of, takes_long, without
 from .margins import Margins, at_shares, fit_margins, margins_as
 from .mean import MeanPredictor, fit_means
@@ -126,6 +127,10 @@ def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarra
     """Spread and margins of what a mean leaves, of the kinds of another stage where one is given."""
     weight, unit = whole.weight, whole.pairs.unit
     left = whole.less_doubt(whole.own_baseline(left), mean.map)
+    same = same_change(whole.change)
+    if same.any():
+        # They would leave a spread of nothing.
+        left = np.where(same, np.nan, left)
     if like is None:
         spread = fit_spread(whole.X, left, weight, unit, fold)
     else:

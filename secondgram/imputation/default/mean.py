@@ -31,6 +31,7 @@ from ...ops.row_tiles import matmul
 from ...ops.thread_pool import in_parallel
 from ..folds import gains, unit_averages
 from ..regression import LinearMap, RidgePaths, with_gap
+from .borrowing import without_scarce
 from .design import Design, Fold
 from .hierarchy import DEVIATION, fit_hierarchy
 from .population import Population, Surprise
@@ -338,7 +339,8 @@ class _Fitted:
         """The ridge over everything, on what the simple part of a candidate leaves."""
         if name not in self._paths:
             X = with_gap(self.X) if name == "gap_ridge" else self.X
-            self._paths[name] = RidgePaths(X, self.left(RICH[name]), self.design.weight)
+            left = without_scarce(self.left(RICH[name]), self.design.weight)
+            self._paths[name] = RidgePaths(X, left, self.design.weight)
         return self._paths[name]
 
     def left(self, name: str) -> np.ndarray:

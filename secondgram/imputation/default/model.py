@@ -28,6 +28,7 @@ from ...training.trainer import Run, TrainingOptions
 from ..context import Context
 from ..model_data import People
 from ..provenance import tree_digest
+from .borrowing import borrowing_notes, learned_people, scarce
 from .design import Design, fit_folds, most_for_fill
 from .joint import Joint, Residuals, fit_joint
 from .judgement import CHOICES, follow, judge
@@ -142,10 +143,12 @@ class DefaultModel:
         joint, component_margins, shape = fit_joint(
             residuals, stage.margins.map, options.components, shaping, seed=seed, run=run
         )
+        people = learned_people(whole.change, whole.weight)
         record = {
             "ladder": ladder_rows(judgement, mean_change, stage.spread, stage.margins, component_margins, shape),
-            "features": feature_columns(judgement, cohort.features, mean_change, whole.absent),
+            "features": feature_columns(judgement, cohort.features, mean_change, whole.absent, scarce(people)),
             "shape": shape,
+            "cautions": borrowing_notes(cohort.features, people),
         }
         return cls(options, whole.context, mean_change, stage.spread, joint, record)
 
@@ -184,18 +187,18 @@ class DefaultModel:
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Posterior mean (N, D). Exact but for the denoiser's components, which are averaged over the draws."""
-        X = self.context.inputs(people)
-        mean, scale = self._scaled_mean(X), self.spread.scale(X)
+        X = all_inputs = self.context.inputs(people)
+        mean, scale = self._scaled_mean(X), self._scale(people, X)
         values = mean + scale * self.joint.expected(X, people.keys, draws, seed, *self._sampling(solver, steps))
         rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
         if len(rows):
             some, X, mean, scale = people.take(rows), X[rows], mean[rows], scale[rows]
             lost = self._lost(some, X)
             if lost is not None:
-                mean = mean + lost.expected(self._later(some, mean, scale))
-            z = self.joint.condition(np.zeros((1, *mean.shape)), self._known(some, mean, scale))
+                mean = mean + lost.expected(self._later(some, X, mean, scale))
+            z = self.joint.condition(np.zeros((1, *mean.shape)), self._known(some, X, mean, scale))
             values[rows] = mean + scale * self.joint.finish(z[0])
-        return self._to_original(values, people)
+        return self._to_original(values, people, all_inputs)
 
     def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """By covariate (M, N), missing ones drawn: numbers in original units, or levels as text.
@@ -203,7 +206,7 @@ class DefaultModel:
         Those that draws of the follow-up of the same numbers, seed and people rest on; given whatever is known of it.
         """
         X = self.context.inputs(people)
-        later = self._later(people, self._scaled_mean(X), self.spread.scale(X))
+        later = self._later(people, X, self._scaled_mean(X), self._scale(people, X))
         return self._cells(people, X).covariates(draws, seed, later)
 
     def draw(
@@ -225,8 +228,8 @@ class DefaultModel:
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) from what `sample` gave."""
         X = self._inputs(people)
-        mean, scale = self._scaled_mean(X), self.spread.scale(X)
-        location, unit = self.context.scaling.original_scale(len(people), people.site)
+        mean, scale = self._scaled_mean(X), self._scale(people, X)
+        location, unit = self.context.units(people, X)
         noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
         lost = self._lost(people, X)
         moved = None if lost is None else lost.drawn(draws, seed).weighted(1.0 / scale)
@@ -253,7 +256,7 @@ class DefaultModel:
         far &= np.isnan(people.known)
         if not far.any():
             return
-        location, unit = self.context.scaling.original_scale(len(people), people.site)
+        location, unit = self.context.units(people, X)
         low, high = ((location + unit * limit)[far] for limit in limits)
         values[:, far] = np.clip(values[:, far], low, high)
 
@@ -270,18 +273,41 @@ class DefaultModel:
         """Draws (M, n, D) of people of whose follow-up some cells are known."""
         lost = self._lost(people, X)
         if lost is not None:
-            moved = lost.drawn(draws, seed, self._later(people, mean, scale))
+            moved = lost.drawn(draws, seed, self._later(people, X, mean, scale))
             mean = mean + moves(moved)  # [draws, people, features]
         z = self.joint.rotated(people.keys, draws, seed, sampled)
-        z = self.joint.condition(z, self._known(people, mean, scale))
-        return self._to_original(mean + scale * self.joint.finish(z), people)
+        z = self.joint.condition(z, self._known(people, X, mean, scale))
+        return self._to_original(mean + scale * self.joint.finish(z), people, X)
 
-    def _known(self, people: People, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    def _known(self, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Standardised residuals of what is known of the follow-up, NaN elsewhere; mean (N, D) or (M, N, D)."""
-        return np.asarray((self.context.scaling.apply(people.known, people.site) - mean) / scale)
+        location, unit = self.context.units(people, X)
+        return np.asarray(((people.known - location) / unit - mean) / scale)
 
-    def _later(self, people: People, mean: np.ndarray, scale: np.ndarray) -> Later:
-        return Later(self.joint.scores(self._known(people, mean, scale)), scale, self.joint.components.correlation())
+    def _later(self, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Later:
+        z = self.joint.scores(self._known(people, X, mean, scale))
+        return Later(z, scale, self.joint.components.correlation())
+
+    def _scale(self, people: People, X: np.ndarray) -> np.ndarray:
+        """Spread (N, D) of the follow-up, scaled; with what a baseline would have said of the change, where a site was
+        not seen.
+        """
+        scale = self.spread.scale(X)
+        rows = np.flatnonzero(self.context.scaling.unknown(len(people), people.site))
+        if len(rows):
+            gap = X[rows, -1:]
+            plain, both, by_gap = self._unsaid
+            unsaid = np.maximum(plain + 2.0 * gap * both + gap**2 * by_gap, 0.0)
+            scale[rows] = np.sqrt(scale[rows] ** 2 + unsaid)
+        return scale
+
+    @cached_property
+    def _unsaid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Variance (D,) of the change that baselines predict: without the gap, with it, and with its square."""
+        linear, width = self.mean_change.map, self.joint.components.width
+        W, within = linear.W[:width], self.context.within_visit
+        by_gap = np.zeros_like(W) if linear.by_gap is None else linear.by_gap[:width]
+        return (W * (within @ W)).sum(0), (W * (within @ by_gap)).sum(0), (by_gap * (within @ by_gap)).sum(0)
 
     def _inputs(self, people: People) -> np.ndarray:
         """What the parts are conditioned on, as `sample` made it where that came before."""
@@ -317,8 +343,8 @@ class DefaultModel:
         W[np.diag_indices(self.joint.components.width)] += 1.0
         return np.ascontiguousarray(W, dtype=np.float32), by_gap
 
-    def _to_original(self, scaled: np.ndarray, people: People) -> np.ndarray:
-        values = self.context.scaling.invert(scaled, people.site)
+    def _to_original(self, scaled: np.ndarray, people: People, X: np.ndarray) -> np.ndarray:
+        values = self.context.original(scaled, people, X)
         # Measured cells come back as they are, not as scaled and unscaled.
         return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
 
@@ -332,7 +358,13 @@ class DefaultModel:
 
     def summary(self) -> list[str]:
         """What was chosen and why, one sentence each."""
-        return [f"{rung['rung']}: {rung['choice']}. {rung['reason']}" for rung in self.record["ladder"][1:]]
+        rungs = [f"{rung['rung']}: {rung['choice']}. {rung['reason']}" for rung in self.record["ladder"][1:]]
+        return rungs + self.cautions()
+
+    def cautions(self) -> list[str]:
+        """What whoever uses its draws has to know of them, one sentence each."""
+        # A model of an earlier release has none.
+        return list(self.record.get("cautions", []))
 
     def state(self) -> dict[str, Any]:
         return {

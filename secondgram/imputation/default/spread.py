@@ -19,6 +19,7 @@ from ...ops.row_tiles import matmul
 from ...ops.thread_pool import in_parallel
 from ..folds import gains, simplest, unit_averages
 from ..scores import normal_crps
+from .borrowing import borrowed_level
 
 CANDIDATES = ("constant", "gap", "common", "own")
 # Pairs' worth of the common slopes that a feature's own are drawn by, and of "no slope" that the common ones are.
@@ -159,7 +160,8 @@ def _fit(name: str, X: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> 
         fit.common()
     if name == "own":
         fit.deviate()
-    spread = Spread(fit.level - np.log(MEAN_SIZE), fit.slopes, centre, own_centre, np.zeros((2, width)), name)
+    level = borrowed_level(fit.level, fit.total)
+    spread = Spread(level - np.log(MEAN_SIZE), fit.slopes, centre, own_centre, np.zeros((2, width)), name)
     log = spread._log(X)
     spread.reach = np.stack([log.min(axis=0), log.max(axis=0)])
     spread.doubt = np.log(_wider(fit.total))

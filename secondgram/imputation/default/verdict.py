@@ -57,11 +57,12 @@ def ladder_rows(
 
 
 def feature_columns(
-    judgement: Judgement, names: Sequence[str], mean: MeanPredictor, absent: np.ndarray
+    judgement: Judgement, names: Sequence[str], mean: MeanPredictor, absent: np.ndarray, scarce: np.ndarray
 ) -> dict[str, list[Any]]:
     """Columns of `verdict_table`, one entry a feature; NaN for one that nobody was judged by.
 
-    absent : (D,) bool, features that nobody's baseline has.
+    absent : (D,) bool, features that nobody's baseline has;  scarce : (D,) bool, those that next to nobody was measured
+    on twice.
     """
     scores = by_feature(judgement, mean.chosen)
     carried, ours = scores["carry-forward"], scores["margins"]
@@ -81,6 +82,7 @@ def feature_columns(
         "feature": list(names),
         "mean": list(mean.chosen),
         "absent": absent.tolist(),
+        "scarce": scarce.tolist(),
         "rmse_carry_forward": np.sqrt(average(judgement.change**2)).tolist(),
         "rmse": np.sqrt(average(error**2)).tolist(),
         "crps_carry_forward": average(carried).tolist(),
@@ -129,7 +131,10 @@ def verdict_table(features: dict[str, list[Any]]) -> pd.DataFrame:
     table = pd.DataFrame(features).set_index("feature")
     error = table["error"]
     # A model of an earlier release does not say.
-    absent = table["absent"].to_numpy(dtype=bool) if "absent" in table else np.zeros(len(table), dtype=bool)
+    absent, scarce = (
+        table[name].to_numpy(dtype=bool) if name in table else np.zeros(len(table), dtype=bool)
+        for name in ("absent", "scarce")
+    )
     # In this order, whatever order they were kept in.
     table = table[["mean", "rmse_carry_forward", "rmse", "crps_carry_forward", "crps", "difference"]].copy()
     table["low"] = table["difference"] - WIDTH * error
@@ -138,6 +143,7 @@ def verdict_table(features: dict[str, list[Any]]) -> pd.DataFrame:
     other = np.where(absent, "the usual level's", "carry-forward's")
     table["verdict"] = np.select(
         [
+            scarce,
             table["crps"].isna(),
             absent & (table["high"] < 0),
             absent,
@@ -145,6 +151,7 @@ def verdict_table(features: dict[str, list[Any]]) -> pd.DataFrame:
             table["high"] < 0,
         ],
         [
+            "not learned: too few people were measured twice, change and spread are the other features'",
             "imputed, and judged by nobody: too few people were measured",
             [
                 f"no baseline: its level is imputed, CRPS {-value:.0f} % below {name}"
