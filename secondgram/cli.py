@@ -34,7 +34,7 @@ CohortFile = Annotated[Path, typer.Argument(help="the cohort's table", show_defa
 ROLES: dict[str, tuple[Any, Any]] = {
     "id": (Annotated[str | None, typer.Option("--id", help="column of the subject id")], None),
     "visit": (Annotated[str | None, typer.Option(help="column of the visit (long tables)")], None),
-    "time": (Annotated[str | None, typer.Option(help="column of the time, in years or as a date")], None),
+    "time": (Annotated[str | None, typer.Option(help="column of the time: numbers or dates; '' for none")], None),
     "static": (Annotated[str | None, typer.Option(help="covariates, separated by commas; '' for none")], None),
     "outcomes": (Annotated[str | None, typer.Option(help="outcomes: never condition a model")], None),
     "groups": (Annotated[str | None, typer.Option(help="column of the family that stays together in a split")], None),
@@ -43,6 +43,10 @@ ROLES: dict[str, tuple[Any, Any]] = {
     "layout": (Annotated[str | None, typer.Option(help="long, wide or ukb; recognised if left out")], None),
     "target": (
         Annotated[int | None, typer.Option(min=1, help="which visit after the first is the follow-up; 1 if left out")],
+        None,
+    ),
+    "time_unit": (
+        Annotated[str | None, typer.Option(help="of --time: days, weeks, months, years; found if left out")],
         None,
     ),
     "visits": (Annotated[str | None, typer.Option(help="labels of the visits in order, the baseline first")], None),

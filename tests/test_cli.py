@@ -17,8 +17,9 @@ from secondgram.errors import MissingColumn
 from secondgram.imputation.paper import PaperModel
 
 COHORT_OPTIONS = (
-    "--id --visit --time --static --outcomes --groups --site --features --layout --target --visits --missing".split()
-)
+    "--id --visit --time --time-unit --static --outcomes --groups --site --features --layout --target --visits "
+    "--missing"
+).split()
 OPTIONS = {
     "fit": [
         *COHORT_OPTIONS,

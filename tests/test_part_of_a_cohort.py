@@ -292,6 +292,7 @@ def test_a_model_keeps_its_visits_precision_and_path(study):
     assert imputer.columns_.visits == ["bl", "m24"]
     assert imputer.columns_.earlier == []
     assert imputer.columns_.table == {"id": "who", "visit": "wave", "time": "age_then", "site": "place"}
+    assert imputer.columns_.time_unit == imputer.known.time_unit == "years"
     assert imputer.arithmetic_ is not None
     assert imputer.arithmetic_.precision in ("fp32", "fp16", "bf16")
     assert imputer.arithmetic_.precision in imputer.arithmetic_.path

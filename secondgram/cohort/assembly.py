@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .cells import DAYS_PER_YEAR, Sheet, is_text
+from ..errors import InputError
+from .cells import Sheet, is_text
 from .known import ordered_visits
 from .layouts import Field
 from .reading import give_back_memory
 from .roles import Roles
 from .row_visits import row_visits
-from .visit_labels import order_visits
+from .time_units import UNKNOWN, Reading
+from .times import TimeColumn, VisitCells, check_rising, choose_time, fill_times, first_known, without_ties
+from .visit_labels import VisitLabel, order_visits
 
 # So many columns are gathered before they go into the array: rows of it are then written in long runs.
 _BLOCK = 64
@@ -31,6 +34,8 @@ class Places:
     ids : (N,) text. person : (R,) row of the cohort.
     labels : the visit labels in order. slot : (R,) position of each row's visit, None where columns carry visits.
     times : (N, V) years, NaN where unknown. early : how many labels stand before the baseline.
+    time : the field that tells the times, None for none; recorded : how (see `VisitTimes`), None for no field.
+    late : (N, V) whether the time is a date in the future.
     """
 
     ids: np.ndarray
@@ -40,6 +45,9 @@ class Places:
     times: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     notes: list[str] = field(default_factory=list)
     early: int = 0
+    time: Field | None = None
+    recorded: str | None = None
+    late: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
 
     def columns(self, what: Field) -> list[tuple[np.ndarray | int, str]]:
         """(slot, column) for every column of a field that belongs to a visit."""
@@ -71,31 +79,116 @@ def drop_unscanned(sheet: Sheet, roles: Roles) -> list[str]:
     return [f"{int((~known).sum())} people have no measured feature at any visit: they are left out"]
 
 
-def find_places(sheet: Sheet, roles: Roles, visits: Sequence[str] | None = None, earlier: Sequence[str] = ()) -> Places:
+def find_places(
+    sheet: Sheet,
+    roles: Roles,
+    visits: Sequence[str] | None = None,
+    earlier: Sequence[str] = (),
+    reading: Reading = UNKNOWN,
+) -> Places:
     """Give every row its person and visit, and every person their times.
 
     visits : labels, earliest first, where their order is known; else it is found from labels and times.
-    earlier : labels that are known to stand before the first of them.
+    earlier : labels that are known to stand before the first of them.  reading : what is known of the time column.
     Raises `InputError` for an empty id or visit, a visit that a person has twice, and an unusable time.
     """
     ids, person = find_people(sheet, roles.id)
-    years = None
+    column, notes = choose_time(sheet, roles, person, reading)
+    if column is not None and column.guessed:
+        try:
+            return _placed(sheet, roles, Places(ids, person, [], None, notes=notes), column, visits, earlier, reading)
+        except InputError as error:
+            why = f"{column.part.name!r} changes within people and is not taken as the time: {error.problem}"
+            notes, column = [*notes, why], None
+    return _placed(sheet, roles, Places(ids, person, [], None, notes=notes), column, visits, earlier, reading)
+
+
+def _placed(
+    sheet: Sheet,
+    roles: Roles,
+    places: Places,
+    column: TimeColumn | None,
+    visits: Sequence[str] | None,
+    earlier: Sequence[str],
+    reading: Reading,
+) -> Places:
+    rows = None
     if roles.fields.layout == "long":
-        rows = row_visits(sheet, roles, person, visits is not None)
-        places, years = Places(ids, person, rows.labels, rows.slot, notes=rows.notes), rows.years
+        values = None if column is None else (column.part, column.values)
+        rows = row_visits(sheet, roles.visit, places.person, visits, values)
+        places = replace(places, labels=rows.labels, slot=rows.slot, notes=[*places.notes, *rows.notes])
     else:
-        places = Places(ids, person, _column_visits(roles), None)
+        places = replace(places, labels=_column_visits(roles))
     if visits is not None:
         _order_as_known(places, visits, earlier, sheet.source.label)
     _check_doubled(sheet, roles, places)
-    days = _fill_times(sheet, roles, places, years)
-    if roles.visit is not None and visits is None:
-        _follow_times(places)
-    if days:
-        places.times = (places.times - _first_known(places.times)) / DAYS_PER_YEAR
-        places.notes.append("dates became years since each person's first visit")
+    label_years = _label_years(places, None if rows is None else rows.label_years)
+    known = visits is not None or roles.visit is None
+    tells = rows.tells_years if rows is not None else _all_tell(label_years)
+    if visits is not None:
+        tells = tells and _rising(label_years)
+    # Labels that say an order come before an age that nobody called the time.
+    ordered = known or (column is not None and column.guessed and not (rows is not None and rows.doubtful))
+    if column is not None and not (column.guessed and tells):
+        _fill_times(sheet, places, column, label_years, ordered, reading)
+    elif tells:
+        places.times = label_years - first_known(label_years)
+        places.notes.append("years between visits are those that the visit labels tell")
+        if not known:
+            _follow_times(places)
+    else:
+        places.times = np.full(label_years.shape, np.nan)
     places.notes.append(f"visit labels: {', '.join(places.labels)}")
     return places
+
+
+def _label_years(places: Places, of_rows: np.ndarray | None) -> np.ndarray:
+    """(N, V) years that the labels of visits tell, NaN where they do not. of_rows : (R,) the same of each row."""
+    label_years = np.full((len(places.ids), len(places.labels)), np.nan)
+    if of_rows is not None:
+        label_years[places.person, places.slot] = of_rows
+    else:
+        # A single letter is that of a wave as well as of a week.
+        read = [np.nan if label[:1].lower() == "w" else VisitLabel.of(label).years for label in places.labels]
+        label_years[:] = np.array([np.nan if years is None else years for years in read], dtype=float)
+    return label_years
+
+
+def _all_tell(years: np.ndarray) -> bool:
+    return years.shape[1] > 1 and bool(np.isfinite(years[:1]).all()) and _rising(years[:1])
+
+
+def _rising(years: np.ndarray) -> bool:
+    """Whether years (N, V) of the labels of visits rise from each visit of a person to the next."""
+    return not bool((years[:, 1:] <= np.fmax.accumulate(years, axis=1)[:, :-1]).any())
+
+
+def _fill_times(
+    sheet: Sheet, places: Places, column: TimeColumn, label_years: np.ndarray, ordered: bool, reading: Reading
+) -> None:
+    """Set the times of places. ordered : whether the order of visits is that of their labels in any case."""
+    found = fill_times(_cells(sheet, places, column), column, label_years, reading)
+    places.times, places.late = found.times, found.late
+    places.time, places.recorded = column.part, found.recorded
+    places.notes += found.notes
+    if not ordered:
+        _follow_times(places)
+    if column.guessed:
+        check_rising(_cells(sheet, places, column), places.times, found.coarse)
+    if found.dates:
+        places.times = places.times - first_known(places.times)
+        places.notes.append("dates became years since each person's first visit")
+    if found.coarse:
+        places.times, people = without_ties(places.times)
+        if people:
+            places.notes.append(
+                f"{people} people have two visits at the same {column.part.name!r}, which says too little to tell the "
+                "years between them: they are unknown"
+            )
+
+
+def _cells(sheet: Sheet, places: Places, column: TimeColumn) -> VisitCells:
+    return VisitCells(sheet, places.ids, places.person, places.labels, places.columns(column.part))
 
 
 def _order_as_known(places: Places, visits: Sequence[str], earlier: Sequence[str], label: str | None) -> None:
@@ -138,40 +231,6 @@ def _check_doubled(sheet: Sheet, roles: Roles, places: Places) -> None:
     raise sheet.error(problem, mend, roles.visit or roles.id, [first, second])
 
 
-def _fill_times(sheet: Sheet, roles: Roles, places: Places, years: np.ndarray | None) -> bool:
-    """Set `places.times`; returns whether they are days. years : (R,) years that the labels of visits tell, or None."""
-    places.times = np.full((len(places.ids), len(places.labels)), np.nan)
-    if roles.time is None:
-        if years is not None:
-            places.times[places.person, places.slot] = years
-            places.times -= _first_known(places.times)
-            places.notes.append("years between visits are those that the visit labels tell")
-        return False
-    days = False
-    parts = places.columns(roles.time)
-    for slot, column in parts:
-        values, days = sheet.years_or_days(column)
-        places.times[places.person, slot] = values
-    if places.slot is None:
-        if not parts and None in roles.time.columns and len(places.labels) == 2:
-            parts = [(1, roles.time.columns[None])]
-            places.times[places.person, 1], days = sheet.years_or_days(parts[0][1])
-        if not days and parts and all(slot != 0 for slot, _ in parts):
-            # A time that only later visits have is counted from the first visit.
-            places.times[:, 0] = 0.0
-            places.notes.append(f"{parts[0][1]!r} is read as years since visit {places.labels[0]}")
-    gaps = places.times - _first_known(places.times)
-    if not days and np.isfinite(gaps).any() and np.nanmax(gaps) > 120:
-        places.notes.append(f"the longest time between visits is {np.nanmax(gaps):g} years: are these days or months?")
-    return days
-
-
-def _first_known(times: np.ndarray) -> np.ndarray:
-    """(N, 1) each person's first known time in visit order."""
-    first = np.isfinite(times).argmax(axis=1)
-    return times[np.arange(len(times)), first][:, None]
-
-
 def _follow_times(places: Places) -> None:
     """Order visits by time where people's times contradict the order of the labels.
 
@@ -187,6 +246,8 @@ def _follow_times(places: Places) -> None:
     given = ", ".join(places.labels)
     places.labels = [places.labels[place] for place in order]
     places.times = places.times[:, order]
+    if places.late.size:
+        places.late = places.late[:, order]
     if places.slot is not None:
         places.slot = np.argsort(order)[places.slot]
     places.notes.append(f"visits are ordered by their median time, which their labels ({given}) contradict")
@@ -246,6 +307,20 @@ def fill_visits(sheet: Sheet, roles: Roles, places: Places) -> np.ndarray:
                 sheet.columns.pop(column, None)
     give_back_memory()
     return visits
+
+
+def check_late(sheet: Sheet, places: Places, visits: np.ndarray) -> None:
+    """Raise `InputError` for a scan with a date in the future; a planned visit has one and no feature."""
+    if not places.late.any():
+        return
+    wrong = np.argwhere(places.late & np.isfinite(visits).any(axis=2))
+    if len(wrong) and places.time is not None:
+        who, slot = wrong[0]
+        at = places.person == who
+        at = at if places.slot is None else at & (places.slot == slot)
+        column = next(column for where, column in places.columns(places.time) if np.ndim(where) or where == slot)
+        problem = f"subject {places.ids[who]} was scanned at visit {places.labels[slot]}, and its date is in the future"
+        raise sheet.error(problem, "Correct the date, or leave it empty", column, np.flatnonzero(at)[:1].tolist())
 
 
 def person_values(

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from ..errors import InputError
 from .reading import MISSING, Source
 
-DAYS_PER_YEAR = 365.25
 # No measurement is larger, and squares of larger numbers overflow: statistics packages write missing cells so.
 LARGEST = 1e150
 
@@ -103,27 +102,13 @@ class Sheet:
         except pa.ArrowException as error:
             raise self.error(f"holds {column.type}, not text", "Leave the column out, or give text", name) from error
 
-    def years_or_days(self, name: str) -> tuple[np.ndarray, bool]:
-        """(R,) floats, NaN where missing, and whether they are days because the column holds dates.
+    def parsed(self, name: str) -> tuple[np.ndarray, int | None]:
+        """(R,) floats of a column of text, NaN where missing, and the row of the first cell that is no number.
 
-        Raises `InputError` at the first cell that is neither a finite number nor an ISO date.
+        Raises `InputError` where all are numbers, and one is infinite or beyond `LARGEST`.
         """
-        column = self.columns[name]
-        if _is_number(column.type):
-            return self.numbers(name).astype(float), False
-        text = self._text(name, column)
-        values, bad = _parsed(text)
-        if bad is None:
-            return self._within(name, values, "time"), False
-        given = text.to_pandas()
-        dates = pd.to_datetime(given, format="ISO8601", errors="coerce", utc=True)
-        wrong = np.flatnonzero((dates.isna() & given.notna()).to_numpy())
-        if len(wrong):
-            # A column of years with one bad cell: name that cell, not the first good year.
-            row = bad if pd.to_numeric(given, errors="coerce").notna().any() else int(wrong[0])
-            problem = f"{given.iloc[row]!r} is no time"
-            raise self.error(problem, "Give years as numbers, or dates as 2014-05-31", name, [row])
-        return ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=float), True
+        values, bad = _parsed(self._text(name, self.columns[name]))
+        return values if bad is not None else self._within(name, values, "time"), bad
 
 
 def beyond_largest(values: np.ndarray) -> np.ndarray:

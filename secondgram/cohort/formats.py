@@ -12,7 +12,16 @@ import pandas as pd
 import pyarrow as pa
 
 from ..errors import InputError, some
-from .assembly import Places, drop_unscanned, fill_visits, find_people, find_places, person_values, personal_fields
+from .assembly import (
+    Places,
+    check_late,
+    drop_unscanned,
+    fill_visits,
+    find_people,
+    find_places,
+    person_values,
+    personal_fields,
+)
 from .cells import Sheet
 from .known import Known
 from .layouts import read_names
@@ -20,6 +29,8 @@ from .missing_codes import Dropped, drop_codes, listed_codes
 from .reading import Source, guarded, open_source
 from .roles import Asked, Roles, find_layout, find_roles, resolve_roles
 from .table import Cohort
+from .time_names import as_time_unit
+from .time_units import Reading
 
 __all__ = ["read_cohort"]
 
@@ -38,6 +49,7 @@ def read_cohort(
     layout: str | None = None,
     target: int | None = None,
     visits: str | Sequence[str] | None = None,
+    time_unit: str | None = None,
     missing: object = None,
     like: object = None,
 ) -> Cohort:
@@ -48,8 +60,8 @@ def read_cohort(
     Parameters
     ----------
     path : a file, or a table in memory.
-    id, visit, time : columns. Ids and visit labels stay text exactly as written (`0012` stays `0012`). `time` is in
-        years on any origin per person (age will do), or holds ISO dates.
+    id, visit, time : columns. Ids and visit labels stay text exactly as written (`0012` stays `0012`). `time` holds
+        numbers on any origin per person (age will do), dates, or amounts with a unit (`730 days`); "" for no time.
     static : covariates known at the first visit, on which a model may condition: names or patterns. By default well
         known ones (age, sex, education, apoe, ...); `[]` means none. A person's first known value in visit order is
         taken; text becomes categories.
@@ -66,14 +78,17 @@ def read_cohort(
         instance 2 or later, instances 0 and 1 serve only covariates, and people never scanned are left out.
     target : position of the follow-up visit to impute among the visits, 1 or more; 1 by default.
     visits : labels of the visits, the baseline first, where labels and times do not tell their order.
+    time_unit : of a time in numbers: "days", "weeks", "months" or "years"; by default from the name of the column, from
+        visit labels (`m24`), or from its size, and told in the notes. Of dates that do not tell themselves whether day
+        or month comes first: "DD/MM/YYYY" or "MM/DD/YYYY".
     missing : codes that stand for missing in features, covariates, outcomes and times, compared by value in numbers and
         as written in text: numbers, texts, `"column=code"` or {column: codes} for columns by name or pattern, and
         sets by name: "adni" (-4, -1), "ukb" (-1, -3, -121, -818 of covariates and outcomes), "stata" (. and .a to .z,
         as text, doubles from 8.98e307 on or floats from 1.701e38 on), "spss" (-1.797e308, #NULL!). 0 concerns features
         alone, unless a column is named. `[]` means none, also where `like` has some.
-    like : a fitted imputer: columns, kinds of covariates, visits, codes for missing and target that are not named are
-        those it was trained with. Whoever is read alone is then read as among all others; without it, visits are
-        found anew in every table.
+    like : a fitted imputer: columns, kinds of covariates, visits, unit of time, codes for missing and target that are
+        not named are those it was trained with. Whoever is read alone is then read as among all others; without it,
+        visits are found anew in every table.
 
     Returns
     -------
@@ -117,9 +132,14 @@ def read_cohort(
         _listed(visits),
     )
     codes = known.missing if missing is None else listed_codes(missing)
+    named = Reading(as_time_unit(time_unit), bool(time), known.time_unit, known.columns.get("time"), time is None)
     source = open_source(path)
     if like is not None:
         asked = _as_known(asked, known, source)
+        # Without a time in training, age is none.
+        named = replace(
+            named, named=bool(asked.time), guess=named.guess and (not known.columns or "time" in known.columns)
+        )
     roles = find_roles(source, asked)
     with guarded(source.label):
         categories = {
@@ -134,7 +154,7 @@ def read_cohort(
         roles.notes.extend(_dropped_notes(dropped, roles, missing is not None))
         if roles.fields.layout == "ukb":
             roles.notes.extend(drop_unscanned(sheet, roles))
-        return replace(_assembled(sheet, roles, target, asked.visits, known), missing=codes)
+        return replace(_assembled(sheet, roles, target, asked.visits, known, named), missing=codes)
 
 
 def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
@@ -173,8 +193,16 @@ def _listed(names: str | Sequence[str] | None) -> list[str] | None:
     return [names] if isinstance(names, str) else None if names is None else [str(name) for name in names]
 
 
-def _assembled(sheet: Sheet, roles: Roles, target: int, asked: list[str] | None, known: Known) -> Cohort:
-    places = find_places(sheet, roles, known.visits if asked is None else asked, known.earlier)
+def _assembled(
+    sheet: Sheet, roles: Roles, target: int, asked: list[str] | None, known: Known, reading: Reading
+) -> Cohort:
+    places = find_places(sheet, roles, known.visits if asked is None else asked, known.earlier, reading)
+    if reading.unit is not None and places.time is None:
+        raise InputError(
+            f"time_unit={reading.unit!r} is given, and no time column was found",
+            file=sheet.source.label,
+            mend="Name it with time=... or --time",
+        )
     notes = [*roles.notes, *places.notes]
     tables = []
     for parts, word in ((roles.static, "static covariate"), (roles.outcomes, "outcome")):
@@ -192,6 +220,7 @@ def _assembled(sheet: Sheet, roles: Roles, target: int, asked: list[str] | None,
         site = person_values(sheet, places, roles.site, as_text=True)[0].to_numpy()
         site = np.where(pd.isna(site), "unknown", site)
     visits = fill_visits(sheet, roles, places)
+    check_late(sheet, places, visits)
     visits, seen, ever, earlier = _from_baseline(
         visits, places, notes, known=asked is not None or known.visits is not None
     )
@@ -211,9 +240,10 @@ def _assembled(sheet: Sheet, roles: Roles, target: int, asked: list[str] | None,
         source=sheet.source.label,
         notes=tuple(notes),
         earlier_labels=earlier,
-        columns=_column_names(roles),
+        columns=_column_names(roles, places),
+        time_unit=places.recorded,
     )
-    _check_gaps(sheet, roles, places, cohort)
+    _check_gaps(sheet, places, cohort)
     return cohort
 
 
@@ -221,8 +251,8 @@ def _number(known: Known, name: str) -> bool | None:
     return known.covariates[name] is None if name in known.covariates else None
 
 
-def _column_names(roles: Roles) -> dict[str, str]:
-    parts = {"time": roles.time, "site": roles.site}
+def _column_names(roles: Roles, places: Places) -> dict[str, str]:
+    parts = {"time": places.time, "site": roles.site}
     names = {"id": roles.id} | ({"visit": roles.visit} if roles.visit else {})
     return names | {role: part.name for role, part in parts.items() if part is not None}
 
@@ -279,11 +309,11 @@ def _missing_notes(baseline: np.ndarray, ever: np.ndarray, roles: Roles) -> list
     return notes
 
 
-def _check_gaps(sheet: Sheet, roles: Roles, places: Places, cohort: Cohort) -> None:
+def _check_gaps(sheet: Sheet, places: Places, cohort: Cohort) -> None:
     try:
         cohort.pairs()
     except InputError as error:
-        column = next(iter(roles.time.columns.values())) if roles.time is not None else None
+        column = next(iter(places.time.columns.values())) if places.time is not None else None
         raise sheet.error(error.problem, error.mend or "", column, _backward_row(places, cohort)) from error
 
 

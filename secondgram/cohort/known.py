@@ -18,6 +18,7 @@ class Known:
     earlier : labels of visits before the baseline, which are no visits of the model.
     columns : names of the columns `id`, `visit`, `time` and `site` of the training's table.
     missing : codes that stood for missing in it, as `read_cohort` takes them.
+    time_unit : of its time column (see `Cohort.time_unit`), None where a model of an earlier release does not say.
     """
 
     features: tuple[str, ...] = ()
@@ -27,6 +28,7 @@ class Known:
     earlier: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     missing: tuple[str | float, ...] = ()
+    time_unit: str | None = None
 
     @classmethod
     def of(cls, model: Any) -> Known:

@@ -10,6 +10,7 @@ from ..errors import InputError, some
 from .cells import Sheet
 from .layouts import LAYOUTS, Field, Fields, looks_ukb, looks_wide, plain_name, read_names
 from .reading import Source
+from .time_names import is_age, is_visit_date
 
 ID_NAMES = (
     "subject_id participant_id subject participant eid f_eid participant_eid n_eid id sub subjectid subject_label "
@@ -20,8 +21,9 @@ VISIT_NAMES = (
     "redcap_event_name"
 ).split()
 TIME_NAMES = (
-    "time_years time years years_since_baseline time_since_baseline years_from_baseline time_from_baseline "
-    "scan_date visit_date date_of_scan date acq_time"
+    "time_years time years years_since_baseline time_since_baseline years_from_baseline time_from_baseline years_bl "
+    "days_since_baseline days_from_baseline months_since_baseline months_from_baseline weeks_since_baseline "
+    "weeks_from_baseline mr_delay scan_date visit_date date_of_scan date acq_time scandate mridate examdate"
 ).split()
 GROUP_NAMES = "family_id family fam_id familyid household household_id".split()
 SITE_NAMES = "site site_id centre center scanner scanner_id".split()
@@ -31,7 +33,8 @@ STATIC_NAMES = (
 ).split()
 # Measured anew at every visit in some tables, a property of the person in others.
 PERSONAL_NAMES = "icv tiv etiv intracranial_volume height townsend deprivation".split()
-UKB_STATIC, UKB_TIME, UKB_SITE = ("31", "21003", "21022"), "53", "54"
+UKB_AGE = "21003"
+UKB_STATIC, UKB_TIME, UKB_SITE = ("31", UKB_AGE, "21022"), "53", "54"
 
 
 @dataclass(frozen=True)
@@ -131,13 +134,18 @@ def find_roles(source: Source, asked: Asked) -> Roles:
     # Named columns come before recognised ones, so that no guess takes a named column.
     outcomes = claims.several(asked.outcomes, "outcome")
     named = claims.several(asked.static or [], "static covariate")
-    claims.reserve([asked.time, asked.groups, asked.site])
+    claims.reserve([asked.time or None, asked.groups, asked.site])
     explicit = [] if asked.features is None else [name for name in asked.features if not _is_glob(name)]
     claims.reserve([fields.home.get(name, (name, None))[0] for name in explicit])
-    time = claims.field(asked.time, "time", [*TIME_NAMES, *([UKB_TIME] if layout == "ukb" else [])])
+    time = None
+    if asked.time != "":
+        time = claims.field(asked.time, "time", [*TIME_NAMES, *([UKB_TIME] if layout == "ukb" else [])], shared=named)
     groups = claims.field(asked.groups, "group", GROUP_NAMES)
     site = claims.field(asked.site, "site", [*SITE_NAMES, *([UKB_SITE] if layout == "ukb" else [])], shared=named)
     found = [] if asked.static is not None else claims.known([*STATIC_NAMES, *PERSONAL_NAMES], UKB_STATIC, layout)
+    if time is not None and asked.static is None and holds_age(time, layout):
+        order = list(fields.fields)
+        found = sorted([*found, time], key=lambda part: order.index(part.name) if part.name in order else len(order))
     features = _candidates(claims, asked.features)
     roles = Roles(fields, who, visit, time, groups, site, [*named, *found], outcomes, features)
     return replace(roles, notes=_first_notes(roles, asked))
@@ -148,6 +156,12 @@ def _first_notes(roles: Roles, asked: Asked) -> list[str]:
     why |= {"wide": "one row per person, visits in the column names", "ukb": "UK Biobank field names"}
     notes = [f"layout: {roles.fields.layout} ({'as asked' if asked.layout else why[roles.fields.layout]})"]
     notes.append(f"id column: {roles.id!r}")
+    if roles.time is not None and roles.time in roles.static:
+        notes.append(f"{roles.time.name!r} is the time, and at the first visit a covariate, as it is given")
+    elif roles.time is not None and asked.static and holds_age(roles.time, roles.fields.layout):
+        notes.append(
+            f"{roles.time.name!r} is the time and no covariate: name it in static=[...], too, to condition on it"
+        )
     for word, part in (("time", roles.time), ("group", roles.groups), ("site", roles.site)):
         if part is not None:
             notes.append(f"{word} column: {some(repr(column) for column in part.columns.values())}")
@@ -157,6 +171,11 @@ def _first_notes(roles: Roles, asked: Asked) -> list[str]:
 def _known(names: Iterable[str], known: Sequence[str]) -> str | None:
     plain = {plain_name(name): name for name in reversed(list(names))}
     return next((plain[name] for name in known if name in plain), None)
+
+
+def holds_age(part: Field, layout: str) -> bool:
+    """Whether a field holds people's age."""
+    return is_age(part.name) or (layout == "ukb" and part.name == UKB_AGE)
 
 
 def _is_glob(name: str) -> bool:
@@ -194,6 +213,8 @@ class _Claims:
                 self.claim(part, role)
             return part
         name = _known(self.free(), known)
+        if name is None and role == "time":
+            name = next((name for name in self.fields.fields if name in self.free() and is_visit_date(name)), None)
         if name is None:
             return None
         self.claim(self.fields.fields[name], role)
@@ -230,7 +251,11 @@ class _Claims:
         """Every free field with one of these names, in the order of the table."""
         wanted = {*known, *(ukb if layout == "ukb" else ())}
         free = self.free()
-        chosen = [part for name, part in self.fields.fields.items() if name in free and plain_name(name) in wanted]
+        chosen = [
+            part
+            for name, part in self.fields.fields.items()
+            if name in free and (plain_name(name) in wanted or is_age(name))
+        ]
         for part in chosen:
             self.claim(part, "static covariate")
         return chosen

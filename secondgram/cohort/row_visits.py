@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,8 @@ import pandas as pd
 
 from ..errors import InputError, some
 from .cells import Sheet
-from .roles import Roles
+from .layouts import Field
+from .time_values import TimeValues
 from .visit_labels import VisitLabel, one_visit, order_visits, undecided
 
 # Labels that are each person's own: fewer later rows than this share have a label that so many people have.
@@ -22,36 +24,51 @@ MANY_LABELS = 12
 class RowVisits:
     """labels : earliest first.  slot : (R,) position of each row's visit.
 
-    years : (R,) time of each row that its label tells, NaN where it does not; None where a time column says it.
+    label_years : (R,) time of each row that its label tells, NaN where it does not.
+    tells_years : whether every label tells one, and another than the others.
+    doubtful : whether labels leave the order to the times.
     """
 
     labels: list[str]
     slot: np.ndarray
-    years: np.ndarray | None = None
+    label_years: np.ndarray
+    tells_years: bool = False
+    doubtful: bool = False
     notes: list[str] = field(default_factory=list)
 
 
-def row_visits(sheet: Sheet, roles: Roles, person: np.ndarray, named: bool) -> RowVisits:
-    """person : (R,) of each row.  named : whether labels in order are given elsewhere, so that none is to be found.
+def row_visits(
+    sheet: Sheet,
+    visit: str | None,
+    person: np.ndarray,
+    known: Sequence[str] | None,
+    time: tuple[Field, TimeValues] | None = None,
+) -> RowVisits:
+    """visit : the column, None for none.  person : (R,) of each row.  time : the field and cells of the time column.
+
+    known : labels in order that are given elsewhere, so that no order is to be found; None where there are none.
 
     Raises `InputError` for an empty label, and where nothing tells the order of the visits.
     """
-    if roles.visit is None:
-        slot = _by_time(sheet, roles, person)
-        return RowVisits([str(place) for place in range(int(slot.max()) + 1)], slot)
-    texts = sheet.texts(roles.visit)
+    if visit is None:
+        slot = _by_time(sheet, time, person)
+        return RowVisits([str(place) for place in range(int(slot.max()) + 1)], slot, np.full(len(slot), np.nan))
+    texts = sheet.texts(visit)
     missing = np.flatnonzero([text is None or not text.strip() for text in texts])
     if len(missing):
-        raise sheet.error("the visit is missing", "Fill it in, or delete the row", roles.visit, missing[:1].tolist())
+        raise sheet.error("the visit is missing", "Fill it in, or delete the row", visit, missing[:1].tolist())
     codes, given = pd.factorize(texts)
     given = [str(label) for label in given]
-    if named:
+    if known is not None:
+        numbered = list(known) == [str(place) for place in range(len(known))] and not set(known) & set(given)
+        if numbered and np.isfinite(_years(given)).all():
+            return _within_people(given, codes, person)
         return _placed(given, codes, order_visits(given))
     if _personal(given, codes, person):
-        return _within_people(given, codes, person, timed=roles.time is not None)
+        return _within_people(given, codes, person)
     given, codes, notes = _joined(given, codes, person)
     doubtful = undecided(given)
-    if doubtful and roles.time is None:
+    if doubtful and time is None:
         raise InputError(
             f"the order of the visits is not told by their labels: {some(doubtful)}"
             + (
@@ -60,41 +77,36 @@ def row_visits(sheet: Sheet, roles: Roles, person: np.ndarray, named: bool) -> R
                 else ""
             ),
             file=sheet.source.label,
-            column=roles.visit,
+            column=visit,
             mend="Give all of them, the baseline first, with visits=[...] or --visits, or name the time column",
         )
     found = _placed(given, codes, order_visits(given))
     found.notes += notes
     if doubtful:
         found.notes.append(f"the order of visits {some(doubtful)} is that of their times: their labels do not tell it")
-    if roles.time is None:
-        found.years = _told(given, codes)
+    found.doubtful = bool(doubtful)
+    found.tells_years = found.tells_years and not doubtful
     return found
 
 
 def _placed(given: list[str], codes: np.ndarray, labels: list[str]) -> RowVisits:
     position = {label: place for place, label in enumerate(labels)}
-    return RowVisits(labels, np.asarray([position[label] for label in given], dtype=int)[codes])
-
-
-def _years(given: list[str]) -> list[float | None]:
-    return [VisitLabel.of(label).years for label in given]
-
-
-def _told(given: list[str], codes: np.ndarray) -> np.ndarray | None:
-    """(R,) years that every label tells, each another; or None."""
     years = _years(given)
-    if len(given) < 2 or None in years or len(set(years)) < len(years):
-        return None
-    return np.asarray(years, dtype=float)[codes]
+    tells = len(given) > 1 and len(set(years.tolist())) == len(given) and bool(np.isfinite(years).all())
+    return RowVisits(labels, np.asarray([position[label] for label in given], dtype=int)[codes], years[codes], tells)
 
 
-def _by_time(sheet: Sheet, roles: Roles, person: np.ndarray) -> np.ndarray:
+def _years(given: list[str]) -> np.ndarray:
+    """(L,) years that labels tell, NaN where they do not."""
+    return np.array([VisitLabel.of(label).years for label in given], dtype=float)
+
+
+def _by_time(sheet: Sheet, time: tuple[Field, TimeValues] | None, person: np.ndarray) -> np.ndarray:
     """(R,) position of each row among its person's rows, by time."""
-    if roles.time is None:
+    if time is None:
         return np.zeros(len(person), dtype=int)
-    column = next(iter(roles.time.columns.values()))
-    values, _ = sheet.years_or_days(column)
+    column = next(iter(time[0].columns.values()))
+    values = time[1].of[column]
     several = np.bincount(person)[person] > 1
     unknown = np.flatnonzero(several & np.isnan(values))
     if len(unknown):
@@ -130,12 +142,12 @@ def _personal(given: list[str], codes: np.ndarray, person: np.ndarray) -> bool:
     return bool(shared.mean() < SHARED)
 
 
-def _within_people(given: list[str], codes: np.ndarray, person: np.ndarray, timed: bool) -> RowVisits:
-    years = np.asarray(_years(given), dtype=float)[codes]
+def _within_people(given: list[str], codes: np.ndarray, person: np.ndarray) -> RowVisits:
+    years = _years(given)[codes]
     slot = _numbered(person, years)
     labels = [str(place) for place in range(int(slot.max()) + 1)]
     note = f"visit labels ({some(order_visits(given), 3)}) are each person's own: visits are numbered within the person"
-    return RowVisits(labels, slot, None if timed else years, [note])
+    return RowVisits(labels, slot, years, tells_years=True, notes=[note])
 
 
 def _joined(given: list[str], codes: np.ndarray, person: np.ndarray) -> tuple[list[str], np.ndarray, list[str]]:

@@ -55,6 +55,7 @@ class Cohort:
     earlier_labels : labels of visits before the baseline, which are not among these.
     columns : names of `id`, `visit`, `time` and `site` in the table it was read from.
     missing : codes that stood for missing in that table, as `read_cohort` takes them.
+    time_unit : how its time column was read: days, weeks, months, years, dates, or an order of dates (DD/MM/YYYY).
     """
 
     ids: np.ndarray
@@ -72,6 +73,7 @@ class Cohort:
     earlier_labels: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     missing: tuple[str | float, ...] = ()
+    time_unit: str | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:

@@ -40,7 +40,8 @@ class Columns:
     """Columns that a model was trained on, and expects again; also the median gap in years for people without one.
 
     visits : labels, earliest first, of which `visit` is the follow-up;  earlier : those before the baseline;
-    table : what its table called id, visit, time and site. None where a model of an earlier release does not say.
+    table : what its table called id, visit, time and site;  time_unit : of its time column.
+    None where a model of an earlier release does not say.
     """
 
     features: list[str]
@@ -50,6 +51,7 @@ class Columns:
     visits: list[str] | None = None
     earlier: list[str] | None = None
     table: dict[str, str] | None = None
+    time_unit: str | None = None
 
 
 @dataclass
@@ -178,6 +180,7 @@ class SecondgramImputer:
             list(train.visit_labels),
             list(train.earlier_labels),
             dict(train.columns),
+            train.time_unit,
         )
 
     @property
@@ -194,6 +197,7 @@ class SecondgramImputer:
             tuple(columns.earlier or ()),
             columns.table or {},
             self.missing_,
+            columns.time_unit,
         )
 
     # -- imputing -----------------------------------------------------------------------
