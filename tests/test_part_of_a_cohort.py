@@ -176,7 +176,7 @@ def test_reversed_times_are_refused_as_in_the_whole(here, cli):
     table = texts()
     person = table.loc[table["wave"] == "m24", "who"].iloc[-1]
     mine = table["who"] == person
-    table.loc[mine & (table["wave"] == "m24"), "age_then"] = "50"
+    table.loc[mine & (table["wave"] == "m24"), "age_then"] = "58"
     for rows in (table, table[mine]):
         rows.to_csv("part.csv", index=False)
         done = cli(*"impute off part.csv --who all --out part.parquet".split())

@@ -72,7 +72,7 @@ def find_unit(name: str, raw: np.ndarray, label_years: np.ndarray, reading: Read
     for unit, source in ((known if known in UNITS else None, "as in training"), (by_name, "by its name")):
         if unit is None:
             continue
-        if labels not in (None, unit):
+        if labels not in (None, unit) and not _fits_labels(raw, label_years, unit):
             raise UnitProblem(
                 f"holds {unit} {source}, but {labels} by visits that are {_span(raw, label_years)}",
                 _choose(name, raw, (unit, str(labels))),
@@ -175,6 +175,14 @@ def _unit_of_labels(raw: np.ndarray, label_years: np.ndarray) -> str | None:
         if np.median(away) < np.log(AGREEMENT) and (away < np.log(ROUGH_AGREEMENT)).mean() >= AGREEING:
             return unit
     return None
+
+
+def _fits_labels(raw: np.ndarray, label_years: np.ndarray, unit: str) -> bool:
+    """Whether some steps from visit to visit are in a unit as long as labels tell, though the first to last are not."""
+    years, recorded = np.diff(label_years, axis=1), np.diff(raw, axis=1)
+    usable = (years >= TELLING) & (recorded > 0)
+    away = np.abs(np.log(recorded[usable] / years[usable] / UNITS[unit]))
+    return bool(len(away) and (away < np.log(AGREEMENT)).mean() > 1.0 - AGREEING)
 
 
 def _span(raw: np.ndarray, label_years: np.ndarray) -> str:
