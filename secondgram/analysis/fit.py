@@ -282,7 +282,10 @@ def _measured(result: Imputation, cohort: Cohort, years: np.ndarray) -> People:
     followup = np.full_like(cohort.baseline, np.nan) if slot is None else cohort.visits[:, slot]
     keys = person_keys(cohort.ids, result.visit)
     table, site = cohort.covariate_table, cohort.site
-    return People(cohort.ids, keys, ordered(cohort.baseline), table, years, site, ordered(followup), cohort.source)
+    later = None if cohort.visit_sites is None or slot is None else cohort.visit_sites[:, slot]
+    return People(
+        cohort.ids, keys, ordered(cohort.baseline), table, years, site, ordered(followup), cohort.source, later
+    )
 
 
 def _levelled(rest: pd.DataFrame, covariates: dict[str, tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from .roles import Asked, Roles, find_layout, find_roles, resolve_roles
 from .table import Cohort
 from .time_names import as_time_unit
 from .time_units import Reading
+from .visit_sites import change_notes, read_visit_sites, with_baseline_sites
 
 __all__ = ["read_cohort"]
 
@@ -67,7 +68,7 @@ def read_cohort(
         taken; text becomes categories.
     outcomes : columns to be predicted later. They never become features or covariates.
     groups : column of families: people who share a value are never split between training and test.
-    site : column of scanners or centres.
+    site : column of scanners or centres, of each visit where they change.
     features : names or patterns such as "vol_*"; by default every numeric column that has no other part. A column
         that is the same at every visit of each person is left out then: it is no measurement of the visit.
     layout : "long", "wide" or "ukb", by default recognised:
@@ -211,7 +212,7 @@ def _assembled(
         changing = [part.name for part, (_, changes) in zip(parts, made, strict=True) if changes]
         if changing:
             notes.append(f"{word} changes over visits, the first known value is taken: {some(changing)}")
-    groups = site = None
+    groups = site = sites = None
     if roles.groups is not None:
         groups = person_values(sheet, places, roles.groups, as_text=True)[0].to_numpy()
         # Someone without a family is a family of their own.
@@ -224,6 +225,9 @@ def _assembled(
     visits, seen, ever, earlier = _from_baseline(
         visits, places, notes, known=asked is not None or known.visits is not None
     )
+    if roles.site is not None and site is not None:
+        sites = read_visit_sites(sheet, places, roles.site)
+        site = with_baseline_sites(site, sites)
     _check_seen(sheet, places, seen)
     notes += _missing_notes(seen[:, len(earlier)], ever, roles)
     cohort = Cohort(
@@ -242,8 +246,14 @@ def _assembled(
         earlier_labels=earlier,
         columns=_column_names(roles, places),
         time_unit=places.recorded,
+        visit_sites=sites,
     )
     _check_gaps(sheet, places, cohort)
+    if cohort.visit_sites is not None:
+        seen = np.isfinite(cohort.visits).any(axis=2)
+        apart = cohort.visit_sites != cohort.visit_sites[:, :1]
+        again = seen[:, 0] & seen[:, 1:].any(axis=1)
+        cohort = replace(cohort, notes=(*cohort.notes, *change_notes((apart & seen).any(axis=1), again)))
     return cohort
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..errors import InputError, some
 from .cells import LARGEST, beyond_largest, no_measurement
+from .visit_sites import agreed_sites
 from .writing import write_cohort
 
 C = TypeVar("C", bound="Cohort")
@@ -48,7 +49,7 @@ class Cohort:
     covariate_table : N rows of static covariates as they were given, numeric (float64) or categorical columns.
     outcomes : N rows of declared outcomes; they never condition a model.
     groups : (N,) text or None; people who share a value stay on one side of every split.
-    site : (N,) text or None; features may be scaled within site.
+    site : (N,) text or None, of the baseline; features may be scaled within site.
     target : position on the visit axis of the follow-up that is imputed (the baseline is position 0).
     source : the file the cohort came from, for messages.
     notes : decisions made while reading it, one sentence each.
@@ -56,6 +57,8 @@ class Cohort:
     columns : names of `id`, `visit`, `time` and `site` in the table it was read from.
     missing : codes that stood for missing in that table, as `read_cohort` takes them.
     time_unit : how its time column was read: days, weeks, months, years, dates, or an order of dates (DD/MM/YYYY).
+    visit_sites : (N, V) text, the site of each visit, or None where nobody's changes. A visit without one is taken to
+        be on the site of the baseline.
     """
 
     ids: np.ndarray
@@ -74,6 +77,7 @@ class Cohort:
     columns: dict[str, str] = field(default_factory=dict)
     missing: tuple[str | float, ...] = ()
     time_unit: str | None = None
+    visit_sites: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -88,6 +92,12 @@ class Cohort:
         for name in ("covariate_table", "outcomes"):
             table = getattr(self, name)
             put(name, pd.DataFrame(index=range(people)) if table is None else table.reset_index(drop=True))
+        if self.visit_sites is not None:
+            sites = np.asarray(self.visit_sites, dtype=object)
+            if sites.shape != (people, len(self.visit_labels)):
+                raise InputError(f"visit_sites has shape {sites.shape}", file=self.source)
+            for name, value in zip(("site", "visit_sites"), agreed_sites(self.site, sites, self.source), strict=True):
+                put(name, value)
         for name in ("groups", "site"):
             if getattr(self, name) is not None:
                 put(name, np.asarray([str(value) for value in getattr(self, name)], dtype=object))
@@ -172,6 +182,20 @@ class Cohort:
         return self.scanned & np.isfinite(self.followup).any(axis=1)
 
     @property
+    def same_site(self) -> np.ndarray:
+        """(N,) bool: the target visit is on the site of the first visit, as far as it is recorded."""
+        if self.visit_sites is None or self.target >= len(self.visit_labels):
+            return np.ones(len(self), dtype=bool)
+        return np.asarray(self.visit_sites[:, self.target] == self.visit_sites[:, 0])
+
+    def on_one_site(self: C) -> C:
+        """The same people without visits that were on another site than their first."""
+        if self.visit_sites is None:
+            return self
+        there = self.visit_sites == self.visit_sites[:, :1]
+        return replace(self, visits=np.where(there[:, :, None], self.visits, np.nan), visit_sites=None)
+
+    @property
     def static(self) -> np.ndarray:
         """(N, C) covariates as numbers: numeric as they are, categorical as one 0/1 column per level."""
         columns = [values for _, values in self._encoded()]
@@ -232,6 +256,7 @@ class Cohort:
             outcomes=self.outcomes.iloc[index],
             groups=None if self.groups is None else self.groups[index],
             site=None if self.site is None else self.site[index],
+            visit_sites=None if self.visit_sites is None else self.visit_sites[index],
         )
 
     def with_baseline(self: C) -> C:

@@ -50,6 +50,8 @@ class Visits(Protocol):
     def groups(self) -> np.ndarray | None: ...
     @property
     def site(self) -> np.ndarray | None: ...
+    @property
+    def visit_sites(self) -> np.ndarray | None: ...
 
 
 def write_cohort(cohort: Visits, path: str | os.PathLike[str]) -> None:
@@ -109,7 +111,7 @@ def _check(cohort: Visits, head: pd.DataFrame, path: object) -> None:
         "subject_id": cohort.ids,
         "visit": cohort.visit_labels,
         "family_id": cohort.groups,
-        "site": cohort.site,
+        "site": cohort.site if cohort.visit_sites is None else cohort.visit_sites.ravel(),
     }
     for name, values in texts.items():
         for value in () if values is None else set(values):
@@ -139,6 +141,8 @@ def _batch(cohort: Visits, head: pd.DataFrame, rows: np.ndarray, people: slice, 
         columns.append(cohort.times[person, slot])
     for place in range(1, head.shape[1]):
         column = head.iloc[person, place]
+        if cohort.visit_sites is not None and head.columns[place] == "site":
+            column = pd.Series(cohort.visit_sites[person, slot])
         number = pd.api.types.is_numeric_dtype(column.dtype)
         columns.append(column.to_numpy(dtype=float) if number else column.astype(object))
     values = np.asfortranarray(cohort.visits[person, slot])  # [rows, features]

@@ -219,7 +219,7 @@ def _ends(draws: np.ndarray) -> np.ndarray:
 
 def _memory(drawn: np.ndarray, truth: np.ndarray, learn: Cohort, judge: Cohort, scaling: SharedScaling) -> np.ndarray:
     base = scaling.apply(judge.baseline, judge.site)
-    pairs = learn.take(learn.paired)
+    pairs = learn.take(learn.paired & learn.same_site)
     learned = scaling.apply(pairs.followup, pairs.site) - scaling.apply(pairs.baseline, pairs.site)
     truth = truth - base
     columns = _complete_features(truth, learned)

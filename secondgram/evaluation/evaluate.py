@@ -108,9 +108,13 @@ def cells_of(
 
 
 def true_followup(cohort: Cohort) -> np.ndarray:
-    """(N, D) what the follow-up really was: measured, or in a simulation hidden."""
+    """(N, D) what the follow-up really was: measured, or in a simulation hidden.
+
+    NaN where it was measured on another site than the baseline, by whose offset it differs from what is imputed.
+    """
     hidden = cohort.truth if isinstance(cohort, SimulatedCohort) else None
-    return cohort.followup if hidden is None else hidden
+    found = cohort.followup if hidden is None else hidden
+    return found if cohort.same_site.all() else np.where(cohort.same_site[:, None], found, np.nan)
 
 
 Truth = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
@@ -143,7 +147,7 @@ def _visit(cohort: Cohort, label: str) -> np.ndarray:
     """(N, D) the visit of this label; the hidden truth of a simulation comes first."""
     if isinstance(cohort, SimulatedCohort) or label not in cohort.visit_labels[1:]:
         return true_followup(cohort)
-    return cohort.visits[:, cohort.visit_labels.index(label)]
+    return cohort.on_one_site().visits[:, cohort.visit_labels.index(label)]
 
 
 def _aligned(values: np.ndarray, result: object, ids: np.ndarray, features: tuple[str, ...]) -> Truth:

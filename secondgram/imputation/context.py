@@ -14,13 +14,17 @@ from ..diffusion.noise import person_keys
 from .levels import MixedCells, groups
 from .missing import MissingCells
 from .model_data import People, TrainingPairs
+from .scanner_moves import FAR_BASELINE, ScannerMoves
 
 # People whose missing cells are filled together: memory for those of a large cohort is scarce.
 AT_ONCE = 8192
+# Spreads beyond which a change on two sites counts as that far.
+FARTHEST = 25.0
 
 
 def levels(cohort: Cohort) -> np.ndarray:
-    """(N, D) baselines; of a feature that nobody's baseline has, each person's first measured value."""
+    """(N, D) baselines; of a feature that nobody's baseline has, each person's first measured value, on that site."""
+    cohort = cohort.on_one_site()
     absent = ~np.isfinite(cohort.baseline).any(axis=0)
     if not absent.any():
         return cohort.baseline
@@ -36,6 +40,7 @@ class Context:
     """The condition of mean, spread and shape: X (N, D + C + 1) is [baseline, covariates, gap], all scaled.
 
     missing : of the D cells of a baseline and the C encoded covariates of its person, a Gaussian.
+    moves : of visits from site to site, None where nobody moved.
     """
 
     encoder: CovariateEncoder
@@ -43,6 +48,7 @@ class Context:
     missing: MissingCells
     gap_mean: float
     gap_spread: float
+    moves: ScannerMoves | None = None
 
     @classmethod
     def fit(cls, cohort: Cohort, pairs: TrainingPairs, holes: bool = True, most: int | None = None) -> Context:
@@ -65,7 +71,27 @@ class Context:
             cells = MissingCells(np.eye(len(cohort.features) + encoder.width))
         gap = pairs.people.gap[np.isfinite(pairs.people.gap)]
         spread = float(gap.std()) if len(gap) else 0.0
-        return cls(encoder, scaling, cells, float(gap.mean()) if len(gap) else 0.0, spread if spread > 1e-9 else 1.0)
+        made = cls(encoder, scaling, cells, float(gap.mean()) if len(gap) else 0.0, spread if spread > 1e-9 else 1.0)
+        if pairs.people.later_site is not None:
+            made.moves = made._moves(pairs)
+        return made
+
+    def _moves(self, pairs: TrainingPairs) -> ScannerMoves:
+        people, site = pairs.people, pairs.people.site
+        x = self.scaling.apply(people.baseline, site)
+        y = self.scaling.apply(pairs.later, people.later_site) - x
+        shared = self.inputs(people)[:, x.shape[1] :]
+        assert site is not None
+        assert people.later_site is not None
+        return ScannerMoves.fit(x, np.clip(y, -FARTHEST, FARTHEST), shared, site, people.later_site, pairs.weight)
+
+    def unplaced(self, people: People) -> np.ndarray:
+        """(N,) bool: whose follow-up is on another site than the baseline, by an offset that is not known."""
+        moved = people.moved
+        if not moved.any() or self.moves is None or people.site is None or people.later_site is None:
+            return moved
+        known = np.asarray(self.moves.sites, dtype=object)
+        return np.asarray(moved & ~(np.isin(people.site, known) & np.isin(people.later_site, known)))
 
     def inputs(self, people: People) -> np.ndarray:
         """X, in which missing cells and covariates are their expectations given the others, and unknown gaps usual.
@@ -98,7 +124,8 @@ class Context:
         """Location and scale (N, D) of people whose inputs are X: original units are location + scale * scaled value.
 
         Where a site was not seen, a location is what puts a measured baseline at its expectation in X, so that a change
-        starts from the baseline whatever the site's offset.
+        starts from the baseline whatever the site's offset. Those of a follow-up on another site are that site's, where
+        its offset is known.
         """
         location, scale = self.scaling.original_scale(len(people), people.site)
         rows = np.flatnonzero(self.scaling.unknown(len(people), people.site))
@@ -110,6 +137,20 @@ class Context:
                 scale[rows] = np.where(seen, scale[rows], self.scaling.whole)
             expected = scale[rows] * X[rows, : baseline.shape[1]]
             location[rows] = np.where(seen, baseline - expected, location[rows])
+        rows = np.flatnonzero(people.moved & ~self.unplaced(people))
+        if len(rows):
+            assert self.moves is not None
+            assert people.site is not None
+            assert people.later_site is not None
+            site, later = people.site[rows], people.later_site[rows]
+            own = self.scaling.apply(people.baseline[rows], site)
+            expected = X[rows, : own.shape[1]]
+            own = np.where(np.isnan(own), expected, own)
+            offset, slope = self.moves.between(site, later)
+            location[rows], scale[rows] = self.scaling.original_scale(len(rows), later)
+            # So that a scaled value of the expectation and a change is own + change, moved.
+            near = np.clip(own, -FAR_BASELINE, FAR_BASELINE)
+            location[rows] += scale[rows] * (own - expected + offset + slope * near)
         return location, scale
 
     def original(self, scaled: np.ndarray, people: People, X: np.ndarray) -> np.ndarray:
@@ -118,9 +159,11 @@ class Context:
         return scaled * scale + location
 
     def later(self, pairs: TrainingPairs, X: np.ndarray) -> np.ndarray:
-        """(P, D) later visits of pairs whose inputs are X, scaled."""
+        """(P, D) later visits of pairs whose inputs are X, scaled; NaN where the offset of their site is not known."""
         location, scale = self.units(pairs.people, X)
-        return np.asarray((pairs.later - location) / scale)
+        later = np.asarray((pairs.later - location) / scale)
+        later[self.unplaced(pairs.people)] = np.nan
+        return later
 
     @cached_property
     def within_visit(self) -> np.ndarray:
@@ -152,14 +195,16 @@ class Context:
             "scaling": self.scaling.state(),
             "missing": self.missing.state(),
             "gap": [self.gap_mean, self.gap_spread],
-        }
+        } | ({} if self.moves is None else {"moves": self.moves.state()})
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Context:
         encoder = CovariateEncoder.from_state(state["encoder"])
         scaling = SharedScaling.from_state(state["scaling"])
         cells = MissingCells.from_state(state["missing"]).widened(scaling.location.shape[1] + encoder.width)
-        return cls(encoder, scaling, cells, *state["gap"])
+        moves = ScannerMoves.from_state(state["moves"]) if "moves" in state else None
+        gap_mean, gap_spread = state["gap"]
+        return cls(encoder, scaling, cells, gap_mean, gap_spread, moves)
 
 
 def _near(encoder: CovariateEncoder, baseline: np.ndarray, covariates: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import pandas as pd
 from ..cohort.table import Cohort
 from ..diffusion.noise import person_keys
 from ..errors import InputError, some
+from .scanner_moves import move_notes, placeable, told_by_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +20,7 @@ class People:
     ids : (N,) text;  keys : (N,) uint64, of the noise;  baseline : (N, D) original units, NaN where missing.
     table : N rows of covariates;  gap : (N,) years, NaN where unknown;  site : (N,) text or None.
     known : (N, D) cells of the follow-up that were measured and are kept as they are, NaN elsewhere.
+    later_site : (N,) text, the site of the follow-up where it is known and shown; None where all are those of `site`.
     """
 
     ids: np.ndarray
@@ -29,6 +31,7 @@ class People:
     site: np.ndarray | None
     known: np.ndarray
     source: str | None = None
+    later_site: np.ndarray | None = None
 
     @classmethod
     def of(cls, cohort: Cohort, keep_known: bool, visit: str | None = None) -> People:
@@ -36,6 +39,11 @@ class People:
 
         visit : label that keys their noise, None for the cohort's own.
         """
+        sites, later = cohort.visit_sites, None
+        if keep_known and sites is not None and not cohort.same_site.all():
+            # A visit of which nothing is measured is imputed as on the site of the baseline.
+            measured = np.isfinite(cohort.followup).any(axis=1)
+            later = np.where(measured, sites[:, cohort.target], sites[:, 0])
         return cls(
             cohort.ids,
             person_keys(cohort.ids, cohort.followup_label if visit is None else visit),
@@ -45,6 +53,7 @@ class People:
             cohort.site,
             cohort.followup if keep_known else _nothing(cohort.baseline),
             cohort.source,
+            later,
         )
 
     def __len__(self) -> int:
@@ -61,7 +70,15 @@ class People:
             gap=self.gap[rows],
             site=None if self.site is None else self.site[rows],
             known=self.known[rows],
+            later_site=None if self.later_site is None else self.later_site[rows],
         )
+
+    @property
+    def moved(self) -> np.ndarray:
+        """(N,) bool: the follow-up is on another site than the baseline."""
+        if self.later_site is None or self.site is None:
+            return np.zeros(len(self), dtype=bool)
+        return np.asarray(self.later_site != self.site)
 
     def with_known(self, values: np.ndarray) -> np.ndarray:
         """values (M, N, D), in which cells that were measured are put back as they are."""
@@ -81,6 +98,8 @@ def _nothing(like: np.ndarray) -> np.ndarray:
 class TrainingPairs:
     """P pairs of visits: `people` holds the earlier visit as baseline, `later` (P, D) the other one.
 
+    Pairs on two sites take part where these can be put on one scale; see `scanner_moves`.
+
     weight : (P,) so that every person counts once, however many pairs they have.
     unit : (P,) text; pairs of one unit stay on one side of every internal split.
     wanted : (P,) bool, of the first visit and the target.
@@ -98,9 +117,20 @@ class TrainingPairs:
         pairs = cohort.pairs()
         wanted = (pairs.earlier == 0) & (pairs.later == cohort.target)
         rows = np.arange(len(pairs)) if every else np.flatnonzero(wanted)
+        sites = cohort.visit_sites
+        if sites is not None:
+            person = pairs.person[rows]
+            weight = 1.0 / np.bincount(person, minlength=len(cohort))[person]
+            earlier, later = sites[person, pairs.earlier[rows]], sites[person, pairs.later[rows]]
+            # Of the people who were scanned there first.
+            usable = placeable(earlier, later, weight, sites[cohort.scanned, 0])
+            rows = rows[usable]
         person = pairs.person[rows]
         first = People.of(cohort, keep_known=False).take(person)
         people = replace(first, baseline=cohort.visits[person, pairs.earlier[rows]], gap=pairs.gap[rows])
+        if sites is not None:
+            earlier, later = sites[person, pairs.earlier[rows]], sites[person, pairs.later[rows]]
+            people = replace(people, site=earlier, later_site=None if (earlier == later).all() else later)
         count = np.bincount(person, minlength=len(cohort))[person]
         later, unit = cohort.visits[person, pairs.later[rows]], cohort.units()[person].astype(str)
         return cls(people, later, 1.0 / count, unit, wanted[rows])
@@ -154,6 +184,7 @@ def check_trainable(cohort: Cohort) -> None:
             file=cohort.source,
             mend=f"At least {FEWEST_PAIRS} are needed to learn from",
         )
+    _check_sites(cohort, count)
     if len(set(cohort.units()[cohort.paired])) == 1:
         raise InputError(
             f"all {count} people who have a follow-up are of one group",
@@ -198,3 +229,33 @@ def _check_followups(cohort: Cohort) -> None:
             column=cohort.features[int(np.flatnonzero(np.isfinite(low))[0])],
             mend="Check that follow-ups are no copies of the baselines",
         )
+
+
+def _check_sites(cohort: Cohort, count: int) -> None:
+    if cohort.same_site.all():
+        return
+    usable = len(TrainingPairs.of(cohort, every=False))
+    if usable < FEWEST_PAIRS:
+        changed = int((~cohort.same_site & cohort.paired).sum())
+        raise InputError(
+            f"{changed} of {count} people came back on another site, and the offset of those sites cannot be told from "
+            "change",
+            file=cohort.source,
+            column=cohort.columns.get("site", "site"),
+            mend=f"Add {FEWEST_PAIRS} people or more who stayed on one site, or who changed the other way; or people "
+            "with a baseline on each site, a hundred or more. Without sites, an offset would be taken for change",
+        )
+
+
+def site_notes(cohort: Cohort, used: TrainingPairs, every: bool) -> list[str]:
+    """What to tell of pairs on two sites; used : the pairs of this cohort that teach."""
+    sites = cohort.visit_sites
+    if sites is None:
+        return []
+    pairs = cohort.pairs()
+    here = np.ones(len(pairs), dtype=bool) if every else (pairs.earlier == 0) & (pairs.later == cohort.target)
+    person = pairs.person[here]
+    changed = int((sites[person, pairs.earlier[here]] != sites[person, pairs.later[here]]).sum())
+    people = used.people
+    by_pairs = people.later_site is None or told_by_pairs(people.site, people.later_site, used.weight)  # type: ignore[arg-type]
+    return move_notes(changed, int(people.moved.sum()), len(person), by_pairs)

@@ -96,7 +96,8 @@ class PaperModel:
         run: Run,
     ) -> PaperModel:
         """Train on all people, validating on the pairs of a fifth of the people who have one."""
-        first = cohort.with_baseline()
+        # Levels on two scanners would be one feature to it.
+        first = cohort.with_baseline().on_one_site()
         pairs = TrainingPairs.of(first, every=False)
         model = cls(
             options,
@@ -133,7 +134,7 @@ class PaperModel:
     @classmethod
     def around(cls, net: Denoiser, cohort: Cohort) -> PaperModel:
         """A model around published weights: ranges and covariates from a cohort of training people."""
-        first = cohort.with_baseline()
+        first = cohort.with_baseline().on_one_site()
         pairs = TrainingPairs.of(first, every=False)
         encoder = CovariateEncoder.fit(first.covariate_table, unit_range=True)
         if (net.features, net.conditions) != (len(cohort.features), encoder.width + len(cohort.features)):

@@ -55,6 +55,8 @@ def people_digest(people: People) -> str:
     digest.update("\0".join(people.ids).encode())
     digest.update(np.ascontiguousarray(people.keys).data)
     digest.update("\0".join([] if people.site is None else people.site).encode())
+    if people.later_site is not None:
+        digest.update("\0".join(people.later_site).encode())
     for values in (people.baseline, people.gap, people.known):
         for first in range(0, len(values), ROWS):
             digest.update(np.ascontiguousarray(values[first : first + ROWS]).data)

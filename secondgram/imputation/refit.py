@@ -42,6 +42,7 @@ def resampled(cohort: Cohort, seed: int) -> Cohort:
         cohort.target,
         cohort.source,
         cohort.notes,
+        visit_sites=None if cohort.visit_sites is None else cohort.visit_sites[index],
     )
 
 

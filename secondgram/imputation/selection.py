@@ -81,6 +81,7 @@ def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tup
         nothing = np.full_like(values[:, 0], np.nan)
         return np.stack([nothing if place is None else values[:, place] for place in places], axis=1)
 
+    sites = None if cohort.visit_sites is None else at_visits(cohort.visit_sites)
     aligned = Cohort(
         cohort.ids,
         at_visits(cohort.visits),
@@ -90,10 +91,11 @@ def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tup
         cohort.covariate_table,
         cohort.outcomes,
         cohort.groups,
-        cohort.site,
+        cohort.site if sites is None else None,
         1,
         cohort.source,
         cohort.notes,
+        visit_sites=sites,
     )
     return aligned, wanted, [f"visit {visits[0]} is the baseline and {wanted} the follow-up, as in training"]
 

@@ -32,7 +32,7 @@ class MixedModel(Baseline):
         self.pairs = TrainingPairs.of(train, every=False)
         self.context = Context.fit(train, self.pairs)
         self.width = len(train.features)
-        first = train.take(train.scanned)
+        first = train.take(train.scanned).on_one_site()
         years = _years(first)
         values = np.stack(
             [self.context.scaling.apply(first.visits[:, slot], first.site) for slot in range(first.visits.shape[1])],

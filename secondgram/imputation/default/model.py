@@ -26,7 +26,7 @@ from ...sampling.postprocess import Postprocess, moves
 from ...sampling.sampler import common_precision
 from ...training.trainer import Run, TrainingOptions
 from ..context import Context
-from ..model_data import People
+from ..model_data import People, site_notes
 from ..provenance import tree_digest
 from .borrowing import borrowing_notes, learned_people, scarce
 from .design import Design, fit_folds, most_for_fill
@@ -148,7 +148,7 @@ class DefaultModel:
             "ladder": ladder_rows(judgement, mean_change, stage.spread, stage.margins, component_margins, shape),
             "features": feature_columns(judgement, cohort.features, mean_change, whole.absent, scarce(people)),
             "shape": shape,
-            "cautions": borrowing_notes(cohort.features, people),
+            "cautions": borrowing_notes(cohort.features, people) + site_notes(cohort, whole.pairs, every),
         }
         return cls(options, whole.context, mean_change, stage.spread, joint, record)
 
@@ -282,7 +282,12 @@ class DefaultModel:
     def _known(self, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Standardised residuals of what is known of the follow-up, NaN elsewhere; mean (N, D) or (M, N, D)."""
         location, unit = self.context.units(people, X)
-        return np.asarray(((people.known - location) / unit - mean) / scale)
+        known = (
+            np.where(self.context.unplaced(people)[:, None], np.nan, people.known)
+            if people.moved.any()
+            else people.known
+        )
+        return np.asarray(((known - location) / unit - mean) / scale)
 
     def _later(self, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Later:
         z = self.joint.scores(self._known(people, X, mean, scale))
