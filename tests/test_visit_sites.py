@@ -1,4 +1,4 @@
-"""The site of each visit: read, kept and written, and a change of scanner that is not taken for a change of the brain."""
+"""The site of each visit: read, kept and written, and a change of scanner that is taken for no change of the brain."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_the_change_that_is_learned_is_that_on_one_scanner(half: sg.SecondgramIm
     error = (later - before).std(axis=0) / np.sqrt(stayed.paired.sum()) / SPREAD
     apart = _change(half, _changed(0.5)) - _change(one, _changed(0.5))
     assert (np.abs(apart) < 1.0 * error).all()
-    # Nine tenths of the offset's half would be a hundred times that.
+    # Half of the offset would be ten times that.
     assert (np.abs(apart) < 0.1).all()
 
 
@@ -241,7 +241,8 @@ def test_cells_on_a_scanner_of_unknown_offset_say_nothing(half: sg.SecondgramImp
     sites = np.stack([np.full(240, "old"), np.full(240, "third")], axis=1).astype(object)
     people = replace(made, visits=visits, visit_sites=sites, site=None)
     hidden = half.impute(people.without_followup(), draws=3, show=False).draws
-    np.testing.assert_allclose(half.impute(people, draws=3, show=False).draws[:, :, 0], hidden[:, :, 0])
+    found = half.impute(people, draws=3, show=False).draws
+    np.testing.assert_allclose(found[:, :, 0], hidden[:, :, 0], atol=1e-5 * SPREAD[0])
 
 
 def test_a_model_comes_back_with_the_offsets(half: sg.SecondgramImputer, tmp_path: Path) -> None:

@@ -63,5 +63,5 @@ def change_notes(changed: np.ndarray, again: np.ndarray) -> list[str]:
         return []
     return [
         f"{count} of {int(again.sum())} people who were measured again were on another site then: each visit is "
-        "scaled by its own site, and a follow-up is imputed as on the site of the baseline"
+        "scaled by its own site, a follow-up is imputed as on the site of the baseline, and none on another site judges"
     ]
