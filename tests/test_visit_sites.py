@@ -252,7 +252,7 @@ def test_a_model_comes_back_with_the_offsets(half: sg.SecondgramImputer, tmp_pat
     visits[:, 1, 0] = np.nan
     people = replace(people, visits=visits)
     draws = [model.impute(people, draws=2, show=False).draws for model in (half, sg.load(tmp_path / "model"))]
-    np.testing.assert_array_equal(*draws)
+    np.testing.assert_array_equal(draws[0], draws[1])
 
 
 def test_everyone_on_a_new_scanner_is_refused() -> None:
