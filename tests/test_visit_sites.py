@@ -127,10 +127,10 @@ def _sites(*kinds: tuple[str, str, int]) -> tuple[np.ndarray, np.ndarray, np.nda
 @pytest.mark.parametrize(
     ("kinds", "baselines", "used"),
     [
-        # As many as tell the change on one scanner.
-        ([("a", "a", 10), ("a", "b", 10)], ["a"] * 50, [True, True]),
-        ([("a", "a", 9), ("a", "b", 40)], ["a"] * 50, [True, False]),
-        ([("a", "a", 40), ("a", "b", 9)], ["a"] * 50, [True, False]),
+        # As many as are left of ten in a fold of a fold.
+        ([("a", "a", 6), ("a", "b", 6)], ["a"] * 50, [True, True]),
+        ([("a", "a", 5), ("a", "b", 40)], ["a"] * 50, [True, False]),
+        ([("a", "a", 40), ("a", "b", 4)], ["a"] * 50, [True, False]),
         # Both ways round.
         ([("a", "b", 20), ("b", "a", 20)], ["a", "b"] * 20, [True, True]),
         ([("a", "b", 40), ("b", "a", 1)], ["a"] * 40 + ["b"], [False, False]),
@@ -260,6 +260,15 @@ def test_everyone_on_a_new_scanner_is_refused() -> None:
         check_trainable(_changed(1.0))
     check_trainable(_changed(1.0, back=True))
     check_trainable(_changed(0.5))
+    some = _changed(0.5)
+    for stayed, refused in ((9, True), (10, False)):
+        rows = np.flatnonzero(some.paired & some.same_site)[:stayed]
+        rows = np.concatenate([rows, np.flatnonzero(some.paired & ~some.same_site), np.flatnonzero(~some.paired)])
+        if refused:
+            with pytest.raises(InputError, match=r"cannot be told from change.*stayed on one site"):
+                check_trainable(some.take(rows))
+        else:
+            check_trainable(some.take(rows))
 
 
 def test_pairs_have_the_sites_of_their_visits_and_people_that_of_the_follow_up() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from ..cohort.table import Cohort
 from ..diffusion.noise import person_keys
 from ..errors import InputError, some
-from .scanner_moves import move_notes, placeable, told_by_pairs
+from .scanner_moves import FEWEST_PEOPLE, move_notes, placeable, told_by_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +146,8 @@ class TrainingPairs:
 
 
 FEWEST_PAIRS = 10
+# Looked at together.
+FEATURES_AT_ONCE = 64
 
 
 def check_trainable(cohort: Cohort) -> None:
@@ -209,24 +211,34 @@ def _check_baselines(cohort: Cohort) -> None:
 
 
 def _check_followups(cohort: Cohort) -> None:
-    later, before = cohort.followup[cohort.paired], cohort.baseline[cohort.paired]
-    low, high = np.fmin.reduce(later, axis=0), np.fmax.reduce(later, axis=0)
-    known = np.isfinite(later).sum(axis=0) >= FEWEST_PAIRS
-    for place in np.flatnonzero((low == high) & known):
-        if not (cohort.baseline[:, place] == low[place]).any():
-            raise InputError(
-                f"is {low[place]:g} for everybody at visit {cohort.followup_label}, and for nobody at the baseline",
-                file=cohort.source,
-                column=cohort.features[int(place)],
-                mend="Leave the cells empty if that is a code for missing, or leave the feature out",
-            )
-    change = later - before
-    low, high = np.fmin.reduce(change, axis=0), np.fmax.reduce(change, axis=0)
-    if (np.isfinite(low) & (low == high)).any() and not (high > low).any():
+    rows = np.flatnonzero(cohort.paired)
+    changes = False
+    first: tuple[int, float] | None = None
+    # A few features at a time, so that a large cohort is not copied.
+    for start in range(0, len(cohort.features), FEATURES_AT_ONCE):
+        columns = slice(start, start + FEATURES_AT_ONCE)
+        later = cohort.followup[rows, columns]
+        low, high = np.fmin.reduce(later, axis=0), np.fmax.reduce(later, axis=0)
+        known = np.isfinite(later).sum(axis=0) >= FEWEST_PAIRS
+        for place in np.flatnonzero((low == high) & known):
+            if not (cohort.baseline[:, start + place] == low[place]).any():
+                raise InputError(
+                    f"is {low[place]:g} for everybody at visit {cohort.followup_label}, and for nobody at the baseline",
+                    file=cohort.source,
+                    column=cohort.features[start + int(place)],
+                    mend="Leave the cells empty if that is a code for missing, or leave the feature out",
+                )
+        change = later - cohort.baseline[rows, columns]
+        low, high = np.fmin.reduce(change, axis=0), np.fmax.reduce(change, axis=0)
+        changes = changes or bool((high > low).any())
+        if first is None and np.isfinite(low).any():
+            at = int(np.flatnonzero(np.isfinite(low))[0])
+            first = start + at, float(low[at])
+    if first is not None and not changes:
         raise InputError(
-            f"everybody's change is the same: {low[np.isfinite(low)][0]:g}",
+            f"everybody's change is the same: {first[1]:g}",
             file=cohort.source,
-            column=cohort.features[int(np.flatnonzero(np.isfinite(low))[0])],
+            column=cohort.features[first[0]],
             mend="Check that follow-ups are no copies of the baselines",
         )
 
@@ -234,8 +246,15 @@ def _check_followups(cohort: Cohort) -> None:
 def _check_sites(cohort: Cohort, count: int) -> None:
     if cohort.same_site.all():
         return
-    usable = len(TrainingPairs.of(cohort, every=False))
-    if usable < FEWEST_PAIRS:
+    pairs = TrainingPairs.of(cohort, every=False)
+    people, site = pairs.people, pairs.people.site
+    enough = len(pairs) >= FEWEST_PAIRS
+    if enough and people.later_site is not None and site is not None:
+        # By the pairs, or else by many baselines.
+        enough = told_by_pairs(site, people.later_site, pairs.weight, FEWEST_PEOPLE) or not told_by_pairs(
+            site, people.later_site, pairs.weight
+        )
+    if not enough:
         changed = int((~cohort.same_site & cohort.paired).sum())
         raise InputError(
             f"{changed} of {count} people came back on another site, and the offset of those sites cannot be told from "

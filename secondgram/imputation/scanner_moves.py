@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-# People's worth of knowledge of the mean change that offsets are told apart from it by.
-FEWEST_PEOPLE = 10.0
-# Greatest share that one pair has in its own offset: ten pairs of a kind are enough.
-LEVERAGE = 0.101
+# People's worth of knowledge of the mean change that offsets are told apart from it by; a fold's folds have fewer.
+FEWEST_PEOPLE, FEWEST_OF_FOLD = 10.0, 6.0
+# Greatest share that one pair has in its own offset: five pairs of a kind are enough.
+LEVERAGE = 0.201
 # Baselines that a site has for its offset to be known by them alone.
 FEWEST_BASELINES = 100
 # How far a scanner's slope is from another's, a priori.
@@ -64,13 +64,13 @@ def placeable(earlier: np.ndarray, later: np.ndarray, weight: np.ndarray, first:
     return ~changed | (np.isin(earlier, many) & np.isin(later, many))
 
 
-def told_by_pairs(earlier: np.ndarray, later: np.ndarray, weight: np.ndarray) -> bool:
+def told_by_pairs(earlier: np.ndarray, later: np.ndarray, weight: np.ndarray, fewest: float = FEWEST_OF_FOLD) -> bool:
     """Whether offsets and the mean change can be told apart by the pairs themselves."""
     sites = sorted(set(earlier) | set(later))
     root = np.sqrt(weight)
     S = differences(sites, earlier, later) * root[:, None]
     left = root - S @ (np.linalg.pinv(S) @ root)
-    return float(left @ left) >= FEWEST_PEOPLE - 1e-9
+    return float(left @ left) >= fewest - 1e-9
 
 
 @dataclass(eq=False)
