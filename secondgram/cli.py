@@ -215,6 +215,9 @@ def impute(
     steps: Annotated[int | None, typer.Option(help="network evaluations per draw")] = None,
     solver: Annotated[str | None, typer.Option(help="ddpm, ddim, dpm++2m or sde-dpm++2m")] = None,
     gap: Annotated[float | None, typer.Option(help="years after baseline, where no time is recorded")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="what conditions the visit: all others, or the first; the model's if left out")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or auto; the model's if left out")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="at most so many; changes no value")] = None,
     resume: Resume = False,
@@ -228,7 +231,8 @@ def impute(
     look(out, streams=True)
     imputer = load(model)
     people = _cohort(cohort, quiet, roles, imputer)
-    options = {"gap": gap, "resume": resume, "show": not quiet, "precision": precision, "threads": threads}
+    options = {"gap": gap, "history": history, "resume": resume, "show": not quiet}
+    options |= {"precision": precision, "threads": threads}
     result = imputer.impute(people, draws, seed, who, steps, solver, out, **options)  # type: ignore[arg-type]
     for note in result.notes:
         _say(f"  {note}", quiet)

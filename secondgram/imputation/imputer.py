@@ -22,13 +22,14 @@ from ..ops.row_tiles import one_blas_thread, one_thread
 from ..ops.sampling import BACKENDS, CANDIDATES, PRECISIONS
 from ..ops.semantics import processor_path
 from ..training.trainer import Run
-from .default.model import DefaultModel, DefaultOptions
+from .default.model import HISTORIES, DefaultModel, DefaultOptions
 from .interfaces import CovariateModel, PresetModel
 from .model_data import People, check_trainable
 from .paper import PaperModel, PaperOptions
 from .provenance import versions
 from .result import Imputation
 from .selection import as_trained, check_sites, complete, feature_order, select_people
+from .trajectory.trajectory_model import TrajectoryModel
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
@@ -152,7 +153,7 @@ class SecondgramImputer:
         constant or empty, at the baseline alone too, a recorded gap of zero or less.
         """
         check_trainable(train)
-        model = PRESETS[self.preset][1]
+        model = TrajectoryModel if self._shows_all(train) else PRESETS[self.preset][1]
         run = Run(None if state is None else Path(state), state_every, resume, show)
         # On one thread, because sums over several come out differently with their number: a seed decides a model. In
         # fp32, because a model is chosen by small differences between scores.
@@ -160,6 +161,10 @@ class SecondgramImputer:
             self.model_ = model.fit(train, self.options, seed=self.seed, run=run)  # type: ignore[attr-defined]
         self._remember(train)
         return self
+
+    def _shows_all(self, train: Cohort) -> bool:
+        # Of two visits, the one that is known is the first.
+        return getattr(self.options, "history", "first") == "all" and len(train.visit_labels) > 2
 
     def _settle(self) -> None:
         with preferring(self.backend, self.precision):
@@ -213,6 +218,7 @@ class SecondgramImputer:
         out: str | os.PathLike[str] | None = None,
         *,
         gap: float | None = None,
+        history: str | None = None,
         resume: bool = False,
         show: bool = True,
         precision: str | None = None,
@@ -230,6 +236,8 @@ class SecondgramImputer:
         steps, solver : of the diffusion; None takes the preset's.
         out : a Parquet file to stream the draws to in bounded memory.
         gap : years after baseline, for people without a recorded time; None takes the training pairs' median.
+        history : what conditions the imputed visit, `all` others of a person or the `first` alone; None takes what the
+            model was fitted for. With `all`, whoever has any other visit is imputed.
         resume : go on where an interrupted call with the same `out` stopped.
         precision : of matrix products, None takes that which was decided with the model. Draws of two precisions differ
             by rounding: use one for all parts of a cohort.
@@ -249,8 +257,9 @@ class SecondgramImputer:
             raise InputError(f"gap={gap}", mend="Use a number of years above zero")
         if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
             raise InputError(f"threads={threads!r}", mend="Use a whole number, 1 or more")
-        cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit)
-        people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit)
+        every = self._history(history)
+        cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit, every)
+        people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit, every)
         column = (self.columns_.table or {}).get("site", "site")
         notes += check_sites(cohort, self.model_.sites, column, wanted=self.preset == "paper") + of_people
         # Fail before drawing: unusable covariates, then an unknown solver or number of steps.
@@ -275,6 +284,18 @@ class SecondgramImputer:
             result.to_parquet(out, resume=resume, show=show)
             result.path = os.fspath(out)
         return result
+
+    def _history(self, asked: str | None) -> bool:
+        """Whether all other visits are shown."""
+        trained = isinstance(self.model_, TrajectoryModel)
+        if asked is not None and asked not in HISTORIES:
+            raise InputError(f"history={asked!r}", mend=f"Use one of {', '.join(HISTORIES)}")
+        if asked == "all" and not trained:
+            raise InputError(
+                "history='all': the model is conditioned on the first visit alone",
+                mend="Fit it with history='all' (--set history=all), on a cohort of three or more visits",
+            )
+        return trained and asked != "first"
 
     def _lacking(self, people: People) -> list[str]:
         """Notes on missing covariates. Raises `InputError` for one that cannot be used."""
@@ -411,7 +432,8 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         imputer.missing_ = tuple(tree.get("missing", ()))
         stored = tree.get("arithmetic")
         imputer.arithmetic_ = None if stored is None else Arithmetic(**stored)
-        imputer.model_ = PRESETS[tree["preset"]][1].from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]
+        model = TrajectoryModel if "trajectory" in tree["model"] else PRESETS[tree["preset"]][1]
+        imputer.model_ = model.from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"does not hold what an imputer needs ({error})", file=folder, mend="Use the release that wrote it"

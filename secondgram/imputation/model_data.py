@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from ..cohort.table import Cohort
 from ..diffusion.noise import person_keys
 from ..errors import InputError, some
+from .history import History
 from .scanner_moves import FEWEST_PEOPLE, move_notes, placeable, told_by_pairs
 
 
@@ -21,6 +23,7 @@ class People:
     table : N rows of covariates;  gap : (N,) years, NaN where unknown;  site : (N,) text or None.
     known : (N, D) cells of the follow-up that were measured and are kept as they are, NaN elsewhere.
     later_site : (N,) text, the site of the follow-up where it is known and shown; None where all are those of `site`.
+    history : every other visit, for a model that is conditioned on them; None where the baseline is all.
     """
 
     ids: np.ndarray
@@ -32,12 +35,13 @@ class People:
     known: np.ndarray
     source: str | None = None
     later_site: np.ndarray | None = None
+    history: History | None = None
 
     @classmethod
-    def of(cls, cohort: Cohort, keep_known: bool, visit: str | None = None) -> People:
+    def of(cls, cohort: Cohort, keep_known: bool, visit: str | None = None, history: bool = False) -> People:
         """The people of a cohort, each with a baseline; keep_known shows the measured follow-up cells.
 
-        visit : label that keys their noise, None for the cohort's own.
+        visit : label that keys their noise, None for the cohort's own.  history : show all other visits too.
         """
         sites, later = cohort.visit_sites, None
         if keep_known and sites is not None and not cohort.same_site.all():
@@ -54,6 +58,7 @@ class People:
             cohort.followup if keep_known else _nothing(cohort.baseline),
             cohort.source,
             later,
+            History.of(cohort) if history else None,
         )
 
     def __len__(self) -> int:
@@ -71,6 +76,7 @@ class People:
             site=None if self.site is None else self.site[rows],
             known=self.known[rows],
             later_site=None if self.later_site is None else self.later_site[rows],
+            history=None if self.history is None else self.history.take(rows),
         )
 
     @property
@@ -92,6 +98,17 @@ class People:
 def _nothing(like: np.ndarray) -> np.ndarray:
     """NaN of this shape and dtype, one cell of memory shown everywhere."""
     return np.broadcast_to(np.asarray(np.nan, dtype=like.dtype), like.shape)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WeightedCohort(Cohort):
+    """A cohort whose N people count as much as `row_weight` (N,) says."""
+
+    row_weight: np.ndarray = None  # type: ignore[assignment]
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> WeightedCohort:
+        """The people at these positions, or where this mask is true, in this order."""
+        return replace(super().take(rows), row_weight=self.row_weight[np.asarray(rows)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +150,10 @@ class TrainingPairs:
             people = replace(people, site=earlier, later_site=None if (earlier == later).all() else later)
         count = np.bincount(person, minlength=len(cohort))[person]
         later, unit = cohort.visits[person, pairs.later[rows]], cohort.units()[person].astype(str)
-        return cls(people, later, 1.0 / count, unit, wanted[rows])
+        weight = 1.0 / count
+        if isinstance(cohort, WeightedCohort):
+            weight = weight * cohort.row_weight[person]
+        return cls(people, later, weight, unit, wanted[rows])
 
     def __len__(self) -> int:
         return len(self.later)

@@ -57,7 +57,9 @@ def people_digest(people: People) -> str:
     digest.update("\0".join([] if people.site is None else people.site).encode())
     if people.later_site is not None:
         digest.update("\0".join(people.later_site).encode())
-    for values in (people.baseline, people.gap, people.known):
+    history = people.history
+    others = () if history is None else (history.visits, history.times, history.at)
+    for values in (people.baseline, people.gap, people.known, *others):
         for first in range(0, len(values), ROWS):
             digest.update(np.ascontiguousarray(values[first : first + ROWS]).data)
     digest.update(pd.util.hash_pandas_object(people.table.astype(str), index=False).to_numpy().tobytes())

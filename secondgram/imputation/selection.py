@@ -15,44 +15,67 @@ WHO = ("missing", "all")
 
 
 def select_people(
-    cohort: Cohort, who: str, features: list[str], gap: float | None, usual_gap: float | None, visit: str | None = None
+    cohort: Cohort,
+    who: str,
+    features: list[str],
+    gap: float | None,
+    usual_gap: float | None,
+    visit: str | None = None,
+    history: bool = False,
 ) -> tuple[People, list[str]]:
     """The people to impute, their features in the model's order, and what to tell about it, one sentence each.
 
     cohort : as `as_trained` gives it;  visit : label that keys the noise, None for the cohort's own.
     who : `missing` shows measured follow-up cells, `all` hides them.
     gap : years after baseline for people without a recorded time; None takes `usual_gap`, and that None leaves it open.
+    history : show every other visit, and impute whoever has any.
 
     Raises `InputError` for an unknown `who`, an absent feature, no one to impute, a recorded gap of zero or less.
     """
     if who not in WHO:
         raise InputError(f"who={who!r}", mend="Use 'missing' or 'all'")
     columns = feature_order(cohort, features)
-    rows = cohort.scanned if who == "all" else cohort.scanned & ~complete(cohort, columns)
+    seen = _seen_elsewhere(cohort) if history else cohort.scanned
+    rows = seen if who == "all" else seen & ~complete(cohort, columns)
     if not rows.any():
         raise InputError(
             "there is no one to impute: every person with a baseline has a complete follow-up"
-            if cohort.scanned.any()
+            if seen.any()
             else "there is no one to impute: no person has a baseline visit",
             file=cohort.source,
             mend="Use who='all' to impute everyone as if no follow-up had been measured",
         )
     # A large cohort is copied only where somebody is left out.
     chosen = cohort if rows.all() else cohort.take(rows)
-    people = People.of(chosen, keep_known=who == "missing", visit=visit)
+    people = People.of(chosen, keep_known=who == "missing", visit=visit, history=history)
     notes = []
-    without = int((~cohort.scanned).sum())
+    without = int((~seen).sum())
     if without:
-        notes.append(f"{without} people have no baseline visit and are not imputed")
+        notes.append(f"{without} people have no {'other' if history else 'baseline'} visit and are not imputed")
     if columns != list(range(len(cohort.features))):
         notes.append("the features were matched by name: the cohort has others too, or another order than in training")
-        people = replace(people, baseline=people.baseline[:, columns], known=people.known[:, columns])
+        people = replace(
+            people,
+            baseline=people.baseline[:, columns],
+            known=people.known[:, columns],
+            history=None if people.history is None else people.history.with_features(columns),
+        )
     return _with_gap(people, gap, usual_gap, notes), notes
 
 
-def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tuple[Cohort, str, list[str]]:
+def _seen_elsewhere(cohort: Cohort) -> np.ndarray:
+    """(N,) bool: any visit but the target has a measured feature."""
+    seen = np.isfinite(cohort.visits).any(axis=2)
+    seen[:, cohort.target : cohort.target + 1] = False
+    return np.asarray(seen.any(axis=1))
+
+
+def as_trained(
+    cohort: Cohort, visits: Sequence[str] | None, target: str, history: bool = False
+) -> tuple[Cohort, str, list[str]]:
     """The cohort with the model's baseline first, the label of the visit to impute, and what to tell about it.
 
+    history : with all of the model's visits, in their order.
     visits : the model's labels, earliest first, None for a model that does not say;  target : its follow-up among them.
     A person who was seen at the follow-up alone is thereby no baseline, whoever else is in the cohort. Raises
     `InputError` where none of the cohort's labels is the model's.
@@ -72,12 +95,14 @@ def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tup
             mend="Name them with --visits, the baseline first, or read the cohort with like= this model",
         )
     wanted = visits[cohort.target] if cohort.target < len(visits) else cohort.followup_label
-    places = [labels.index(label) if label in labels else None for label in (visits[0], wanted)]
-    if places[0] == 0 and places[1] == (cohort.target if cohort.target < len(labels) else None):
+    taken = [*visits, *([] if wanted in visits else [wanted])] if history else [visits[0], wanted]
+    places = [labels.index(label) if label in labels else None for label in taken]
+    follows = cohort.target if cohort.target < len(labels) else None
+    if labels == taken if history else places[0] == 0 and places[1] == follows:
         return cohort, wanted, []
 
     def at_visits(values: np.ndarray) -> np.ndarray:
-        # [people, 2, ...]: baseline and follow-up, NaN where nobody has one.
+        # [people, visits, ...], NaN where nobody has one.
         nothing = np.full_like(values[:, 0], np.nan)
         return np.stack([nothing if place is None else values[:, place] for place in places], axis=1)
 
@@ -86,13 +111,13 @@ def as_trained(cohort: Cohort, visits: Sequence[str] | None, target: str) -> tup
         cohort.ids,
         at_visits(cohort.visits),
         cohort.features,
-        (visits[0], wanted),
+        tuple(taken),
         at_visits(cohort.times),
         cohort.covariate_table,
         cohort.outcomes,
         cohort.groups,
         cohort.site if sites is None else None,
-        1,
+        taken.index(wanted),
         cohort.source,
         cohort.notes,
         visit_sites=sites,

@@ -40,6 +40,7 @@ from .verdict import feature_columns, ladder_rows, ladder_table, verdict_table
 
 SHAPES = ("auto", "off")
 PAIRS = ("all", "first")
+HISTORIES = ("first", "all")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class DefaultOptions:
         the draws, each trained without a part of the people and judged on it.
     schedule : of the denoiser's noise, `linear` or `cosine`, rescaled to end without signal.
     pairs : learn from `all` earlier-later pairs of a person or only the `first` visit with the target.
+    history : what conditions the missing visit, the `first` one or `all` that are known; cohorts of three or more.
     solver, steps : how the denoiser is sampled; steps are network evaluations.
     The others are those of training.
     """
@@ -62,6 +64,7 @@ class DefaultOptions:
     networks: int = 4
     schedule: str = "linear"
     pairs: str = "all"
+    history: str = "first"
     solver: str = "dpm++2m"
     steps: int = 8
     embedding: int = 64
@@ -78,11 +81,9 @@ class DefaultOptions:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES or self.pairs not in PAIRS:
-            raise InputError(
-                f"shape={self.shape!r}, pairs={self.pairs!r}",
-                mend=f"shape is one of {', '.join(SHAPES)}; pairs one of {', '.join(PAIRS)}",
-            )
+        for name, known in (("shape", SHAPES), ("pairs", PAIRS), ("history", HISTORIES)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}={getattr(self, name)!r}", mend=f"Use one of {', '.join(known)}")
         if self.components < 1 or self.networks < 2:
             raise InputError(
                 f"components={self.components}, networks={self.networks}",

@@ -1,0 +1,276 @@
+"""A model conditioned on every visit a person has: the anchor, hidden visits, and the way through the imputer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import secondgram as sg
+from secondgram.errors import InputError
+from secondgram.imputation.history import History, filled_times, usual_times, years
+from secondgram.imputation.model_data import People, TrainingPairs, WeightedCohort
+from secondgram.imputation.trajectory.anchor import Anchor
+from secondgram.imputation.trajectory.hidden import Hidden
+from secondgram.imputation.trajectory.statement import conditional, log_likelihood
+from secondgram.imputation.trajectory.trajectory_model import INPUTS, TrajectoryModel
+
+G = np.array([[1.0, -0.03], [-0.03, 0.04]])
+ERROR = 0.3
+
+
+def _people(people: int, visits: int, features: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Visits (N, V, D) of levels and slopes, times (N, V) and a covariate (N,) on which both depend."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(visits) * 1.5 + np.concatenate(
+        [np.zeros((people, 1)), rng.uniform(-0.3, 0.3, (people, visits - 1))], axis=1
+    )
+    covariate = rng.standard_normal(people)
+    both = rng.multivariate_normal([0.0, -0.1], G, (people, features)) + 0.3 * covariate[:, None, None] * [1.0, -0.1]
+    y = both[:, None, :, 0] + both[:, None, :, 1] * time[:, :, None]
+    return y + ERROR * rng.standard_normal(y.shape), time, covariate
+
+
+def _cohort(people: int = 90, visits: int = 4, features: int = 3, seed: int = 0, target: int = 3) -> sg.Cohort:
+    """Half of the people lack the last visit, some another one, and a few the first."""
+    y, time, covariate = _people(people, visits, features, seed)
+    y = 1000.0 + 100.0 * y
+    y[::2, -1] = np.nan
+    y[1::6, 1] = np.nan
+    y[2::9, 0] = np.nan
+    return sg.Cohort(
+        ids=np.array([f"P{number:03d}" for number in range(people)], dtype=object),
+        visits=y,
+        features=tuple(f"vol_{number}" for number in range(features)),
+        visit_labels=tuple(f"v{number}" for number in range(visits)),
+        times=time,
+        covariate_table=pd.DataFrame({"age": 60.0 + 8.0 * covariate}),
+        target=target,
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort() -> sg.Cohort:
+    return _cohort()
+
+
+@pytest.fixture(scope="module")
+def imputer(cohort: sg.Cohort) -> sg.SecondgramImputer:
+    return sg.SecondgramImputer(shape="off", history="all").fit(cohort, show=False)
+
+
+def _matrix(anchor: Anchor, feature: int) -> np.ndarray:
+    level, both, slope = anchor.G[:, feature]
+    return np.array([[level, both], [both, slope]])
+
+
+def _whole(anchor: Anchor, y: np.ndarray, time: np.ndarray, person: np.ndarray, feature: int) -> float:
+    total = 0.0
+    for i in range(len(y)):
+        x = np.concatenate([np.broadcast_to(person[i], (len(time[i]), 2)), person[i] * time[i][:, None]], axis=1)
+        b = np.concatenate([anchor.b[0, :, feature], anchor.b[1, :, feature]])
+        total += log_likelihood(y[i, :, feature], time[i], x, b, _matrix(anchor, feature), float(anchor.s2[feature]))
+    return total
+
+
+def test_the_anchor_has_the_greatest_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondgram.imputation.trajectory.anchor.PRIOR", 0.0)
+    y, time, covariate = _people(120, 4, 2, seed=1)
+    y[np.random.default_rng(2).random(y.shape) < 0.3] = np.nan
+    person = np.stack([np.ones(len(y)), covariate], axis=1)
+    anchor = Anchor.fit(y, time, person)
+    best = _whole(anchor, y, time, person, 0)
+    for step in (0.97, 1.03):
+        for part in range(3):
+            moved = anchor.G.copy()
+            moved[part] *= step
+            assert _whole(replace(anchor, G=moved), y, time, person, 0) < best + 1e-3
+        assert _whole(replace(anchor, s2=anchor.s2 * step), y, time, person, 0) < best + 1e-3
+    for shift in (-0.03, 0.03):
+        for part in np.ndindex(2, 2):
+            b = anchor.b.copy()
+            b[part] += shift
+            assert _whole(replace(anchor, b=b), y, time, person, 0) < best + 1e-3
+
+
+def test_the_anchor_finds_what_data_were_made_with() -> None:
+    y, time, covariate = _people(2500, 4, 2, seed=3)
+    anchor = Anchor.fit(y, time, np.stack([np.ones(len(y)), covariate], axis=1))
+    np.testing.assert_allclose(anchor.G[[0, 2]].mean(axis=1), G[[0, 1], [0, 1]], rtol=0.1)
+    np.testing.assert_allclose(anchor.s2, ERROR**2, rtol=0.1)
+    np.testing.assert_allclose(anchor.b[:, 1].mean(axis=1), [0.3, -0.03], atol=0.03)
+
+
+@pytest.mark.parametrize("shown", [[0], [1, 2], [0, 2, 3], []])
+def test_what_is_expected_is_what_the_statement_says(shown: list[int]) -> None:
+    y, time, covariate = _people(6, 5, 3, seed=4)
+    person = np.stack([np.ones(len(y)), covariate], axis=1)
+    anchor = Anchor(
+        np.random.default_rng(5).standard_normal((2, 2, 3)),
+        np.array([[1.0, 0.8, 1.2], [-0.1, 0.05, 0.0], [0.05, 0.0, 0.3]]),
+        np.array([0.1, 0.2, 0.05]),
+    )
+    anchor.G[1, 1] = 0.0
+    known = np.where(np.isin(np.arange(5), shown)[:, None], y, np.nan)
+    posterior = anchor.posterior(known, time, person)
+    for i, j in np.ndindex(6, 3):
+        x = np.concatenate([np.broadcast_to(person[i], (5, 2)), person[i] * time[i][:, None]], axis=1)
+        b = np.concatenate([anchor.b[0, :, j], anchor.b[1, :, j]])
+        mean, cov = conditional(known[i, :, j], time[i], x, np.array([4]), b, _matrix(anchor, j), float(anchor.s2[j]))
+        assert posterior.at(time[:, 4])[i, j] == pytest.approx(mean[0])
+        assert anchor.variance(posterior, time[:, 4])[i, j] == pytest.approx(cov[0, 0])
+        assert anchor.variance(posterior, time[:, 4], error=False)[i, j] == pytest.approx(cov[0, 0] - anchor.s2[j])
+
+
+def test_features_that_few_have_are_drawn_towards_the_others() -> None:
+    y, time, _ = _people(300, 3, 4, seed=6)
+    y[6:, 1:, 0] = np.nan
+    anchor = Anchor.fit(y, time, np.ones((len(y), 1)))
+    assert (anchor.s2 > 0.5 * ERROR**2).all()
+    assert 0.3 < anchor.G[0, 0] / anchor.G[0, 1:].mean() < 3.0
+
+
+def test_visits_are_hidden_as_they_are_missing(cohort: sg.Cohort) -> None:
+    hidden = Hidden.of(cohort)
+    seen = np.isfinite(cohort.visits).any(axis=2)
+    assert not hidden.known[np.arange(len(hidden.person)), np.minimum(hidden.visit, 3)].any()
+    assert (seen[hidden.person] | ~hidden.known).all()
+    assert hidden.known.any(axis=1).all()
+    assert (hidden.measured == seen[hidden.person, hidden.visit]).all()
+    rows = {
+        (int(p), int(v), tuple(np.flatnonzero(k).tolist()))
+        for p, v, k in zip(hidden.person, hidden.visit, hidden.known, strict=True)
+    }
+    assert len(rows) == len(hidden.person)
+    # The third person was seen at all but the first visit and the last.
+    mine = {row[1:] for row in rows if row[0] == 2}
+    assert mine == {(1, (2,)), (2, (1,)), (3, (1, 2))}
+    people = hidden.people(cohort)
+    assert people.history is not None
+    assert (people.history.known == hidden.known).all()
+    np.testing.assert_array_equal(people.history.at, years(cohort)[hidden.person, hidden.visit])
+
+
+def test_a_person_counts_once_however_many_visits_are_hidden(cohort: sg.Cohort) -> None:
+    weighted = WeightedCohort(
+        **{name: getattr(cohort, name) for name in ("ids", "visits", "features", "visit_labels", "times", "target")},
+        row_weight=np.linspace(0.1, 1.0, len(cohort)),
+    )
+    plain, pairs = TrainingPairs.of(cohort, every=True), TrainingPairs.of(weighted, every=True)
+    place = {name: row for row, name in enumerate(cohort.ids)}
+    own = np.array([weighted.row_weight[place[name]] for name in pairs.people.ids])
+    np.testing.assert_allclose(pairs.weight, plain.weight * own)
+    assert (weighted.take(np.array([5, 2])).row_weight == weighted.row_weight[[5, 2]]).all()
+
+
+def test_times_that_are_not_recorded_are_as_usual_for_the_person() -> None:
+    usual = np.array([0.0, 2.0, 4.0])
+    times = np.array([[0.0, np.nan, 4.4], [0.5, 2.5, np.nan], [np.nan, np.nan, np.nan]])
+    np.testing.assert_allclose(filled_times(times, usual), [[0.0, 2.2, 4.4], [0.5, 2.5, 4.5], [0.0, 2.0, 4.0]])
+    cohort = _cohort()
+    np.testing.assert_allclose(usual_times(cohort), [0.0, 1.5, 3.0, 4.5], atol=0.2)
+    assert (years(replace(cohort, times=np.full_like(cohort.times, np.nan))) == np.arange(4)).all()
+
+
+def test_every_known_visit_is_counted(cohort: sg.Cohort, imputer: sg.SecondgramImputer) -> None:
+    """With the slopes of this cohort, three visits tell the fourth far better than the first alone."""
+    fresh = _cohort(seed=9)
+    whole = _people(90, 4, 3, seed=9)[0] * 100.0 + 1000.0
+    full = imputer.impute(fresh, draws=3, show=False)
+    first = imputer.impute(fresh, draws=3, history="first", show=False)
+    place = {name: row for row, name in enumerate(fresh.ids)}
+    both = np.array([name for name in full.ids if name in set(first.ids)])
+    truth = whole[[place[name] for name in both], 3]
+    error = {
+        name: np.sqrt(np.mean((result.mean[[list(result.ids).index(each) for each in both]] - truth) ** 2))
+        for name, result in (("all", full), ("first", first))
+    }
+    assert error["all"] < 0.75 * error["first"]
+    # Whoever has no first visit is imputed where all count.
+    without = {name for name, seen in zip(fresh.ids, fresh.scanned, strict=True) if not seen}
+    assert without & set(full.ids)
+    assert not without & set(first.ids)
+
+
+def test_draws_depend_on_each_visit_and_on_no_other_person(cohort: sg.Cohort, imputer: sg.SecondgramImputer) -> None:
+    result = imputer.impute(cohort, draws=4, show=False)
+    alone = imputer.impute(cohort.take(np.array([4])), draws=4, show=False)
+    row = list(result.ids).index(cohort.ids[4])
+    np.testing.assert_array_equal(alone.draws[:, 0], result.draws[:, row])
+    for visit in range(3):
+        if np.isnan(cohort.visits[4, visit]).any():
+            continue
+        visits = cohort.visits.copy()
+        visits[4, visit] += 50.0
+        moved = imputer.impute(replace(cohort, visits=visits), draws=4, show=False)
+        assert (moved.draws[:, row] != result.draws[:, row]).any()
+        others = np.arange(len(result.ids)) != row
+        np.testing.assert_array_equal(moved.draws[:, others], result.draws[:, others])
+
+
+def test_times_and_gap_are_handed_on(cohort: sg.Cohort, imputer: sg.SecondgramImputer) -> None:
+    times = cohort.times.copy()
+    times[:, 3] = np.nan
+    unknown = replace(cohort, times=times)
+    near, far = (imputer.impute(unknown, draws=2, gap=gap, show=False).mean for gap in (4.5, 9.0))
+    assert not np.allclose(near, far)
+    recorded = imputer.impute(cohort, draws=2, show=False)
+    assert not np.allclose(recorded.mean, near)
+
+
+def test_a_model_of_all_visits_is_kept(cohort: sg.Cohort, imputer: sg.SecondgramImputer, tmp_path: Path) -> None:
+    imputer.save(tmp_path / "model")
+    again = sg.load(tmp_path / "model")
+    assert isinstance(again.model_, TrajectoryModel)
+    np.testing.assert_array_equal(
+        again.impute(cohort, draws=2, show=False).draws, imputer.impute(cohort, draws=2, show=False).draws
+    )
+    file = tmp_path / "draws.parquet"
+    again.impute(cohort, draws=2, out=file, show=False)
+    assert pd.read_parquet(file)["visit"].unique().tolist() == ["v3"]
+    assert not set(INPUTS) & set(imputer.impute(cohort, draws=2, show=False).covariates())
+
+
+def test_other_labels_are_put_at_the_model_s_visits(cohort: sg.Cohort, imputer: sg.SecondgramImputer) -> None:
+    rows = np.flatnonzero(np.isnan(cohort.visits[:, 3]).any(axis=1))[:10]
+    part = cohort.take(rows)
+    # Nobody here was ever seen at the target, so that the table does not know it.
+    short = replace(part, visits=part.visits[:, :3], times=part.times[:, :3], visit_labels=part.visit_labels[:3])
+    known = imputer.impute(replace(part, times=np.where(np.arange(4) < 3, part.times, np.nan)), draws=2, show=False)
+    np.testing.assert_array_equal(imputer.impute(short, draws=2, show=False).draws, known.draws)
+
+
+def test_what_cannot_be_shown_is_refused(cohort: sg.Cohort, imputer: sg.SecondgramImputer) -> None:
+    plain = sg.SecondgramImputer(shape="off").fit(cohort.with_target(1), show=False)
+    with pytest.raises(InputError, match="first visit alone"):
+        plain.impute(cohort, history="all")
+    for options in ({"history": "some"},):
+        with pytest.raises(InputError, match="history='some'"):
+            imputer.impute(cohort, **options)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="history='some'"):
+            sg.SecondgramImputer(**options)  # type: ignore[arg-type]
+
+
+def test_two_visits_are_imputed_as_before() -> None:
+    train = sg.simulate(subjects=80, features=3, paired=0.6, mode="gaussian")
+    one, other = (sg.SecondgramImputer(shape="off", history=way).fit(train, show=False) for way in ("first", "all"))
+    assert not isinstance(other.model_, TrajectoryModel)
+    np.testing.assert_array_equal(
+        one.impute(train, draws=2, show=False).draws, other.impute(train, draws=2, show=False).draws
+    )
+
+
+def test_what_decides_draws_is_in_the_digest(cohort: sg.Cohort) -> None:
+    from secondgram.imputation.provenance import people_digest
+
+    people = People.of(cohort, keep_known=False, history=True)
+    assert people.history is not None
+    found = {people_digest(people), people_digest(replace(people, history=None))}
+    for name in ("visits", "times", "at"):
+        moved = np.nan_to_num(getattr(people.history, name)) + 1.0
+        found.add(people_digest(replace(people, history=replace(people.history, **{name: moved}))))
+    assert len(found) == 5
+    assert isinstance(people.history, History)
