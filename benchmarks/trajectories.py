@@ -55,7 +55,7 @@ def hidden(cohort: sg.Cohort, task: str) -> tuple[People, np.ndarray, np.ndarray
         chosen: dict[str, np.ndarray] = {
             "forecast": visits[1:],
             "interpolate": visits[1:-1],
-            "backcast": visits[:1] if len(visits) > 1 else [],
+            "backcast": visits[: min(1, len(visits) - 1)],
         }
         for at in chosen[task]:
             person.append(row)
@@ -163,16 +163,11 @@ def joined(parts: list[People]) -> People:
     first = parts[0]
     histories = [each.history for each in parts if each.history is not None]
     history = History(*(np.concatenate([getattr(h, name) for h in histories]) for name in ("visits", "times", "at")))
-    return replace(
-        first,
-        **{
-            name: np.concatenate([getattr(each, name) for each in parts]) for name in ("ids", "keys", "baseline", "gap")
-        },
-        known=np.concatenate([each.known for each in parts]),
-        table=pd.concat([each.table for each in parts], ignore_index=True),
-        site=None if first.site is None else np.concatenate([each.site for each in parts if each.site is not None]),
-        history=history,
-    )
+    columns: dict[str, Any] = {name: np.concatenate([getattr(each, name) for each in parts]) for name in JOINED}
+    columns["table"] = pd.concat([each.table for each in parts], ignore_index=True)
+    if first.site is not None:
+        columns["site"] = np.concatenate([each.site for each in parts if each.site is not None])
+    return replace(first, history=history, **columns)
 
 
 def summary(folds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import secondgram as sg
 from secondgram.imputation.context import Context
 from secondgram.imputation.default import design
 from secondgram.imputation.default import mean as base
-from secondgram.imputation.default.design import FEWEST_MEASURED, Design, Fold, fit_folds, held_out, without
+from secondgram.imputation.default.design import FEWEST_MEASURED, LEAST, Design, Fold, fit_folds, held_out, without
 from secondgram.imputation.default.model import DefaultModel
 from secondgram.imputation.default.population import Population
 from secondgram.imputation.folds import unit_folds
 from secondgram.imputation.model_data import People, TrainingPairs
+from secondgram.imputation.regression import LinearMap
 
 FEATURES = 5
 
@@ -315,6 +316,27 @@ def test_what_a_missing_covariate_leaves_open_is_not_counted_twice() -> None:
         spreads.append(model.spread.fitted(model.context.inputs(People.of(each, keep_known=False)))[0])
     # Those who lack it leave sqrt(0.5^2 + 0.8^2) = 0.94 open, and all together 0.75.
     assert (spreads[1] < 1.25 * spreads[0]).all()
+
+
+def test_the_doubt_about_a_covariate_grows_with_what_the_gap_makes_of_it() -> None:
+    cohort = _cohort()
+    table = cohort.covariate_table.assign(score=np.linspace(-1.0, 1.0, len(cohort)))
+    table.loc[::3, "score"] = np.nan
+    design = Design.of(replace(cohort, covariate_table=table), True)
+    width, inputs = design.width, design.X.shape[1]
+    rng = np.random.default_rng(3)
+    linear = LinearMap(rng.normal(size=(inputs, width)), np.zeros(width), rng.normal(size=(inputs - 1, width)))
+    assert linear.by_gap is not None
+    error = rng.normal(size=(len(design.X), width))
+    # The score is the last covariate, and alone is missing.
+    variance = 1.0 / design.context.missing.precision[-1, -1]
+    slope = linear.W[-2] + design.X[:, -1:] * linear.by_gap[-1]
+    lacking = design.context.gone(design.pairs.people)[:, -1:]
+    doubt = np.where(lacking, variance * slope**2, 0.0)
+    weight = design.weight[:, None] / design.weight.sum()
+    total = (weight * error**2).sum(axis=0)
+    own = np.maximum(total - (weight * doubt).sum(axis=0), LEAST * total)
+    np.testing.assert_allclose(design.less_doubt(error, linear), error * np.sqrt(own / (own + doubt)))
 
 
 def test_a_fold_learns_the_fill_from_so_many_people_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

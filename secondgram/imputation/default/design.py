@@ -108,7 +108,7 @@ class Design:
             root = np.linalg.cholesky(np.linalg.inv(precision[np.ix_(lost, lost)]))
             moved = np.broadcast_to(root.T @ linear.W[width:-1][lost], (len(mine), len(root), width))
             if linear.by_gap is not None:
-                moved = moved + self.X[mine, -1, None, None] * (root.T @ linear.by_gap[width:-1][lost])
+                moved = moved + self.X[mine, -1, None, None] * (root.T @ linear.by_gap[width:][lost])
             doubt[mine] = (moved**2).sum(axis=1)
         total = weighted_mean(error**2, self.weight)
         own = np.maximum(total - weighted_mean(np.where(np.isnan(error), np.nan, doubt), self.weight), LEAST * total)
