@@ -263,6 +263,23 @@ def test_two_visits_are_imputed_as_before() -> None:
     )
 
 
+def test_a_visit_is_read_within_its_own_site() -> None:
+    """The second site adds an offset to all that it measures; half of the people change to it after the first visit."""
+    plain = _cohort(people=120)
+    sites = np.full(plain.visits.shape[:2], "A", dtype=object)
+    sites[1::4] = "B"
+    sites[::2, 1:] = np.where(np.arange(60)[:, None] % 2, "B", "A")
+    visits = plain.visits + np.where(sites == "B", 400.0, 0.0)[:, :, None]
+    moved = replace(plain, visits=visits, site=None, visit_sites=sites)
+    imputer = sg.SecondgramImputer(shape="off", history="all").fit(moved, show=False)
+    result = imputer.impute(moved, draws=2, show=False)
+    one = sg.SecondgramImputer(shape="off", history="all").fit(plain, show=False).impute(plain, draws=2, show=False)
+    place = {name: row for row, name in enumerate(plain.ids)}
+    rows = [place[name] for name in result.ids]
+    offset = np.where(sites[rows, 0] == "B", 400.0, 0.0)[:, None]
+    assert np.abs(result.mean - offset - one.mean).mean() < 60.0
+
+
 def test_what_decides_draws_is_in_the_digest(cohort: sg.Cohort) -> None:
     from secondgram.imputation.provenance import people_digest
 
@@ -272,5 +289,7 @@ def test_what_decides_draws_is_in_the_digest(cohort: sg.Cohort) -> None:
     for name in ("visits", "times", "at"):
         moved = np.nan_to_num(getattr(people.history, name)) + 1.0
         found.add(people_digest(replace(people, history=replace(people.history, **{name: moved}))))
-    assert len(found) == 5
+    sites = np.full(people.history.times.shape, "A", dtype=object)
+    found.add(people_digest(replace(people, history=replace(people.history, sites=sites))))
+    assert len(found) == 6
     assert isinstance(people.history, History)

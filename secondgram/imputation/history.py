@@ -15,21 +15,23 @@ class History:
 
     visits : (N, V, D) original units, NaN where not known, and at the visit that is imputed.
     times : (N, V) years since each person's first recorded time, NaN where unknown;  at : (N,) of the imputed visit.
+    sites : (N, V) text, of each visit; None where all are those of the person.
     """
 
     visits: np.ndarray
     times: np.ndarray
     at: np.ndarray
+    sites: np.ndarray | None = None
 
     @classmethod
     def of(cls, cohort: Cohort, hide: bool = True) -> History:
         """Of everyone. hide : the target is not shown."""
         times = years(cohort)
         if not hide or cohort.target >= times.shape[1]:
-            return cls(cohort.visits, times, np.full(len(cohort), np.nan))
+            return cls(cohort.visits, times, np.full(len(cohort), np.nan), cohort.visit_sites)
         visits = cohort.visits.copy()
         visits[:, cohort.target] = np.nan
-        return cls(visits, times, times[:, cohort.target])
+        return cls(visits, times, times[:, cohort.target], cohort.visit_sites)
 
     @classmethod
     def first(cls, baseline: np.ndarray, gap: np.ndarray) -> History:
@@ -38,7 +40,8 @@ class History:
 
     def take(self, rows: slice | np.ndarray) -> History:
         """Of the people at these positions."""
-        return History(self.visits[rows], self.times[rows], self.at[rows])
+        sites = None if self.sites is None else self.sites[rows]
+        return History(self.visits[rows], self.times[rows], self.at[rows], sites)
 
     def with_features(self, columns: list[int]) -> History:
         """With these features, in this order."""

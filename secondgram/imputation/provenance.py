@@ -58,6 +58,8 @@ def people_digest(people: People) -> str:
     if people.later_site is not None:
         digest.update("\0".join(people.later_site).encode())
     history = people.history
+    if history is not None and history.sites is not None:
+        digest.update("\0".join(history.sites.ravel()).encode())
     others = () if history is None else (history.visits, history.times, history.at)
     for values in (people.baseline, people.gap, people.known, *others):
         for first in range(0, len(values), ROWS):

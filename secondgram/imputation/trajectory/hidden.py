@@ -58,4 +58,5 @@ class Hidden:
         at = np.where(self.visit < times.shape[1], times[np.arange(len(times)), there], np.nan)
         people = People.of(cohort, keep_known=False).take(self.person)
         ids = np.array([f"{name}#{row}" for row, name in enumerate(people.ids)], dtype=object)
-        return replace(people, ids=ids, history=History(visits, times, at))
+        sites = None if cohort.visit_sites is None else cohort.visit_sites[self.person]
+        return replace(people, ids=ids, history=History(visits, times, at, sites))

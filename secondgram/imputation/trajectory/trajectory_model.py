@@ -223,7 +223,7 @@ class _Parts:
         ]
         some = cohort.take(np.sort(chosen[np.concatenate(kept)]))
         history = History.of(some, hide=False)
-        values, person = self._scaled(history.visits, some.site), self._person(some.covariate_table, some.source)
+        values, person = self._scaled(history, some.site), self._person(some.covariate_table, some.source)
         return Anchor.fit(values, filled_times(history.times, self.usual), person)
 
     def anchored(self, anchor: Anchor, people: People) -> Anchored:
@@ -232,7 +232,7 @@ class _Parts:
         times = filled_times(history.times, self.usual)
         at = np.where(np.isfinite(history.at), history.at, times[:, 0] + people.gap)
         known = history.known
-        values = self._scaled(history.visits, people.site)
+        values = self._scaled(history, people.site)
         posterior = anchor.posterior(values, times, self._person(people.table, people.source))
         deviation = np.sqrt(anchor.variance(posterior, at))
         away = np.where(known, times - at[:, None], np.nan)
@@ -245,9 +245,12 @@ class _Parts:
         baseline = self.scaling.invert(posterior.at(at), people.site)
         return Anchored(baseline.astype(people.baseline.dtype), np.maximum(nearest, SHORTEST), inputs, deviation)
 
-    def _scaled(self, visits: np.ndarray, site: np.ndarray | None) -> np.ndarray:
-        """(N, V, D); cells beyond `FARTHEST` count as that far."""
-        scaled = [self.scaling.apply(visits[:, visit], site) for visit in range(visits.shape[1])]
+    def _scaled(self, history: History, site: np.ndarray | None) -> np.ndarray:
+        """(N, V, D), each visit within its own site; cells beyond `FARTHEST` count as that far."""
+        scaled = [
+            self.scaling.apply(history.visits[:, visit], site if history.sites is None else history.sites[:, visit])
+            for visit in range(history.visits.shape[1])
+        ]
         return np.clip(np.stack(scaled, axis=1), -FARTHEST, FARTHEST)
 
     def _person(self, table: pd.DataFrame, source: str | None) -> np.ndarray:
@@ -276,6 +279,11 @@ def _as_pairs(cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored) 
     visits[:, 0] = anchored.baseline
     learned = np.flatnonzero(hidden.measured)
     visits[learned, 1] = cohort.visits[hidden.person[learned], hidden.visit[learned]]
+    sites = None
+    if cohort.visit_sites is not None and people.site is not None:
+        # Whoever is yet to be imputed is so on the site of the first visit.
+        sites = np.stack([people.site, people.site], axis=1)
+        sites[learned, 1] = cohort.visit_sites[hidden.person[learned], hidden.visit[learned]]
     count = np.bincount(hidden.person[learned], minlength=len(cohort))[hidden.person]
     return WeightedCohort(
         ids=people.ids,
@@ -286,6 +294,7 @@ def _as_pairs(cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored) 
         covariate_table=people.table,
         groups=cohort.units()[hidden.person],
         site=people.site,
+        visit_sites=sites,
         source=cohort.source,
         row_weight=1.0 / np.maximum(count, 1),
     )
