@@ -387,6 +387,13 @@ def test_two_visits_at_one_whole_age_have_an_unknown_gap(name: str) -> None:
     np.testing.assert_array_equal(alone.gap, [nan])
 
 
+def test_whole_ages_of_uk_biobank_tie_too() -> None:
+    for named in (None, "21003"):
+        cohort = sg.read_cohort(ukb([[60, 62], [61, 61], [70, 71]], "21003"), time=named)
+        np.testing.assert_array_equal(cohort.gap, [2, nan, 1])
+        np.testing.assert_array_equal(cohort.covariate_table["21003"], [60, 61, 70])
+
+
 def test_calendar_years_and_months_tie_too() -> None:
     cohort = sg.read_cohort(long([[2014, 2014], [2014, 2016]]))
     np.testing.assert_array_equal(cohort.gap, [nan, 2])
@@ -478,6 +485,28 @@ def test_ages_put_visits_in_order_whose_labels_do_not() -> None:
     np.testing.assert_array_equal(cohort.gap, [2, 3])
     with pytest.raises(sg.InputError, match="order of the visits is not told by their labels"):
         sg.read_cohort(long([[62, 60], [73, 75]], "age", labels=("alpha", "beta")))
+
+
+@pytest.mark.parametrize("form", [long, wide])
+def test_waves_are_no_weeks_and_weeks_are(form: Any) -> None:
+    for labels, gap in ((("w1", "w2", "w3"), nan), (("w0", "w26", "w52"), 26 * 7 / 365.25)):
+        table = form([[0, 0, 0]] * 2, "vol_c", labels)
+        np.testing.assert_allclose(sg.read_cohort(table).gap, gap)
+    cohort = sg.read_cohort(form([[60, 62], [70, 73]], "age", ("w1", "w2")))
+    np.testing.assert_array_equal(cohort.gap, [2, 3])
+
+
+def test_an_age_in_text_is_the_time_and_no_category_of_its_own() -> None:
+    cohort = sg.read_cohort(long([["060Y", "062Y"], ["061Y", "061Y"]], "age"), time="age")
+    np.testing.assert_array_equal(cohort.gap, [2, nan])
+    assert cohort.covariates == ()
+    assert said(cohort, "is the time and, as text, no covariate")
+
+
+def test_labels_of_wide_tables_tell_years_too() -> None:
+    cohort = sg.read_cohort(wide([[1, 2], [3, 4]], "vol_c", ("m0", "m24")))
+    np.testing.assert_array_equal(cohort.gap, 2)
+    assert np.isnan(sg.read_cohort(wide([[1, 2], [3, 4]], "vol_c", ("v1", "v2"))).gap).all()
 
 
 def test_a_time_that_is_the_same_at_every_visit_is_none() -> None:

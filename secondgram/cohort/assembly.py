@@ -19,7 +19,7 @@ from .roles import Roles
 from .row_visits import row_visits
 from .time_units import UNKNOWN, Reading
 from .times import TimeColumn, VisitCells, check_rising, choose_time, fill_times, first_known, without_ties
-from .visit_labels import VisitLabel, order_visits
+from .visit_labels import label_years, order_visits
 
 # So many columns are gathered before they go into the array: rows of it are then written in long runs.
 _BLOCK = 64
@@ -122,36 +122,34 @@ def _placed(
     if visits is not None:
         _order_as_known(places, visits, earlier, sheet.source.label)
     _check_doubled(sheet, roles, places)
-    label_years = _label_years(places, None if rows is None else rows.label_years)
+    told_years = _years_of_labels(places, None if rows is None else rows.label_years)
     known = visits is not None or roles.visit is None
-    tells = rows.tells_years if rows is not None else _all_tell(label_years)
+    tells = rows.tells_years if rows is not None else _all_tell(told_years)
     if visits is not None:
-        tells = tells and _rising(label_years)
+        tells = tells and _rising(told_years)
     # Labels that say an order come before an age that nobody called the time.
     ordered = known or (column is not None and column.guessed and not (rows is not None and rows.doubtful))
     if column is not None and not (column.guessed and tells):
-        _fill_times(sheet, places, column, label_years, ordered, reading)
+        _fill_times(sheet, places, column, told_years, ordered, reading)
     elif tells:
-        places.times = label_years - first_known(label_years)
+        places.times = told_years - first_known(told_years)
         places.notes.append("years between visits are those that the visit labels tell")
         if not known:
             _follow_times(places)
     else:
-        places.times = np.full(label_years.shape, np.nan)
+        places.times = np.full(told_years.shape, np.nan)
     places.notes.append(f"visit labels: {', '.join(places.labels)}")
     return places
 
 
-def _label_years(places: Places, of_rows: np.ndarray | None) -> np.ndarray:
+def _years_of_labels(places: Places, of_rows: np.ndarray | None) -> np.ndarray:
     """(N, V) years that the labels of visits tell, NaN where they do not. of_rows : (R,) the same of each row."""
-    label_years = np.full((len(places.ids), len(places.labels)), np.nan)
+    years = np.full((len(places.ids), len(places.labels)), np.nan)
     if of_rows is not None:
-        label_years[places.person, places.slot] = of_rows
+        years[places.person, places.slot] = of_rows
     else:
-        # A single letter is that of a wave as well as of a week.
-        read = [np.nan if label[:1].lower() == "w" else VisitLabel.of(label).years for label in places.labels]
-        label_years[:] = np.array([np.nan if years is None else years for years in read], dtype=float)
-    return label_years
+        years[:] = np.array(label_years(places.labels), dtype=float)
+    return years
 
 
 def _all_tell(years: np.ndarray) -> bool:
@@ -164,10 +162,10 @@ def _rising(years: np.ndarray) -> bool:
 
 
 def _fill_times(
-    sheet: Sheet, places: Places, column: TimeColumn, label_years: np.ndarray, ordered: bool, reading: Reading
+    sheet: Sheet, places: Places, column: TimeColumn, told_years: np.ndarray, ordered: bool, reading: Reading
 ) -> None:
     """Set the times of places. ordered : whether the order of visits is that of their labels in any case."""
-    found = fill_times(_cells(sheet, places, column), column, label_years, reading)
+    found = fill_times(_cells(sheet, places, column), column, told_years, reading)
     places.times, places.late = found.times, found.late
     places.time, places.recorded = column.part, found.recorded
     places.notes += found.notes

@@ -23,7 +23,8 @@ VISIT_NAMES = (
 TIME_NAMES = (
     "time_years time years years_since_baseline time_since_baseline years_from_baseline time_from_baseline years_bl "
     "days_since_baseline days_from_baseline months_since_baseline months_from_baseline weeks_since_baseline "
-    "weeks_from_baseline mr_delay scan_date visit_date date_of_scan date acq_time scandate mridate examdate"
+    "weeks_from_baseline days months weeks mr_delay scan_date visit_date date_of_scan date acq_time scandate mridate "
+    "examdate"
 ).split()
 GROUP_NAMES = "family_id family fam_id familyid household household_id".split()
 SITE_NAMES = "site site_id centre center scanner scanner_id".split()
@@ -324,7 +325,13 @@ def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[s
             features.append(part)
         else:
             left.setdefault(reason, []).append(part.name)
+    notes = list(roles.notes)
     for part in roles.static:
+        if asked.static is None and part == roles.time and not all(map(sheet.numeric, part.columns.values())):
+            notes.append(
+                f"{part.name!r} is the time and, as text, no covariate: name it in static=[...] for categories"
+            )
+            continue
         if asked.static is None and plain_name(part.name) in PERSONAL_NAMES and part.name not in constant:
             # Without a personal constant it is a measurement of the visit.
             if asked.features is None and _reason(part, roles, sheet, False) is None:
@@ -340,7 +347,7 @@ def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[s
     order = {name: place for place, name in enumerate(roles.fields.fields)}
     if asked.features is None:
         features.sort(key=lambda part: order.get(part.name, 0))
-    notes = [*roles.notes, f"{len(features)} numeric columns taken as features"]
+    notes = [*notes, f"{len(features)} numeric columns taken as features"]
     if asked.static is None:
         listed = ", ".join(part.name for part in static)
         notes.append(f"static covariates: {listed}" if static else "static covariates: none recognised")

@@ -12,7 +12,7 @@ from ..errors import InputError, some
 from .cells import Sheet
 from .layouts import Field
 from .time_values import TimeValues
-from .visit_labels import VisitLabel, one_visit, order_visits, undecided
+from .visit_labels import VisitLabel, label_years, one_visit, order_visits, undecided
 
 # Labels that are each person's own: fewer later rows than this share have a label that so many people have.
 SHARED, FEW_PEOPLE, SHARE_OF_PEOPLE = 0.5, 2, 0.05
@@ -96,9 +96,9 @@ def _placed(given: list[str], codes: np.ndarray, labels: list[str]) -> RowVisits
     return RowVisits(labels, np.asarray([position[label] for label in given], dtype=int)[codes], years[codes], tells)
 
 
-def _years(given: list[str]) -> np.ndarray:
+def _years(given: Sequence[str]) -> np.ndarray:
     """(L,) years that labels tell, NaN where they do not."""
-    return np.array([VisitLabel.of(label).years for label in given], dtype=float)
+    return np.array(label_years(given), dtype=float)
 
 
 def _by_time(sheet: Sheet, time: tuple[Field, TimeValues] | None, person: np.ndarray) -> np.ndarray:

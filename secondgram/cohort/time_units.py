@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .dates import ORDERS
-from .time_names import DATES, UNITS, is_age, unit_of_name, usual_unit
+from .time_names import DATES, UNITS, unit_of_name, usual_unit
 
 # Years. No study has scanned a person again after so many, and nobody has become so old.
 LONGEST_GAP, OLDEST = 60.0, 125.0
@@ -54,19 +54,22 @@ class UnitProblem(Exception):
         super().__init__(problem)
 
 
-def find_unit(name: str, raw: np.ndarray, label_years: np.ndarray, reading: Reading) -> tuple[str, list[str]]:
+def find_unit(
+    name: str, raw: np.ndarray, label_years: np.ndarray, reading: Reading, age: bool
+) -> tuple[str, list[str]]:
     """The unit of a column of numbers, and notes on the reason.
 
     raw : (N, V) as recorded.  label_years : (N, V) years that the labels of these visits tell, NaN where they do not.
+    age : whether they are ages.
 
     Raises `UnitProblem` where sources contradict each other, or two units are as likely.
     """
     labels = _unit_of_labels(raw, label_years)
-    if reading.unit in UNITS:
+    if reading.unit is not None and reading.unit in UNITS:
         doubt = f", though visit labels tell {labels}" if labels not in (None, reading.unit) else ""
-        return str(reading.unit), [f"{name!r} is read in {reading.unit}, as asked{doubt}"]
+        return reading.unit, [f"{name!r} is read in {reading.unit}, as asked{doubt}{_about(_steps(raw), reading.unit)}"]
     if reading.unit is not None:
-        raise UnitProblem(f"holds numbers, and time_unit={reading.unit!r} asks for dates", _choose(name, raw, UNITS))
+        raise UnitProblem(f"holds numbers, and time_unit={reading.unit!r} asks for dates", _choose(UNITS))
     known = reading.known if name == reading.column else None
     by_name, usual = unit_of_name(name), usual_unit(name)
     for unit, source in ((known if known in UNITS else None, "as in training"), (by_name, "by its name")):
@@ -75,25 +78,25 @@ def find_unit(name: str, raw: np.ndarray, label_years: np.ndarray, reading: Read
         if labels not in (None, unit) and not _fits_labels(raw, label_years, unit):
             raise UnitProblem(
                 f"holds {unit} {source}, but {labels} by visits that are {_span(raw, label_years)}",
-                _choose(name, raw, (unit, str(labels))),
+                _choose((unit, str(labels))),
             )
         # What a name says in full is no decision.
         plain = source != "as in training" and unit == "years"
-        return unit, [] if plain else [f"{name!r} is read in {unit}, {source}"]
+        return unit, [] if plain else [f"{name!r} is read in {unit}, {source}{_about(_steps(raw), unit)}"]
     if labels is not None:
         return labels, [f"{name!r} is read in {labels}: visits that are {_span(raw, label_years)}"]
     steps = _steps(raw)
-    if usual is not None and _plausible(name, raw, steps, usual) and (usual != "months" or _in_months(raw)):
+    if usual is not None and _plausible(age, raw, steps, usual) and (usual != "months" or _in_months(raw)):
         return usual, [f"{name!r} is read in {usual}, as is usual for this name{_about(steps, usual)}"]
-    return _unit_of_size(name, raw, steps)
+    return _unit_of_size(name, raw, steps, age)
 
 
-def _unit_of_size(name: str, raw: np.ndarray, steps: np.ndarray) -> tuple[str, list[str]]:
+def _unit_of_size(name: str, raw: np.ndarray, steps: np.ndarray, age: bool) -> tuple[str, list[str]]:
     if not len(steps):
         return "years", []
-    possible = [unit for unit in ("days", "months") if _plausible(name, raw, steps, unit)]
+    possible = [unit for unit in ("days", "months") if _plausible(age, raw, steps, unit)]
     step = float(np.median(steps))
-    if _possible(name, raw, step, "years"):
+    if _possible(age, raw, step, "years"):
         if step <= LONG_STEP:
             doubt = f" ({step / 12:.2g} years if these are months)" if step > LONG_STEP / 3.0 else ""
             return "years", [
@@ -106,10 +109,10 @@ def _unit_of_size(name: str, raw: np.ndarray, steps: np.ndarray) -> tuple[str, l
     readings = dict.fromkeys([*possible, "months", "years"])
     listed = ", ".join(f"{step / UNITS[unit]:.3g} years if {unit}" for unit in sorted(readings, key=list(UNITS).index))
     problem = f"the unit is not known: visits of a person are {step:.4g} apart (median), {listed}"
-    raise UnitProblem(problem, _choose(name, raw, possible or UNITS))
+    raise UnitProblem(problem, _choose(possible or UNITS))
 
 
-def _choose(name: str, raw: np.ndarray, units: object) -> str:
+def _choose(units: object) -> str:
     named = [str(unit) for unit in units]  # type: ignore[attr-defined]
     return f"Name it with time_unit={named[0]!r} or --time-unit {named[0]} ({', '.join(UNITS)})"
 
@@ -120,20 +123,20 @@ def _steps(raw: np.ndarray) -> np.ndarray:
     return np.asarray(steps[steps > 0])
 
 
-def _possible(name: str, raw: np.ndarray, step: float, unit: str) -> bool:
+def _possible(age: bool, raw: np.ndarray, step: float, unit: str) -> bool:
     """Whether the bulk of people and steps can be in a unit at all."""
     known = raw[np.isfinite(raw)]
     level = float(np.median(np.abs(known))) / UNITS[unit]
-    calendar = unit == "years" and is_calendar(raw) and not is_age(name)
+    calendar = unit == "years" and is_calendar(raw) and not age
     return step / UNITS[unit] <= LONGEST_GAP and (level <= OLDEST or calendar)
 
 
-def _plausible(name: str, raw: np.ndarray, steps: np.ndarray, unit: str) -> bool:
+def _plausible(age: bool, raw: np.ndarray, steps: np.ndarray, unit: str) -> bool:
     """Whether steps are long enough and not too long for a unit that its name or the labels do not say."""
     if not len(steps):
-        return _possible(name, raw, 0.0, unit)
+        return _possible(age, raw, 0.0, unit)
     step = float(np.median(steps)) / UNITS[unit]
-    return _possible(name, raw, step * UNITS[unit], unit) and SHORT_STEP[unit] <= step <= LONG_STEP
+    return _possible(age, raw, step * UNITS[unit], unit) and SHORT_STEP[unit] <= step <= LONG_STEP
 
 
 def _in_months(raw: np.ndarray) -> bool:

@@ -155,7 +155,8 @@ def _of_dates(sheet: Sheet, texts: dict[str, np.ndarray], order: str | None) -> 
         raise sheet.error(
             f"{distinct[code]!r} is {written(found.days[code])} or {written(days[code])}: no date of the column tells "
             f"{found.order or DAY_FIRST} from {found.other}",
-            f"Write dates as 2014-05-31, or say time_unit={found.order!r} or {found.other!r} (--time-unit)",
+            f"Write dates as 2014-05-31, or say time_unit={found.order!r} or {found.other!r} (--time-unit); "
+            "time='' reads no time",
             column,
             [row],
         )

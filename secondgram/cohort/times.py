@@ -11,7 +11,7 @@ from ..errors import InputError
 from .cells import Sheet
 from .layouts import Field
 from .roles import Roles, holds_age
-from .time_names import UNITS, is_age
+from .time_names import UNITS
 from .time_units import LONGEST_GAP, OLDEST, Reading, UnitProblem, find_unit, is_calendar, is_whole, recorded_as
 from .time_values import TimeValues, read_times
 
@@ -24,10 +24,14 @@ _ANOTHER = "Correct the cell, or name the unit of the column with time_unit= or 
 
 @dataclass
 class TimeColumn:
-    """The field that holds the times, and its cells. guessed : it is age, and nobody said that it is the time."""
+    """The field that holds the times, and its cells.
+
+    age : whether they are ages.  guessed : nobody said that these are the time.
+    """
 
     part: Field
     values: TimeValues
+    age: bool
     guessed: bool = False
 
 
@@ -60,7 +64,7 @@ def choose_time(
     if roles.time is not None:
         values = read_times(sheet, roles.time, reading.order_of(roles.time.name))
         if _changing(values, roles, person, _ENOUGH) != 0.0:
-            return TimeColumn(roles.time, values), notes
+            return TimeColumn(roles.time, values, holds_age(roles.time, roles.fields.layout)), notes
         if reading.named:
             name = next(iter(roles.time.columns.values()))
             mend = "Name the time of each visit, or none: years between visits may be told by the labels of visits"
@@ -75,7 +79,7 @@ def choose_time(
             except InputError:
                 continue
             if (_changing(values, roles, person, 1) or 0.0) >= _CHANGING:
-                return TimeColumn(part, replace(values, notes=[]), guessed=True), notes
+                return TimeColumn(part, replace(values, notes=[]), age=True, guessed=True), notes
     return None, notes
 
 
@@ -139,13 +143,13 @@ def fill_times(cells: VisitCells, column: TimeColumn, label_years: np.ndarray, r
         if name in values.late:
             late[cells.person, slot] = values.late[name]
     later = parts and all(np.ndim(slot) == 0 and slot != 0 for slot, _ in parts)
-    if later and not values.dates and not is_age(part.name):
+    if later and not values.dates and not column.age:
         # A time that only later visits have is counted from the first visit.
         raw[:, 0] = 0.0
         notes.append(f"{parts[0][1]!r} is counted from visit {cells.labels[0]}")
     if values.unit is None:
         try:
-            unit, reasons = find_unit(part.name, raw, label_years, reading)
+            unit, reasons = find_unit(part.name, raw, label_years, reading, column.age)
         except UnitProblem as problem:
             name = parts[0][1] if parts else part.name
             raise cells.sheet.error(problem.problem, problem.mend, name) from problem
@@ -157,8 +161,8 @@ def fill_times(cells: VisitCells, column: TimeColumn, label_years: np.ndarray, r
     # On the calendar, years are counted from the first visit: far from it they would lose digits.
     times = raw - first_known(raw) if values.dates else raw
     times = times / UNITS[unit] if unit != "years" else times
-    _check_possible(cells, times, unit, values, is_age(part.name))
-    whole = is_whole(raw) and unit in ("years", "months") and (is_age(part.name) or is_calendar(raw))
+    _check_possible(cells, times, unit, values, column.age)
+    whole = is_whole(raw) and unit in ("years", "months") and (column.age or is_calendar(raw))
     if whole and unit == "years" and len(cells.labels) > 1:
         notes.append(f"{part.name!r} holds whole years: years between visits are right to a year")
     if column.guessed:

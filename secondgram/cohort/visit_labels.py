@@ -192,6 +192,18 @@ def _stage(word: str, following: str) -> tuple[Stage, int] | None:
     return next(((stage, step) for beginning, stage, step in BEGINNINGS if word.startswith(beginning)), None)
 
 
+def label_years(labels: Sequence[str]) -> list[float]:
+    """Years (L,) that labels tell (see `VisitLabel.years`), NaN where they do not: `w1`, `w2` and `w3` are waves."""
+    weeks = [re.fullmatch(r"(?:ses-)?w0*(\d+)", label.strip().lower()) for label in labels]
+    numbers = sorted({int(each[1]) for each in weeks if each is not None})
+    waves = bool(numbers) and numbers[0] <= 1 and numbers[-1] - numbers[0] == len(numbers) - 1
+    found = [VisitLabel.of(label).years for label in labels]
+    return [
+        float("nan") if years is None or (waves and week is not None) else years
+        for years, week in zip(found, weeks, strict=True)
+    ]
+
+
 def order_visits(labels: Iterable[str]) -> list[str]:
     """Labels, earliest first, as far as words, numbers and units tell; the others by their text, at the end."""
     read = [VisitLabel.of(label) for label in labels]
