@@ -501,6 +501,7 @@ def test_an_age_in_text_is_the_time_and_no_category_of_its_own() -> None:
     np.testing.assert_array_equal(cohort.gap, [2, nan])
     assert cohort.covariates == ()
     assert said(cohort, "is the time and, as text, no covariate")
+    assert not said(cohort, "at the first visit a covariate")
 
 
 def test_labels_of_wide_tables_tell_years_too() -> None:

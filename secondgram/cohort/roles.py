@@ -157,12 +157,6 @@ def _first_notes(roles: Roles, asked: Asked) -> list[str]:
     why |= {"wide": "one row per person, visits in the column names", "ukb": "UK Biobank field names"}
     notes = [f"layout: {roles.fields.layout} ({'as asked' if asked.layout else why[roles.fields.layout]})"]
     notes.append(f"id column: {roles.id!r}")
-    if roles.time is not None and roles.time in roles.static:
-        notes.append(f"{roles.time.name!r} is the time, and at the first visit a covariate, as it is given")
-    elif roles.time is not None and asked.static and holds_age(roles.time, roles.fields.layout):
-        notes.append(
-            f"{roles.time.name!r} is the time and no covariate: name it in static=[...], too, to condition on it"
-        )
     for word, part in (("time", roles.time), ("group", roles.groups), ("site", roles.site)):
         if part is not None:
             notes.append(f"{word} column: {some(repr(column) for column in part.columns.values())}")
@@ -338,6 +332,12 @@ def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[s
                 features.append(part)
             continue
         static.append(part)
+    if roles.time is not None and roles.time in static:
+        notes.append(f"{roles.time.name!r} is the time, and at the first visit a covariate, as it is given")
+    elif roles.time is not None and asked.static and holds_age(roles.time, roles.fields.layout):
+        notes.append(
+            f"{roles.time.name!r} is the time and no covariate: name it in static=[...], too, to condition on it"
+        )
     if not features:
         raise InputError(
             "no feature column was found",
