@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -59,11 +59,15 @@ ROLES: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "checks": (
+        Annotated[str, typer.Option(help="values that cannot be right: refuse, or warn (and use them as they are)")],
+        "refuse",
+    ),
 }
 Seed = Annotated[int, typer.Option(min=0, help="the same seed gives the same result")]
 Draws = Annotated[int, typer.Option(help="plausible follow-ups per person")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on where an interrupted run stopped")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors only")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print errors and warnings only")]
 Roles = dict[str, Any]
 
 
@@ -101,6 +105,13 @@ def _names(text: str | list[str] | None) -> list[str] | None:
 
 def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImputer | None = None) -> Cohort:
     """Read a cohort and say what was decided; columns a model was trained on are what they were then."""
+    cohort = _read(path, roles, model)
+    _say(f"{path}: {cohort!r}", quiet)
+    _say_notes(cohort.notes, quiet)
+    return cohort
+
+
+def _read(path: Path, roles: dict[str, Any], model: SecondgramImputer | None = None) -> Cohort:
     from .cohort import read_cohort
 
     listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits", "missing")}
@@ -116,10 +127,18 @@ def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImp
             column=error.column,
             mend="Add it (empty cells are fine), or use the model of this cohort if this one is of another cohort",
         ) from error
-    _say(f"{path}: {cohort!r}", quiet)
-    for note in cohort.notes:
-        _say(f"  {note}", quiet)
     return cohort
+
+
+def _say_notes(notes: Iterable[str], quiet: bool) -> None:
+    """Print notes; those on values that may be wrong also where only errors and warnings are."""
+    from .cohort.value_findings import LOOK
+
+    for note in notes:
+        if note.startswith(LOOK):
+            _say(f"  warning: {note}")
+        else:
+            _say(f"  {note}", quiet)
 
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
@@ -135,6 +154,37 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
         except ValueError:
             found[name.strip()] = value
     return found
+
+
+@app.command()
+@reads_cohort
+def check(
+    cohort: CohortFile,
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+    quiet: Quiet = False,
+    *,
+    roles: Roles,
+) -> None:
+    """Read a cohort and list values that may not be what was measured, without learning anything.
+
+    Codes for missing (-9999, 0 among volumes), numbers that statistics packages write for missing, slips of a decimal
+    point and two units in one column, each with column, row, value and how to mend it. The exit code is 0 where
+    nothing was found, 1 where something was, and 2 where the table cannot be read. Take the options of fit.
+    """
+    import json
+
+    from .cohort.value_findings import LIST, LOOK, show_findings
+
+    people = _read(cohort, roles | {"checks": LIST})
+    if as_json:
+        found = [finding.facts() for finding in people.check()]
+        typer.echo(json.dumps({"file": str(cohort), "people": len(people), "findings": found}, indent=1))
+    else:
+        _say(f"{cohort}: {people!r}", quiet)
+        _say_notes([note for note in people.notes if not note.startswith(LOOK)], quiet)
+        show_findings(people.check(), str(cohort))
+    if people.check():
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -233,9 +283,9 @@ def impute(
     people = _cohort(cohort, quiet, roles, imputer)
     options = {"gap": gap, "history": history, "resume": resume, "show": not quiet}
     options |= {"precision": precision, "threads": threads}
+    options["checks"] = roles["checks"]
     result = imputer.impute(people, draws, seed, who, steps, solver, out, **options)  # type: ignore[arg-type]
-    for note in result.notes:
-        _say(f"  {note}", quiet)
+    _say_notes([note for note in result.notes if note not in people.notes], quiet)
     _say(f"{len(result.ids)} people x {draws} draws written to {out}", quiet)
 
 
@@ -390,6 +440,14 @@ def main() -> None:
         app()
     except (InputError, BackendUnavailableError) as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except ValueError as error:
+        # Of numpy and scipy, neither of which is loaded for every command.
+        if type(error).__name__ != "LinAlgError":
+            raise
+        typer.echo(
+            f"error: the numbers cannot be computed with ({error}). Look at them with secondgram check", err=True
+        )
         sys.exit(2)
     except MemoryError:
         typer.echo("error: out of memory. Use fewer features or draws, or a machine with more memory.", err=True)

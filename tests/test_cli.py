@@ -16,10 +16,10 @@ import secondgram as sg
 from secondgram.errors import MissingColumn
 from secondgram.imputation.paper import PaperModel
 
-COHORT_OPTIONS = (
-    "--id --visit --time --time-unit --static --outcomes --groups --site --features --layout --target --visits "
-    "--missing"
-).split()
+COHORT_OPTIONS = [
+    *"--id --visit --time --time-unit --static --outcomes --groups --site --features --layout --target".split(),
+    *"--visits --missing --checks".split(),
+]
 OPTIONS = {
     "fit": [
         *COHORT_OPTIONS,
@@ -32,6 +32,7 @@ OPTIONS = {
         "--save-every",
         "--quiet",
     ],
+    "check": [*COHORT_OPTIONS, "--json", "--quiet"],
     "verdict": ["--out", "--quiet"],
     "impute": [
         *COHORT_OPTIONS,

@@ -26,7 +26,7 @@ class Sheet:
         self.columns = {name: _plain(table[name]) for name in table.column_names}
         self.source = source
         self.records = np.arange(table.num_rows)
-        # (column, row) -> value of cells that are no measurement and are read as missing, None where they are refused.
+        # (column, record) -> value of cells that are no measurement, read as missing; None where they are refused.
         self.beyond: dict[tuple[str, int], float] | None = None
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Sheet:
         if self.beyond is None:
             problem, mend = no_measurement(float(values[rows[0]]), what)
             raise self.error(problem, mend, name, rows[:1].tolist())
-        self.beyond.update({(name, int(row)): float(values[row]) for row in rows})
+        self.beyond.update({(name, int(self.records[row])): float(values[row]) for row in rows})
         return np.where(beyond, np.nan, values)
 
     def texts(self, name: str) -> np.ndarray:

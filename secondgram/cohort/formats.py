@@ -23,6 +23,7 @@ from .assembly import (
     personal_fields,
 )
 from .cells import Sheet
+from .checking import judged
 from .known import Known
 from .layouts import read_names
 from .missing_codes import Dropped, drop_codes, listed_codes
@@ -31,6 +32,7 @@ from .roles import Asked, Roles, find_layout, find_roles, resolve_roles
 from .table import Cohort
 from .time_names import as_time_unit
 from .time_units import Reading
+from .value_findings import CHECKS, LIST, REFUSE, sentences
 from .visit_sites import change_notes, read_visit_sites, with_baseline_sites
 
 __all__ = ["read_cohort"]
@@ -52,6 +54,7 @@ def read_cohort(
     visits: str | Sequence[str] | None = None,
     time_unit: str | None = None,
     missing: object = None,
+    checks: str = REFUSE,
     like: object = None,
 ) -> Cohort:
     """Read people and their visits from CSV, TSV (also .gz), Parquet, Arrow/Feather, pandas or pyarrow.
@@ -87,6 +90,8 @@ def read_cohort(
         sets by name: "adni" (-4, -1), "ukb" (-1, -3, -121, -818 of covariates and outcomes), "stata" (. and .a to .z,
         as text, doubles from 8.98e307 on or floats from 1.701e38 on), "spss" (-1.797e308, #NULL!). 0 concerns features
         alone, unless a column is named. `[]` means none, also where `like` has some.
+    checks : of values that cannot be right, see docs/cohorts.md#values-that-cannot-be-right: "refuse" them; "warn" in
+        the notes and go on; or "list" them in `cohort.findings`, with what cannot be computed with read as missing.
     like : a fitted imputer: columns, kinds of covariates, visits, unit of time, codes for missing and target that are
         not named are those it was trained with. Whoever is read alone is then read as among all others; without it,
         visits are found anew in every table.
@@ -116,6 +121,8 @@ def read_cohort(
 
         cohort = sg.read_cohort("wide.csv", id="ID", time="years", static=["age", "sex"], features="?h_*")
     """
+    if checks not in CHECKS:
+        raise InputError(f"checks={checks!r}", mend=f"Use one of {', '.join(CHECKS)}")
     known = Known() if like is None else Known.of(like)
     target = known.target if target is None else target
     if target < 1:
@@ -147,6 +154,7 @@ def read_cohort(
             column for part in roles.static if known.covariates.get(part.name) for column in part.columns.values()
         }
         sheet = Sheet(source.read(roles.columns, roles.as_text | categories), source)
+        sheet.beyond = {} if checks == LIST else None
         if not len(sheet):
             raise InputError("has a header and no rows", file=source.label, mend="Give one row per person and visit")
         person = find_people(sheet, roles.id)[1]
@@ -155,7 +163,7 @@ def read_cohort(
         roles.notes.extend(_dropped_notes(dropped, roles, missing is not None))
         if roles.fields.layout == "ukb":
             roles.notes.extend(drop_unscanned(sheet, roles))
-        return replace(_assembled(sheet, roles, target, asked.visits, known, named), missing=codes)
+        return replace(_assembled(sheet, roles, target, asked.visits, known, named, checks), missing=codes)
 
 
 def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
@@ -195,7 +203,7 @@ def _listed(names: str | Sequence[str] | None) -> list[str] | None:
 
 
 def _assembled(
-    sheet: Sheet, roles: Roles, target: int, asked: list[str] | None, known: Known, reading: Reading
+    sheet: Sheet, roles: Roles, target: int, asked: list[str] | None, known: Known, reading: Reading, checks: str
 ) -> Cohort:
     places = find_places(sheet, roles, known.visits if asked is None else asked, known.earlier, reading)
     if reading.unit is not None and places.time is None:
@@ -248,13 +256,14 @@ def _assembled(
         time_unit=places.recorded,
         visit_sites=sites,
     )
+    found = judged(cohort, sheet, roles, places, checks, known.ranges)
     _check_gaps(sheet, places, cohort)
     if cohort.visit_sites is not None:
         seen = np.isfinite(cohort.visits).any(axis=2)
         apart = cohort.visit_sites != cohort.visit_sites[:, :1]
         again = seen[:, 0] & seen[:, 1:].any(axis=1)
         cohort = replace(cohort, notes=(*cohort.notes, *change_notes((apart & seen).any(axis=1), again)))
-    return cohort
+    return replace(cohort, findings=found, notes=(*cohort.notes, *sentences(found)))
 
 
 def _number(known: Known, name: str) -> bool | None:

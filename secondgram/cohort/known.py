@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, some
+from .feature_ranges import FeatureRanges
 from .visit_labels import order_visits
 
 
@@ -19,6 +20,7 @@ class Known:
     columns : names of the columns `id`, `visit`, `time` and `site` of the training's table.
     missing : codes that stood for missing in it, as `read_cohort` takes them.
     time_unit : of its time column (see `Cohort.time_unit`), None where a model of an earlier release does not say.
+    ranges : of its features, None where they are not known.
     """
 
     features: tuple[str, ...] = ()
@@ -29,6 +31,7 @@ class Known:
     columns: dict[str, str] = field(default_factory=dict)
     missing: tuple[str | float, ...] = ()
     time_unit: str | None = None
+    ranges: FeatureRanges | None = None
 
     @classmethod
     def of(cls, model: Any) -> Known:

@@ -12,6 +12,8 @@ import pandas as pd
 
 from ..errors import InputError, some
 from .cells import LARGEST, beyond_largest, no_measurement
+from .checking import find_values
+from .value_findings import Finding
 from .visit_sites import agreed_sites
 from .writing import write_cohort
 
@@ -59,6 +61,7 @@ class Cohort:
     time_unit : how its time column was read: days, weeks, months, years, dates, or an order of dates (DD/MM/YYYY).
     visit_sites : (N, V) text, the site of each visit, or None where nobody's changes. A visit without one is taken to
         be on the site of the baseline.
+    findings : values that may not be right, with their rows; None where nobody looked, see `check`.
     """
 
     ids: np.ndarray
@@ -78,6 +81,7 @@ class Cohort:
     missing: tuple[str | float, ...] = ()
     time_unit: str | None = None
     visit_sites: np.ndarray | None = None
+    findings: tuple[Finding, ...] | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -215,6 +219,14 @@ class Cohort:
             else:
                 yield str(name), column.to_numpy(dtype=float)
 
+    def check(self) -> tuple[Finding, ...]:
+        """Values that may not be what was measured: codes for missing, slips, two units in a column.
+
+        Those that were found when the table was read, with rows; of a cohort that was made otherwise they are looked
+        for now. See docs/cohorts.md#values-that-cannot-be-right.
+        """
+        return tuple(find_values(self)) if self.findings is None else self.findings
+
     def pairs(self) -> Pairs:
         """Every earlier-later pair of measured visits of one person.
 
@@ -257,6 +269,8 @@ class Cohort:
             groups=None if self.groups is None else self.groups[index],
             site=None if self.site is None else self.site[index],
             visit_sites=None if self.visit_sites is None else self.visit_sites[index],
+            # Some are of others, and what is far off depends on who is there.
+            findings=None,
         )
 
     def with_baseline(self: C) -> C:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..cohort.simulate import SimulatedCohort
 from ..cohort.table import Cohort
+from ..cohort.value_findings import WARN
 from ..imputation.imputer import SecondgramImputer
 from ..imputation.interfaces import FollowupModel
 from ..imputation.model_data import People
@@ -38,6 +39,7 @@ def predictions(
     imputer = SecondgramImputer(method.preset, seed=seed, **method.options).fit(learn, show=False)
     if fitted is not None:
         fitted(name, imputer.model_)
-    imputed = imputer.impute(judge, draws=draws, seed=seed, who="all")
+    # Values were judged when the cohort was read; every method predicts the same people.
+    imputed = imputer.impute(judge, draws=draws, seed=seed, who="all", checks=WARN)
     # The order of the people is that of `judge`: every one of them has a baseline.
     return (imputed.draws.mean(axis=0) if method.preset == "paper" else imputed.mean), imputed.draws

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..cohort.checking import outside
+from ..cohort.feature_ranges import FeatureRanges
 from ..cohort.known import Known
 from ..cohort.table import Cohort
+from ..cohort.value_findings import CHECKS, REFUSE, Finding, refuse, sentences
 from ..denoiser import Denoiser
 from ..diffusion.solvers import SOLVERS
 from ..errors import InputError, some
@@ -25,6 +29,7 @@ from ..training.trainer import Run
 from .default.model import HISTORIES, DefaultModel, DefaultOptions
 from .interfaces import CovariateModel, PresetModel
 from .model_data import People, check_trainable
+from .numeric_faults import named_faults
 from .paper import PaperModel, PaperOptions
 from .provenance import versions
 from .result import Imputation
@@ -117,6 +122,7 @@ class SecondgramImputer:
         self.model_: PresetModel
         self.arithmetic_: Arithmetic | None
         self.missing_: tuple[str | float, ...]
+        self.ranges_: FeatureRanges | None
         _check_sampling(self.options.solver, self.options.steps)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -157,7 +163,8 @@ class SecondgramImputer:
         run = Run(None if state is None else Path(state), state_every, resume, show)
         # On one thread, because sums over several come out differently with their number: a seed decides a model. In
         # fp32, because a model is chosen by small differences between scores.
-        with one_thread(), one_blas_thread(), preferring(self.backend, "fp32"):
+        faults = named_faults(train.visits, train.features, train.source)
+        with one_thread(), one_blas_thread(), preferring(self.backend, "fp32"), faults:
             self.model_ = model.fit(train, self.options, seed=self.seed, run=run)  # type: ignore[attr-defined]
         self._remember(train)
         return self
@@ -175,6 +182,7 @@ class SecondgramImputer:
     def _remember(self, train: Cohort) -> None:
         self._settle()
         self.missing_ = train.missing
+        self.ranges_ = FeatureRanges.fit(train.visits, train.features)
         gap = train.gap[train.paired]
         gap = gap[np.isfinite(gap)]
         self.columns_ = Columns(
@@ -203,6 +211,7 @@ class SecondgramImputer:
             columns.table or {},
             self.missing_,
             columns.time_unit,
+            self.ranges_,
         )
 
     # -- imputing -----------------------------------------------------------------------
@@ -223,6 +232,7 @@ class SecondgramImputer:
         show: bool = True,
         precision: str | None = None,
         threads: int | None = None,
+        checks: str = REFUSE,
     ) -> Imputation:
         """Impute follow-up visits.
 
@@ -242,6 +252,8 @@ class SecondgramImputer:
         precision : of matrix products, None takes that which was decided with the model. Draws of two precisions differ
             by rounding: use one for all parts of a cohort.
         threads : at most so many, None takes every processor there is; it never changes a value.
+        checks : of baselines outside of the values of training: "refuse" columns of another unit and codes for missing,
+            or "warn" of them too; single people far outside are in the notes.
 
         Raises `InputError` for an unfitted imputer, an absent feature or covariate, a category unseen in training, no
         one to impute, visits or sites that are not those of training, or arguments out of range, and
@@ -257,8 +269,11 @@ class SecondgramImputer:
             raise InputError(f"gap={gap}", mend="Use a number of years above zero")
         if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
             raise InputError(f"threads={threads!r}", mend="Use a whole number, 1 or more")
-        every = self._history(history)
+        if checks not in CHECKS:
+            raise InputError(f"checks={checks!r}", mend=f"Use one of {', '.join(CHECKS)}")
+        every, read = self._history(history), cohort.findings or ()
         cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit, every)
+        notes += self._compared(cohort, checks, read)
         people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit, every)
         column = (self.columns_.table or {}).get("site", "site")
         notes += check_sites(cohort, self.model_.sites, column, wanted=self.preset == "paper") + of_people
@@ -296,6 +311,22 @@ class SecondgramImputer:
                 mend="Fit it with history='all' (--set history=all), on a cohort of three or more visits",
             )
         return trained and asked != "first"
+
+    def _compared(self, cohort: Cohort, checks: str, read: Sequence[Finding]) -> list[str]:
+        """Notes on baselines outside of the training's values. read : what reading found of it, with rows.
+
+        Raises `InputError` for another unit and codes, unless they are only warned of.
+        """
+        if self.ranges_ is None:
+            return ["the model does not say which values it was trained on: those of the cohort are not compared"]
+        where = {(found.subject, found.value): found for found in read}
+        found = []
+        for each in outside(self.ranges_, cohort):
+            known = where.get((each.subject, each.value), each)
+            found.append(known if known.refused or not each.refused else each)
+        if checks == REFUSE:
+            refuse(found, cohort.source)
+        return sentences(found)
 
     def _lacking(self, people: People) -> list[str]:
         """Notes on missing covariates. Raises `InputError` for one that cannot be used."""
@@ -380,6 +411,7 @@ class SecondgramImputer:
             "columns": asdict(self.columns_),
             "arithmetic": None if arithmetic is None else asdict(arithmetic),
             "missing": list(self.missing_),
+            "ranges": None if self.ranges_ is None else self.ranges_.state(),
             "versions": versions(),
             "model": self.model_.state(),
         }
@@ -430,6 +462,8 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         imputer.options = PRESETS[tree["preset"]][0](**tree["options"])
         imputer.columns_ = Columns(**tree["columns"])
         imputer.missing_ = tuple(tree.get("missing", ()))
+        ranges = tree.get("ranges")
+        imputer.ranges_ = None if ranges is None else FeatureRanges.from_state(ranges)
         stored = tree.get("arithmetic")
         imputer.arithmetic_ = None if stored is None else Arithmetic(**stored)
         model = TrajectoryModel if "trajectory" in tree["model"] else PRESETS[tree["preset"]][1]

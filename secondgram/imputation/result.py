@@ -20,6 +20,7 @@ from ..ops.row_tiles import one_blas_thread
 from ..ops.semantics import processor_path
 from .interfaces import CovariateModel, JudgedModel, SampledModel
 from .model_data import People
+from .numeric_faults import named_faults, whole
 from .provenance import people_digest, versions
 from .stream import DrawColumns, Part, write_draws
 
@@ -179,12 +180,17 @@ class Imputation:
 
     @contextmanager
     def _as_asked(self) -> Iterator[None]:
-        with one_blas_thread(), limited(self.threads), preferring(self.backend, self.precision):
+        faults = named_faults(self.people.baseline, self.features, self.people.source)
+        with one_blas_thread(), limited(self.threads), preferring(self.backend, self.precision), faults:
             yield
+
+    def _whole(self, values: np.ndarray, people: People) -> np.ndarray:
+        return whole(values, self.features, people.ids)
 
     def _draw(self, people: People) -> np.ndarray:
         with self._as_asked():
-            return self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
+            values = self.model.draw(people, self.draw_numbers, self.seed, self.solver, self.steps)
+        return self._whole(values, people)
 
     def _sample(self, people: People) -> np.ndarray:
         with self._as_asked():
@@ -192,8 +198,10 @@ class Imputation:
 
     def _finish(self, people: People, sampled: np.ndarray) -> np.ndarray:
         with self._as_asked():
-            return self.model.finish(people, self.draw_numbers, self.seed, sampled)
+            values = self.model.finish(people, self.draw_numbers, self.seed, sampled)
+        return self._whole(values, people)
 
     def _mean(self, people: People) -> np.ndarray:
         with self._as_asked():
-            return self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)
+            values = self.model.mean(people, self.draw_numbers, self.seed, self.solver, self.steps)
+        return self._whole(values, people)
