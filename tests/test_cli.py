@@ -36,7 +36,8 @@ OPTIONS = {
     "verdict": ["--out", "--quiet"],
     "impute": [
         *COHORT_OPTIONS,
-        *"--out --draws --seed --who --steps --solver --gap --precision --threads --resume --quiet".split(),
+        *"--out --draws --seed --who --steps --solver --gap --history --precision".split(),
+        *"--threads --resume --quiet".split(),
     ],
     "evaluate": [*COHORT_OPTIONS, "--out", "--seed", "--quiet"],
     "compare": [*COHORT_OPTIONS, *"--out --methods --folds --repeats --draws --seed --time-limit --quiet".split()],
