@@ -141,6 +141,16 @@ def _say_notes(notes: Iterable[str], quiet: bool) -> None:
             _say(f"  {note}", quiet)
 
 
+def _kinds(given: list[str] | None) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for each in given or []:
+        pattern, equals, kind = each.partition("=")
+        if not equals:
+            raise InputError(f"--kind {each!r} is not of the form name=kind", mend="For example '*WMH*=positive'")
+        found[pattern.strip()] = kind.strip()
+    return found or None
+
+
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
     import json
 
@@ -197,6 +207,9 @@ def fit(
         str, typer.Option(help="fp32, fp16 or bf16 for draws; auto decides by a check and keeps it with the model")
     ] = "auto",
     settings: Annotated[list[str] | None, typer.Option("--set", help="an option of the preset, name=value")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="what values features can have, name=kind; * and ? match in the name")
+    ] = None,
     seed: Seed = 0,
     resume: Resume = False,
     save_every: Annotated[float, typer.Option(help="seconds between savings of the state that --resume uses")] = 20.0,
@@ -207,7 +220,7 @@ def fit(
     """Learn from a cohort in which some people have a follow-up, and write the model to a folder."""
     from .imputation.imputer import SecondgramImputer
 
-    imputer = SecondgramImputer(preset, seed, precision=precision, **_overrides(settings))
+    imputer = SecondgramImputer(preset, seed, precision=precision, kinds=_kinds(kind), **_overrides(settings))
     look(out, Kind.WHOLE_FOLDER)
     train = _cohort(cohort, quiet, roles)
     with _output(out, quiet, Kind.WHOLE_FOLDER) as place:

@@ -27,6 +27,7 @@ OPTIONS = {
         "--preset",
         "--precision",
         "--set",
+        "--kind",
         "--seed",
         "--resume",
         "--save-every",

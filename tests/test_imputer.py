@@ -325,6 +325,7 @@ def test_sklearn_can_handle_the_imputer(cohort):
         "device": "auto",
         "backend": "auto",
         "precision": "auto",
+        "kinds": None,
         "shape": "off",
         "epochs": 7,
     }

@@ -693,9 +693,11 @@ def test_options_of_fit_reach_the_imputer(
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
     out = tmp_path / "model"
     words = "--preset paper --seed 4 --precision fp32 --set epochs=3 --set solver=ddim --save-every 2.5"
+    words += " --kind W*=count"
     outcome = cli("fit", "good.csv", "--out", out, *words.split(), "--quiet", *["--resume"] * resume)
     assert outcome.code == 0, outcome.err
-    assert asked["made"] == (("paper", 4), {"precision": "fp32", "epochs": 3, "solver": "ddim"})
+    given = {"precision": "fp32", "kinds": {"W*": "count"}, "epochs": 3, "solver": "ddim"}
+    assert asked["made"] == (("paper", 4), given)
     assert asked["fit"] == (("the cohort",), {"state": state, "state_every": 2.5, "resume": resume, "show": False})
     assert (asked["kept"], state.exists()) == (resume, False)
     assert asked["save"] == ((out,), {})

@@ -35,10 +35,14 @@ def drawn_features(path: str | os.PathLike[str]) -> tuple[str, ...]:
             file=path,
             mend="Give the file that impute wrote",
         )
-    text = [name for name in features if not pa.types.is_floating(schema.field(name).type)]
+    text = [name for name in features if not _number(schema.field(name).type)]
     if text:
-        raise InputError("holds no floating-point numbers", file=path, column=text[0], mend="Give what impute wrote")
+        raise InputError("holds no numbers", file=path, column=text[0], mend="Give what impute wrote")
     return features
+
+
+def _number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def read_draws(
@@ -62,5 +66,7 @@ def read_draws(
     if len(ids) % count or (ids.reshape(-1, count) != ids[order][:, None]).any():
         raise InputError("its rows are not grouped by subject with equally many draws", file=path)
     values = np.stack([table[name].to_numpy() for name in features], axis=-1)  # [people * draws, D]
+    # Whole numbers alone would be integers, which cannot be missing.
+    values = values if values.dtype.kind == "f" else values.astype(float)
     draws = values.reshape(len(order), count, len(features)).transpose(1, 0, 2)
     return ids[order], features, draws, str(table["visit"][0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from ..ops.semantics import processor_path
 from ..training.trainer import Run
 from .default.model import HISTORIES, DefaultModel, DefaultOptions
 from .interfaces import CovariateModel, PresetModel
+from .kinds.declared import declared
+from .kinds.supported_model import default_from_state, fit_supported
 from .model_data import People, check_trainable
 from .numeric_faults import named_faults
 from .paper import PaperModel, PaperOptions
@@ -76,6 +78,9 @@ class SecondgramImputer:
     preset : `default`, built to be accurate and calibrated, or `paper`, the published method.
     seed : decides training; 0 or more.
     device, backend, precision : `auto`, or what `secondgram doctor` lists.
+    kinds : what values features can have, by name or pattern, `{"*WMH*": "zero-inflated"}`; `continuous`, `positive`,
+        `bounded`, `bounded(low, high)`, `count`, `ordinal`, `binary` or `zero-inflated`; or how others determine it,
+        `{"Total": "Left + Right"}`. What is not named is recognised.
     overrides : any field of `DefaultOptions` or `PaperOptions`.
 
     As in scikit-learn, `fit` returns the imputer, and what it learned ends in an underscore. What `auto` is for the
@@ -98,6 +103,7 @@ class SecondgramImputer:
         device: str = "auto",
         backend: str = "auto",
         precision: str = "auto",
+        kinds: Mapping[str, str] | None = None,
         **overrides: Any,
     ) -> None:
         if preset not in PRESETS:
@@ -116,7 +122,8 @@ class SecondgramImputer:
             raise InputError(f"preset {preset!r} has no option {some(unknown)}", mend=f"It has {', '.join(known)}")
         self.preset, self.seed = preset, int(seed)
         self.device, self.backend, self.precision = device, backend, precision
-        self.overrides = overrides
+        self.kinds, self.overrides = kinds, overrides
+        _check_declared(preset, self.kinds)
         _check_kinds(preset, overrides)
         self.options = options(**overrides)
         self.model_: PresetModel
@@ -127,7 +134,7 @@ class SecondgramImputer:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Constructor arguments, as scikit-learn has them."""
-        names = ("preset", "seed", "device", "backend", "precision")
+        names = ("preset", "seed", "device", "backend", "precision", "kinds")
         return {name: getattr(self, name) for name in names} | self.overrides
 
     def set_params(self, **params: Any) -> SecondgramImputer:
@@ -156,16 +163,26 @@ class SecondgramImputer:
         show : draw a progress bar when standard error is a terminal.
 
         Raises `InputError` for a cohort that cannot be learned from: no or fewer than ten pairs, a feature that is
-        constant or empty, at the baseline alone too, a recorded gap of zero or less.
+        constant or empty, at the baseline alone too, a recorded gap of zero or less, kinds that no feature has or that
+        its values contradict.
         """
         check_trainable(train)
-        model = TrajectoryModel if self._shows_all(train) else PRESETS[self.preset][1]
+        kinds, shows_all = declared(train, self.kinds), self._shows_all(train)
+        if shows_all and self.kinds:
+            raise InputError(
+                "kinds of features are known where the first visit conditions the missing one",
+                mend="Leave out kinds, or use history='first'",
+            )
         run = Run(None if state is None else Path(state), state_every, resume, show)
         # On one thread, because sums over several come out differently with their number: a seed decides a model. In
         # fp32, because a model is chosen by small differences between scores.
         faults = named_faults(train.visits, train.features, train.source)
         with one_thread(), one_blas_thread(), preferring(self.backend, "fp32"), faults:
-            self.model_ = model.fit(train, self.options, seed=self.seed, run=run)  # type: ignore[attr-defined]
+            if isinstance(self.options, DefaultOptions) and not shows_all:
+                self.model_ = fit_supported(train, self.options, kinds, seed=self.seed, run=run)
+            else:
+                model = TrajectoryModel if shows_all else PRESETS[self.preset][1]
+                self.model_ = model.fit(train, self.options, seed=self.seed, run=run)  # type: ignore[attr-defined]
         self._remember(train)
         return self
 
@@ -278,7 +295,7 @@ class SecondgramImputer:
         column = (self.columns_.table or {}).get("site", "site")
         notes += check_sites(cohort, self.model_.sites, column, wanted=self.preset == "paper") + of_people
         # Fail before drawing: unusable covariates, then an unknown solver or number of steps.
-        notes += self._lacking(people) + self.model_.cautions()
+        notes += self._lacking(people) + self.model_.cautions() + self.model_.notes(people)
         self.model_.check(solver, steps)
         precision, of_precision = self._precision(precision)
         result = Imputation(
@@ -408,6 +425,7 @@ class SecondgramImputer:
             "seed": self.seed,
             "options": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.options).items()},
             "overrides": {key: list(v) if isinstance(v, tuple) else v for key, v in self.overrides.items()},
+            **({} if self.kinds is None else {"kinds": list(map(list, self.kinds.items()))}),
             "columns": asdict(self.columns_),
             "arithmetic": None if arithmetic is None else asdict(arithmetic),
             "missing": list(self.missing_),
@@ -419,6 +437,13 @@ class SecondgramImputer:
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise InputError("the imputer is not fitted", mend="Call fit, or load a saved one")
+
+
+def _check_declared(preset: str, kinds: Mapping[str, str] | None) -> None:
+    if kinds and preset != "default":
+        raise InputError(
+            f"preset {preset!r} knows no kinds of features: it draws any number", mend="Use preset='default'"
+        )
 
 
 def _check_kinds(preset: str, overrides: dict[str, Any]) -> None:
@@ -458,7 +483,8 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
     """
     tree = read_folder(folder, MODEL_KIND)
     try:
-        imputer = SecondgramImputer(tree["preset"], tree["seed"], **tree["overrides"])
+        kinds = None if tree.get("kinds") is None else dict(tree["kinds"])
+        imputer = SecondgramImputer(tree["preset"], tree["seed"], kinds=kinds, **tree["overrides"])
         imputer.options = PRESETS[tree["preset"]][0](**tree["options"])
         imputer.columns_ = Columns(**tree["columns"])
         imputer.missing_ = tuple(tree.get("missing", ()))
@@ -466,8 +492,11 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         imputer.ranges_ = None if ranges is None else FeatureRanges.from_state(ranges)
         stored = tree.get("arithmetic")
         imputer.arithmetic_ = None if stored is None else Arithmetic(**stored)
-        model = TrajectoryModel if "trajectory" in tree["model"] else PRESETS[tree["preset"]][1]
-        imputer.model_ = model.from_state(tree["model"], imputer.options)  # type: ignore[attr-defined]
+        if "trajectory" in tree["model"]:
+            from_state: Any = TrajectoryModel.from_state
+        else:
+            from_state = default_from_state if tree["preset"] == "default" else PaperModel.from_state
+        imputer.model_ = from_state(tree["model"], imputer.options)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(
             f"does not hold what an imputer needs ({error})", file=folder, mend="Use the release that wrote it"

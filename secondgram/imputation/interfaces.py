@@ -67,6 +67,10 @@ class PresetModel(SampledModel, Protocol):
         """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
         ...
 
+    def notes(self, people: People) -> list[str]:
+        """What is to be told about people who are imputed, one sentence each."""
+        ...
+
     def summary(self) -> list[str]:
         """What was chosen and why, one sentence each."""
         ...
@@ -99,4 +103,14 @@ class CovariateModel(FollowupModel, Protocol):
 
     def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """By covariate (M, N), known or drawn: numbers in original units, or levels as text."""
+        ...
+
+
+@runtime_checkable
+class WholeModel(FollowupModel, Protocol):
+    """A model that knows features of whole numbers."""
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Names of the features whose draws are whole numbers."""
         ...

@@ -255,6 +255,10 @@ class PaperModel:
         """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
         solver_table(Schedule.make("linear"), solver or self.options.solver, steps or self.options.steps)
 
+    def notes(self, people: People) -> list[str]:
+        """What is to be told about people who are imputed: nothing."""
+        return []
+
     def summary(self) -> list[str]:
         """How training went, one sentence each."""
         history = self.record.get("history")

@@ -18,7 +18,7 @@ from ..ops.native import limited
 from ..ops.registry import AUTO, preferred_precision, preferring
 from ..ops.row_tiles import one_blas_thread
 from ..ops.semantics import processor_path
-from .interfaces import CovariateModel, JudgedModel, SampledModel
+from .interfaces import CovariateModel, JudgedModel, SampledModel, WholeModel
 from .model_data import People
 from .numeric_faults import named_faults, whole
 from .provenance import people_digest, versions
@@ -111,6 +111,14 @@ class Imputation:
             mend="Use preset='default', or secondgram.evaluate with people held out",
         )
 
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Features whose draws are whole numbers; not one of which a fractional cell of the follow-up is known."""
+        names = self.model.whole if isinstance(self.model, WholeModel) else ()
+        known = dict(zip(self.features, self.people.known.T, strict=True))
+        # A cell that is known stays as it is.
+        return tuple(name for name in names if (np.isnan(known[name]) | (known[name] == np.rint(known[name]))).all())
+
     def quantile(self, q: float | list[float] | np.ndarray) -> np.ndarray:
         """Quantiles over the draws: q a share -> (N, D); Q shares -> (Q, N, D). Raises `InputError` outside 0 .. 1."""
         shares = np.asarray(q, dtype=float)
@@ -137,9 +145,11 @@ class Imputation:
     def to_parquet(self, path: str | os.PathLike[str], resume: bool = False, show: bool = False) -> None:
         """Write subject_id, visit, draw and the features in original units and order, one row a person and draw.
 
-        Streams in bounded memory. resume=True goes on where an interrupted call with the same path stopped.
+        Features of whole numbers are integers. Streams in bounded memory. resume=True goes on where an interrupted call
+        with the same path stopped.
         """
-        columns = DrawColumns(self.visit, self.features, self.draw_numbers, self.people.baseline.dtype)
+        dtype = self.people.baseline.dtype
+        columns = DrawColumns(self.visit, self.features, self.draw_numbers, dtype, frozenset(self.whole))
         self.notes += write_draws(path, columns, self._parts(), len(self.people), self._facts, resume=resume, show=show)
 
     @property

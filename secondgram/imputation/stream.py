@@ -25,18 +25,24 @@ MANIFEST = "parts.json"
 
 @dataclass(frozen=True)
 class DrawColumns:
-    """The columns of a file of draws: label of the visit, D features, numbers (M,) of the draws, dtype of values."""
+    """The columns of a file of draws: label of the visit, D features, numbers (M,) of the draws, dtype of values.
+
+    whole : features of whole numbers, which are written as integers.
+    """
 
     visit: str
     features: Sequence[str]
     draw_numbers: np.ndarray
     dtype: np.dtype
+    whole: frozenset[str] = frozenset()
 
     @property
     def schema(self) -> pa.Schema:
         number = pa.from_numpy_dtype(self.dtype)
         keys = [pa.field("subject_id", pa.string()), pa.field("visit", pa.string()), pa.field("draw", pa.int32())]
-        return pa.schema(keys + [pa.field(name, number) for name in self.features])
+        return pa.schema(
+            keys + [pa.field(name, pa.int64() if name in self.whole else number) for name in self.features]
+        )
 
     def table(self, ids: np.ndarray, draws: np.ndarray) -> pa.Table:
         """ids (n,), draws (M, n, D) -> one row a person and draw."""
@@ -47,7 +53,11 @@ class DrawColumns:
             pa.array([self.visit] * (people * count), pa.string()),
             pa.array(np.tile(self.draw_numbers, people), pa.int32()),
         ]
-        return pa.Table.from_arrays(columns + [pa.array(row) for row in rows], schema=self.schema)
+        values = [
+            pa.array(row.astype(np.int64) if name in self.whole else row)
+            for name, row in zip(self.features, rows, strict=True)
+        ]
+        return pa.Table.from_arrays(columns + values, schema=self.schema)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ class QuantileMap:
                     end[:, column] += count / (count + prior) * (own - end[:, column])
         return cls(_rising(np.repeat(KNOTS[:, None], values.shape[1], axis=1)), _rising(end))
 
+    @classmethod
+    def identity(cls, columns: int) -> QuantileMap:
+        """The map that changes nothing, of so many columns."""
+        knots = _rising(np.repeat(KNOTS[:, None], columns, axis=1))
+        return cls(knots, knots.copy())
+
     def from_draws(self, draws: np.ndarray) -> QuantileMap:
         """The same ends for a start that is distributed as draws (rows, D) instead of as a standard normal."""
         return QuantileMap(_rising(np.quantile(draws, LEVELS, axis=0)), self.end)

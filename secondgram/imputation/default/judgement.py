@@ -7,14 +7,14 @@ is told here is out of reach of its own choices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...cohort.scaling import SharedScaling, quantiles
 from ...cohort.table import Cohort
 from ...ops.thread_pool import in_parallel
-from ...sampling.quantile_map import quantile_crps
+from ...sampling.quantile_map import QuantileMap, quantile_crps
 from ..context import levels
 from ..folds import FOLDS, standard_error, standard_errors, unit_averages, unit_folds, unit_sums
 from ..scores import normal_crps
@@ -143,6 +143,20 @@ def follow(whole: Design, mean: MeanPredictor, left: np.ndarray, fold: np.ndarra
     else:
         margins = margins_as(like.margins.choice, standard, weight)
     return Stage(mean, spread, margins, standard, scale)
+
+
+def with_normal_scores(whole: Design, stage: Stage, scores: dict[int, np.ndarray], fold: np.ndarray) -> Stage:
+    """The same with other errors of some features, by position (P,), which are normal ones of spread 1."""
+    if not scores:
+        return stage
+    standard = stage.standard.copy()
+    for place, each in scores.items():
+        standard[:, place] = each
+    margins = fit_margins(standard, stage.scale, whole.weight, whole.pairs.unit, fold)
+    found = QuantileMap.identity(whole.width) if margins.map is None else margins.map
+    own = list(scores)
+    found.end[:, own] = found.start[:, own]
+    return replace(stage, standard=standard, margins=replace(margins, map=found))
 
 
 def judge(cohort: Cohort, whole: Design, every: bool, self_conditioning: bool, seed: int) -> Judgement:

@@ -9,6 +9,7 @@ it was not fitted on, and kept where they gain by it.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,7 @@ from ..provenance import tree_digest
 from .borrowing import borrowing_notes, learned_people, scarce
 from .design import Design, fit_folds, most_for_fill
 from .joint import Joint, Residuals, fit_joint
-from .judgement import CHOICES, follow, judge
+from .judgement import CHOICES, Stage, follow, judge, with_normal_scores
 from .mean import MeanPredictor, by_feature, fit_means
 from .missing_draws import Later, LostCells
 from .shape import ShapeOptions
@@ -109,6 +110,19 @@ class DefaultOptions:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """What a model's training pairs show of it: `design` of everybody, what follows from the mean, and folds (P,).
+
+    left : (P, D), errors of the mean on people it was not fitted on, in scaled units, NaN where unknown.
+    """
+
+    design: Design
+    left: np.ndarray
+    stage: Stage
+    fold: np.ndarray
+
+
 @dataclass(eq=False)
 class DefaultModel:
     """A fitted `default` model; draws and means in original units."""
@@ -130,6 +144,23 @@ class DefaultModel:
         run: Run,
     ) -> DefaultModel:
         """Fit every part on training people; see the parts for how each is chosen."""
+        return cls.fit_with_errors(cohort, options, seed=seed, run=run)[0]
+
+    @classmethod
+    def fit_with_errors(
+        cls,
+        cohort: Cohort,
+        options: DefaultOptions,
+        *,
+        seed: int,
+        run: Run,
+        levelled: Callable[[OutOfFold], dict[int, np.ndarray]] | None = None,
+    ) -> tuple[DefaultModel, OutOfFold]:
+        """`fit`, and the errors out of fold that it rests on.
+
+        levelled : given these, by position the normal scores (P,) of features that have a distribution of their own,
+            NaN where unknown; their margins are normal.
+        """
         every = options.pairs == "all"
         whole = Design.of(cohort, every, most=most_for_fill(len(cohort.features)))
         judgement = judge(cohort, whole, every, options.self_conditioning, seed)
@@ -139,6 +170,9 @@ class DefaultModel:
         del folds
         mean_change, left = by_feature(means, winner, chosen)
         stage = follow(whole, mean_change, left, fold)
+        errors = OutOfFold(whole, left, stage, fold)
+        if levelled is not None:
+            stage = with_normal_scores(whole, stage, levelled(errors), fold)
         residuals = Residuals(stage.standard, stage.scale, whole.X, whole.weight, whole.pairs.unit, fold)
         shaping = options.shaping() if options.shape == "auto" else None
         joint, component_margins, shape = fit_joint(
@@ -151,7 +185,8 @@ class DefaultModel:
             "shape": shape,
             "cautions": borrowing_notes(cohort.features, people) + site_notes(cohort, whole.pairs, every),
         }
-        return cls(options, whole.context, mean_change, stage.spread, joint, record)
+        model = cls(options, whole.context, mean_change, stage.spread, joint, record)
+        return model, errors
 
     @property
     def encoder(self) -> CovariateEncoder:
@@ -361,6 +396,10 @@ class DefaultModel:
     def verdict(self) -> pd.DataFrame:
         """What is used for each feature and why; see `verdict.verdict_table`."""
         return verdict_table(self.record["features"])
+
+    def notes(self, people: People) -> list[str]:
+        """What is to be told about people who are imputed: nothing."""
+        return []
 
     def summary(self) -> list[str]:
         """What was chosen and why, one sentence each."""

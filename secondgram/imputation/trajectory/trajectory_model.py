@@ -156,6 +156,10 @@ class TrajectoryModel:
         """What whoever uses its draws has to know of them, one sentence each."""
         return self.ladder_model.cautions()
 
+    def notes(self, people: People) -> list[str]:
+        """What is to be told about people who are imputed: nothing."""
+        return []
+
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: self.__dict__[each.name] for each in fields(self)}
 
