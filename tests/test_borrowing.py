@@ -144,6 +144,18 @@ def test_follow_ups_that_are_copies_of_baselines_teach_nothing() -> None:
         SecondgramImputer(shape="off").fit(replace(MADE, visits=visits), show=False)
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-12, 1e-9])
+def test_changes_that_differ_by_rounding_alone_teach_nothing(rounding: float) -> None:
+    noise = rounding * np.random.default_rng(0).standard_normal(MADE.visits[:, 0].shape)
+    visits = MADE.visits.copy()
+    visits[:, 1] = np.where(np.isfinite(visits[:, 1]), visits[:, 0] - 0.5 + noise, np.nan)
+    with pytest.raises(InputError, match="everybody's change is the same: -0.5"):
+        check_trainable(replace(MADE, visits=visits))
+    # One feature that does vary is something to learn from.
+    visits[:, 1, 0] += 0.1 * np.random.default_rng(1).standard_normal(len(visits))
+    check_trainable(replace(MADE, visits=visits))
+
+
 def test_the_published_preset_has_no_range_for_what_nobody_has_later() -> None:
     with pytest.raises(InputError, match=r"column 'feature_1'.*was measured at no follow-up"):
         SecondgramImputer("paper", epochs=1).fit(_measured_later(0), show=False)

@@ -166,6 +166,8 @@ class TrainingPairs:
 
 
 FEWEST_PAIRS = 10
+# Of the range of baselines: changes that differ by less differ by rounding.
+ROUNDING = 1e-8
 # Looked at together.
 FEATURES_AT_ONCE = 64
 
@@ -248,9 +250,11 @@ def _check_followups(cohort: Cohort) -> None:
                     column=cohort.features[start + int(place)],
                     mend="Leave the cells empty if that is a code for missing, or leave the feature out",
                 )
-        change = later - cohort.baseline[rows, columns]
+        baseline = cohort.baseline[rows, columns]
+        change = later - baseline
         low, high = np.fmin.reduce(change, axis=0), np.fmax.reduce(change, axis=0)
-        changes = changes or bool((high > low).any())
+        apart = np.fmax.reduce(baseline, axis=0) - np.fmin.reduce(baseline, axis=0)
+        changes = changes or bool((high - low > ROUNDING * apart).any())
         if first is None and np.isfinite(low).any():
             at = int(np.flatnonzero(np.isfinite(low))[0])
             first = start + at, float(low[at])
