@@ -19,8 +19,10 @@ export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktra
 export PYTHONSAFEPATH=1 PYTHONPATH=$scratch/site
 "$python" -c 'import secondgram, sys; sys.exit(not secondgram.__file__.startswith(sys.argv[1]))' "$scratch"
 # What a sanitizer says goes past Python: only Python's own output may be held back. The test that limits the address space
-# is left out, because the address sanitizer itself takes terabytes of it.
+# is left out, because the address sanitizer itself takes terabytes of it, and the published chain, because it is long and
+# takes the way of the shorter ones.
 "$python" -m pytest -q --capture=sys -p no:cacheprovider -m "not slow and not gpu" "$@" \
   --deselect tests/test_native_sampler.py::test_too_little_memory_is_an_error_and_no_crash \
+  --deselect tests/test_native_sampler.py::test_the_published_chain_stays_within_a_hundred_thousandth \
   tests/test_noise.py tests/test_native_sampler.py tests/test_precision.py tests/test_finishing.py tests/test_native_gram.py \
   tests/test_layer_sums.py tests/test_missing.py tests/test_tiles.py
