@@ -662,13 +662,13 @@ def test_options_of_impute_reach_the_imputer(
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
     out = tmp_path / "out.parquet"
     words = "--draws 3 --seed 11 --who all --steps 5 --solver ddim --gap 2.5 --precision bf16 --threads 2 --resume "
-    words += "--history first"
+    words += "--history first --checks warn"
     outcome = cli("impute", "model", "good.csv", "--out", out, *words.split(), "--site", "centre", "--quiet")
     assert outcome.code == 0, outcome.err
     given, named = asked["impute"]
     assert given == ("the cohort", 3, 11, "all", 5, "ddim", out)
     options = {"gap": 2.5, "history": "first", "resume": True, "show": False, "precision": "bf16", "threads": 2}
-    assert named == options
+    assert named == options | {"checks": "warn"}
     path, quiet, roles, like = asked["cohort"][0]
     assert (path, quiet, roles["site"], like) == (Path("good.csv"), True, "centre", imputer)
 
