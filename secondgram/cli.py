@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -30,7 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-CohortFile = Annotated[Path, typer.Argument(help="the cohort's table", show_default=False)]
+CohortFiles = Annotated[
+    list[Path], typer.Argument(help="the cohort's table; several are merged by person and visit", show_default=False)
+]
 ROLES: dict[str, tuple[Any, Any]] = {
     "id": (Annotated[str | None, typer.Option("--id", help="column of the subject id")], None),
     "visit": (Annotated[str | None, typer.Option(help="column of the visit (long tables)")], None),
@@ -49,6 +51,10 @@ ROLES: dict[str, tuple[Any, Any]] = {
         Annotated[str | None, typer.Option(help="of --time: days, weeks, months, years; found if left out")],
         None,
     ),
+    "wide": (Annotated[str | None, typer.Option(help="names of a wide table, such as {feature}_{visit}")], None),
+    "exclude": (Annotated[str | None, typer.Option(help="columns that are not used, separated by commas")], None),
+    "decimal": (Annotated[str | None, typer.Option(help="mark of decimals, . or ,; each column tells it")], None),
+    "delimiter": (Annotated[str | None, typer.Option(help="what stands between cells; the header tells it")], None),
     "visits": (Annotated[str | None, typer.Option(help="labels of the visits in order, the baseline first")], None),
     "missing": (
         Annotated[
@@ -92,6 +98,20 @@ def reads_cohort(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def _check_tables(*paths: Path) -> None:
+    """Raise `InputError` for a table that is not there, before seconds are spent on importing what reads it."""
+    for path in paths:
+        if not path.exists():
+            raise InputError("there is no such file", file=path, mend="Check the path")
+
+
+def _check_model(folder: Path, *tables: Path) -> None:
+    from .model_folder import find_folder
+
+    find_folder(folder)
+    _check_tables(*tables)
+
+
 def _say(text: str, quiet: bool = False) -> None:
     if not quiet:
         typer.echo(text, err=True)
@@ -103,20 +123,24 @@ def _names(text: str | list[str] | None) -> list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _cohort(path: Path, quiet: bool, roles: dict[str, Any], model: SecondgramImputer | None = None) -> Cohort:
+def _cohort(
+    paths: Sequence[Path], quiet: bool, roles: dict[str, Any], model: SecondgramImputer | None = None
+) -> Cohort:
     """Read a cohort and say what was decided; columns a model was trained on are what they were then."""
-    cohort = _read(path, roles, model)
-    _say(f"{path}: {cohort!r}", quiet)
+    cohort = _read(paths, roles, model)
+    _say(f"{' + '.join(map(str, paths))}: {cohort!r}", quiet)
     _say_notes(cohort.notes, quiet)
     return cohort
 
 
-def _read(path: Path, roles: dict[str, Any], model: SecondgramImputer | None = None) -> Cohort:
+def _read(paths: Sequence[Path], roles: dict[str, Any], model: SecondgramImputer | None = None) -> Cohort:
     from .cohort import read_cohort
 
-    listed = {name: _names(roles[name]) for name in ("features", "static", "outcomes", "visits", "missing")}
+    names = ("features", "static", "outcomes", "visits", "missing", "exclude")
+    listed: dict[str, Any] = {name: _names(roles[name]) for name in names}
+    listed |= {name: listed[name] or () for name in ("outcomes", "exclude")}
     try:
-        cohort = read_cohort(path, **(roles | listed | {"outcomes": listed["outcomes"] or ()}), like=model)
+        cohort = read_cohort(list(paths), **(roles | listed), like=model)
     except MissingColumn as error:
         trained = [] if model is None else [*model.columns_.features, *model.columns_.covariates]
         if error.column not in trained:
@@ -169,7 +193,7 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
 @app.command()
 @reads_cohort
 def check(
-    cohort: CohortFile,
+    cohort: CohortFiles,
     as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
     quiet: Quiet = False,
     *,
@@ -181,18 +205,20 @@ def check(
     point and two units in one column, each with column, row, value and how to mend it. The exit code is 0 where
     nothing was found, 1 where something was, and 2 where the table cannot be read. Take the options of fit.
     """
+    _check_tables(*cohort)
     import json
 
     from .cohort.value_findings import LIST, LOOK, show_findings
 
+    named = " + ".join(map(str, cohort))
     people = _read(cohort, roles | {"checks": LIST})
     if as_json:
         found = [finding.facts() for finding in people.check()]
-        typer.echo(json.dumps({"file": str(cohort), "people": len(people), "findings": found}, indent=1))
+        typer.echo(json.dumps({"file": named, "people": len(people), "findings": found}, indent=1))
     else:
-        _say(f"{cohort}: {people!r}", quiet)
+        _say(f"{named}: {people!r}", quiet)
         _say_notes([note for note in people.notes if not note.startswith(LOOK)], quiet)
-        show_findings(people.check(), str(cohort))
+        show_findings(people.check(), named)
     if people.check():
         raise typer.Exit(1)
 
@@ -200,7 +226,7 @@ def check(
 @app.command()
 @reads_cohort
 def fit(
-    cohort: CohortFile,
+    cohort: CohortFiles,
     out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
     preset: Annotated[str, typer.Option(help="default, or paper for the published method")] = "default",
     precision: Annotated[
@@ -218,6 +244,7 @@ def fit(
     roles: Roles,
 ) -> None:
     """Learn from a cohort in which some people have a follow-up, and write the model to a folder."""
+    _check_tables(*cohort)
     from .imputation.imputer import SecondgramImputer
 
     imputer = SecondgramImputer(preset, seed, precision=precision, kinds=_kinds(kind), **_overrides(settings))
@@ -242,6 +269,7 @@ def verdict(
     quiet: Quiet = False,
 ) -> None:
     """Say what each part of a fitted model earned, and for which features the baseline is carried forward."""
+    _check_model(model)
     from .evaluation.score_tables import show_verdict
     from .imputation.imputer import load
     from .imputation.interfaces import JudgedModel
@@ -270,7 +298,7 @@ def _output(out: Path, quiet: bool, kind: Kind = Kind.FILE) -> Iterator[Target]:
 @reads_cohort
 def impute(
     model: Annotated[Path, typer.Argument(help="folder that fit wrote", show_default=False)],
-    cohort: CohortFile,
+    cohort: CohortFiles,
     out: Annotated[Path, typer.Option(help="Parquet file for the draws", show_default=False)],
     draws: Draws = 20,
     seed: Seed = 7,
@@ -289,6 +317,7 @@ def impute(
     roles: Roles,
 ) -> None:
     """Draw follow-up visits for the people of a cohort and write them to a Parquet file."""
+    _check_model(model, *cohort)
     from .imputation.imputer import load
 
     look(out, streams=True)
@@ -306,7 +335,7 @@ def impute(
 @reads_cohort
 def evaluate(
     file: Annotated[Path, typer.Argument(help="Parquet file that impute wrote", show_default=False)],
-    truth: Annotated[Path, typer.Argument(help="cohort table with the true follow-ups", show_default=False)],
+    truth: Annotated[list[Path], typer.Argument(help="cohort table with the true follow-ups", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="write the scores as CSV")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -314,6 +343,7 @@ def evaluate(
     roles: Roles,
 ) -> None:
     """Score imputed visits against visits that were measured."""
+    _check_tables(file, *truth)
     from .evaluation.evaluate import evaluate as score
     from .evaluation.score_tables import show_scores
     from .imputation.draws_file import drawn_features
@@ -331,7 +361,7 @@ def evaluate(
 @app.command()
 @reads_cohort
 def compare(
-    cohort: CohortFile,
+    cohort: CohortFiles,
     out: Annotated[Path, typer.Option(help="folder for the tables", show_default=False)],
     methods: Annotated[str | None, typer.Option(help="names separated by commas, or all")] = None,
     folds: Annotated[int, typer.Option(min=1, help="every person is tested once; 1: a quarter is held out")] = 5,
@@ -347,6 +377,7 @@ def compare(
 
     A rerun with the same --out goes on where an interrupted one stopped.
     """
+    _check_tables(*cohort)
     from .comparison.compare import ALL, DEFAULT_METHODS
     from .comparison.compare import compare as run
     from .comparison.run_folder import show_comparison
@@ -431,13 +462,16 @@ def doctor() -> None:
 @reads_cohort
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="checkpoint of the paper's code (.pt)", show_default=False)],
-    cohort: Annotated[Path, typer.Option(help="table it was trained on: its ranges are needed", show_default=False)],
+    cohort: Annotated[
+        list[Path], typer.Option(help="table it was trained on: its ranges are needed", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="folder for the model", show_default=False)],
     quiet: Quiet = False,
     *,
     roles: Roles,
 ) -> None:
     """Turn a checkpoint of the paper's code into a model. Only tensors are read; nothing in the file is run."""
+    _check_tables(file, *cohort)
     from .imputation.imputer import from_reference_checkpoint
 
     look(out, Kind.WHOLE_FOLDER)

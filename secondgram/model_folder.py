@@ -51,15 +51,21 @@ def write_folder(folder: str | os.PathLike[str], kind: str, tree: dict[str, Any]
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def find_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of this name, or the one kept while it is replaced. Raises `InputError` where there is none."""
+    place = kept(Path(folder))
+    if not place.is_dir():
+        found = "is a file, not a model folder" if place.exists() else "there is no such model folder"
+        raise InputError(found, file=place, mend="Give the folder that `secondgram fit --out` or `imputer.save` wrote")
+    return place
+
+
 def read_folder(folder: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """Read what `write_folder` wrote.
 
     Raises `InputError` for a folder that is absent, truncated, tampered with, of another kind or of a newer version.
     """
-    folder = kept(Path(folder))
-    if not folder.is_dir():
-        found = "is a file, not a model folder" if folder.exists() else "there is no such model folder"
-        raise InputError(found, file=folder, mend="Give the folder that `secondgram fit --out` or `imputer.save` wrote")
+    folder = find_folder(folder)
     description = _read_description(folder / DESCRIPTION)
     if description.get("format") != FORMAT or description.get("kind") != kind:
         raise InputError(f"is no secondgram {kind}", file=folder / DESCRIPTION)

@@ -18,7 +18,7 @@ from secondgram.imputation.paper import PaperModel
 
 COHORT_OPTIONS = [
     *"--id --visit --time --time-unit --static --outcomes --groups --site --features --layout --target".split(),
-    *"--visits --missing --checks".split(),
+    *"--visits --missing --checks --wide --exclude --decimal --delimiter".split(),
 ]
 OPTIONS = {
     "fit": [
@@ -212,7 +212,7 @@ def test_a_column_that_the_model_misses_is_told_by_kind_and_not_by_text(here, mo
 
         monkeypatch.setattr("secondgram.cohort.read_cohort", fails)
         with pytest.raises(sg.InputError) as told:
-            _cohort(Path("table.csv"), True, dict.fromkeys(ROLES), Trained())  # type: ignore[arg-type]
+            _cohort([Path("table.csv")], True, dict.fromkeys(ROLES), Trained())  # type: ignore[arg-type]
         return str(told.value)
 
     trained = "the model was trained with this column"

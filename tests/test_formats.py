@@ -296,6 +296,22 @@ def test_people_without_baseline_are_counted(write):
     assert said(read_cohort(write("id,visit,x\na,0,1\nb,1,2\n")), "1 people have no baseline visit")
 
 
+def test_people_who_were_never_scanned_are_left_out_and_counted(write):
+    rows = ["a,0,0,60,1,2", "a,1,2,60,3,", "b,0,0,70,,", "c,0,0,55,,", "c,1,3,55,,", "d,0,0,50,,7", "e,0,,51,,"]
+    cohort = read_cohort(write("id,visit,time,age,x,y\n" + "\n".join(rows) + "\n"))
+    assert cohort.ids.tolist() == ["a", "d"]
+    assert cohort.covariate_table["age"].tolist() == [60, 50]
+    assert said(cohort, "3 people have no measured feature at any visit: they are left out")
+    # A bad cell is found in its own row all the same.
+    with pytest.raises(InputError, match="column 'age', row 8: 'old' is no number"):
+        read_cohort(
+            write("id,visit,age,x\n" + "\n".join(f"{n},0,{n},{n if n > 2 else ''}" for n in range(6)) + "\n7,0,old,7\n")
+        )
+    wide = read_cohort(write("id,x_0,x_1\n1,2,3\n2,,\n3,,4\n"))
+    assert wide.ids.tolist() == ["1", "3"]
+    assert said(wide, "1 people have no measured feature")
+
+
 # -- roles --------------------------------------------------------------------------
 
 
@@ -325,7 +341,8 @@ def test_a_property_of_the_person_is_no_feature():
     person, visit = np.repeat(np.arange(8), 2), np.tile([0, 1], 8)
     frame = pd.DataFrame({"id": person, "visit": visit, "x": np.arange(16.0), "disease": person % 2, "icv": person})
     cohort = read_cohort(frame.assign(fixed=1.0))
-    assert cohort.features == ("x", "fixed")
+    assert cohort.features == ("x",)
+    assert said(cohort, "left out: fixed (the same in every row: 1)")
     assert cohort.covariates == ("icv",)
     assert said(cohort, "left out: disease (the same at every visit")
     assert read_cohort(frame.assign(icv=np.arange(16))).features == ("x", "icv")
@@ -407,12 +424,12 @@ BAD_TEXT = {
     "no visit": ("id,visit,x\n1,0,1\n2,,1\n", r"column 'visit', row 3: the visit is missing"),
     "no id column": ("who,visit,x\n1,0,1\n", "no id column was found"),
     "bad number": ("id,visit,x\n1,0,1\n2,0,abc\n3,0,3\n4,0,4\n", r"column 'x', row 3: 'abc' is no number"),
-    "decimal comma": ('id,visit,x\n1,0,1\n2,0,3\n3,0,"3,5"\n', r"column 'x', row 4: '3,5' is no number"),
+    "decimal comma": ('id,visit,x\n1,0,1.5\n2,0,3\n3,0,"3,5"\n', r"column 'x', row 4: '3,5' is no number beside '1.5'"),
     "quoted breaks": ('id,visit,c,x\n1,0,"a\nb",1\n2,0,c,-inf\n', r"column 'x', row 4: the value is infinite"),
     "inf": ("id,visit,x\n1,0,inf\n", r"column 'x', row 2: the value is infinite"),
     "huge": ("id,visit,x\n1,0,1\n2,0,-1e999\n", r"column 'x', row 3: the value is infinite"),
     "infinite covariate": ("id,visit,age,x\n1,0,inf,1\n", r"column 'age', row 2: the value is infinite"),
-    "no value": ("id,visit,x\n1,0,1\n2,0,\n", "row 3: subject 2 has no measured feature at any visit"),
+    "no value": ("id,visit,x\n1,0,\n2,0,\n", r"row 2: subject 1 has no measured feature at any visit \(2 people"),
     "no features": ("id,visit,sex,note\n1,0,F,hm\n", "no feature column was found"),
     "no layout": ("id,a,b\n1,0,1\n", "looked for a visit column"),
     "bad time": ("id,visit,time,x\n1,0,0,1\n1,1,soon,2\n", r"column 'time', row 3: 'soon' is no time"),

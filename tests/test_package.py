@@ -65,6 +65,39 @@ def test_import_is_light(module: str, tmp_path: object) -> None:
     assert _elsewhere(code, tmp_path) == "[]"
 
 
+def test_what_is_missing_is_said_before_anything_heavy_is_loaded(tmp_path: object) -> None:
+    """One process for all: whatever one command imports is seen after it, and nothing is unloaded."""
+    commands = {
+        "--help": 0,
+        "fit --help": 0,
+        "fit absent.csv --out model": 2,
+        "compare absent.csv --out run": 2,
+        "impute absent there.csv --out draws.parquet": 2,
+        "verdict absent": 2,
+        "evaluate absent.parquet there.csv": 2,
+        "evaluate there.csv absent.csv": 2,
+        "import-checkpoint absent.pt --cohort there.csv --out model": 2,
+    }
+    code = f"""
+import contextlib, io, sys
+from pathlib import Path
+from secondgram.cli import main
+Path("there.csv").touch()
+for command, code in {commands!r}.items():
+    sys.argv = ["secondgram", *command.split()]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as stop:
+            assert (stop.code or 0) == code, command
+    assert code == 0 or "there is no such" in said.getvalue(), command
+    loaded = [name for name in ("torch", "triton", "pandas", "pyarrow", "matplotlib", "scipy") if name in sys.modules]
+    assert not loaded, (command, loaded)
+"""
+    _elsewhere(code, tmp_path)
+
+
 def test_auto_takes_the_best_and_warns_once() -> None:
     with pytest.warns(RuntimeWarning, match="there is no such device"):
         assert resolve("work", [FAST, PLAIN]) == "plain"

@@ -67,15 +67,17 @@ def find_people(sheet: Sheet, who: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(ids, dtype=object), person
 
 
-def drop_unscanned(sheet: Sheet, roles: Roles) -> list[str]:
-    """Leave out the people of a biobank who were never scanned; returns a note."""
-    known = np.zeros(len(sheet), dtype=bool)
-    for part in roles.features:
-        for column in part.columns.values():
-            known |= np.isfinite(sheet.numbers(column))
-    if known.all() or not known.any():
+def drop_unscanned(sheet: Sheet, roles: Roles, person: np.ndarray) -> list[str]:
+    """Leave out the people who were never scanned; returns a note. person : (R,) of each row."""
+    known = np.zeros(int(person.max()) + 1, dtype=bool)
+    for column in (column for part in roles.features for column in part.columns.values()):
+        known[person[np.isfinite(sheet.numbers(column))]] = True
+        # One column is enough where everybody has it.
+        if known.all():
+            return []
+    if not known.any():
         return []
-    sheet.keep(known)
+    sheet.keep(known[person])
     return [f"{int((~known).sum())} people have no measured feature at any visit: they are left out"]
 
 

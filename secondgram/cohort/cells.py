@@ -40,10 +40,11 @@ class Sheet:
 
     def error(self, problem: str, mend: str, column: str | None = None, rows: Sequence[int] = ()) -> InputError:
         """An `InputError` about these rows; `{0}`, `{1}` in `problem` become their places in the file."""
-        places = self.source.rows([int(self.records[row]) for row in rows])
+        found = [self.source.place(int(self.records[row]), column) for row in rows]
+        places = [row for _, row in found]
         return InputError(
             problem.format(*places) if len(places) > 1 else problem,
-            file=self.source.label,
+            file=found[0][0] if found else self.source.label,
             column=column,
             row=places[0] if len(places) == 1 else None,
             mend=mend,
@@ -54,8 +55,16 @@ class Sheet:
         column = self.columns[name]
         if not is_text(column.type):
             return _is_number(column.type)
-        text = _without_missing(column.slice(0, 100_000)).drop_null().to_pandas()
+        text = without_missing(column.slice(0, 100_000)).drop_null().to_pandas()
         return not pa.types.is_boolean(column.type) and bool(pd.to_numeric(text, errors="coerce").notna().mean() > 0.5)
+
+    def first_bad(self, name: str) -> tuple[str, int] | None:
+        """Text and row of the first cell of a column of text that is neither missing nor a number; None without one."""
+        column = self.columns[name]
+        if not pa.types.is_string(column.type):
+            return None
+        bad = parsed(without_missing(column))[1]
+        return None if bad is None else (str(column[bad].as_py()), bad)
 
     def numbers(self, name: str) -> np.ndarray:
         """(R,) floats, float32 where the column is, NaN where missing.
@@ -64,7 +73,7 @@ class Sheet:
         """
         column = self.columns[name]
         if is_text(column.type) and not pa.types.is_boolean(column.type):
-            values, bad = _parsed(_without_missing(column))
+            values, bad = parsed(without_missing(column))
             if bad is not None:
                 text = column[bad].as_py()
                 raise self.error(f"{text!r} is no number", "Correct the cell or leave it empty", name, [bad])
@@ -98,7 +107,7 @@ class Sheet:
 
     def _text(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         try:
-            return _without_missing(column)
+            return without_missing(column)
         except pa.ArrowException as error:
             raise self.error(f"holds {column.type}, not text", "Leave the column out, or give text", name) from error
 
@@ -107,7 +116,7 @@ class Sheet:
 
         Raises `InputError` where all are numbers, and one is infinite or beyond `LARGEST`.
         """
-        values, bad = _parsed(self._text(name, self.columns[name]))
+        values, bad = parsed(self._text(name, self.columns[name]))
         return values if bad is not None else self._within(name, values, "time"), bad
 
 
@@ -143,16 +152,16 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if other_text else column
 
 
-def _without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pa.types.is_string(column.type):
         column = pc.cast(column, pa.string())
     missing = pc.is_in(column, value_set=pa.array(MISSING))
     return pc.if_else(missing, pa.scalar(None, pa.string()), column)
 
 
-def _parsed(text: pa.ChunkedArray) -> tuple[np.ndarray, int | None]:
+def parsed(text: pa.ChunkedArray) -> tuple[np.ndarray, int | None]:
     """Numbers, NaN where missing, and the position of the first cell that is no number."""
-    trimmed = _without_missing(pc.utf8_trim_whitespace(text))
+    trimmed = without_missing(pc.utf8_trim_whitespace(text))
     try:
         values = pc.cast(trimmed, pa.float64()).to_numpy()
     except pa.ArrowInvalid:

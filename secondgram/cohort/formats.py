@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -22,24 +23,32 @@ from .assembly import (
     person_values,
     personal_fields,
 )
+from .category_levels import check_levels
 from .cells import Sheet
 from .checking import judged
+from .column_kinds import ColumnKinds
+from .exclusion import exclude_columns
 from .known import Known
 from .layouts import read_names
 from .missing_codes import Dropped, drop_codes, listed_codes
-from .reading import Source, guarded, open_source
+from .reading import Source, guarded
 from .roles import Asked, Roles, find_layout, find_roles, resolve_roles
 from .table import Cohort
+from .table_sources import open_tables
+from .text_numbers import Marks, read_numbers
 from .time_names import as_time_unit
 from .time_units import Reading
+from .time_values import read_times
 from .value_findings import CHECKS, LIST, REFUSE, sentences
 from .visit_sites import change_notes, read_visit_sites, with_baseline_sites
 
 __all__ = ["read_cohort"]
 
+Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame | pa.Table
+
 
 def read_cohort(
-    path: str | os.PathLike[str] | pd.DataFrame | pa.Table,
+    path: Table | Sequence[Table],
     *,
     id: str | None = None,
     visit: str | None = None,
@@ -51,10 +60,14 @@ def read_cohort(
     features: str | Sequence[str] | None = None,
     layout: str | None = None,
     target: int | None = None,
+    wide: str | None = None,
     visits: str | Sequence[str] | None = None,
     time_unit: str | None = None,
     missing: object = None,
     checks: str = REFUSE,
+    exclude: str | Sequence[str] = (),
+    decimal: str | None = None,
+    delimiter: str | None = None,
     like: object = None,
 ) -> Cohort:
     """Read people and their visits from CSV, TSV (also .gz), Parquet, Arrow/Feather, pandas or pyarrow.
@@ -63,7 +76,8 @@ def read_cohort(
 
     Parameters
     ----------
-    path : a file, or a table in memory.
+    path : a file, a folder of Parquet files that are one table, a table in memory, or several of these, which are
+        merged by person and visit. Scan names, as asegstats2table writes them, are taken apart.
     id, visit, time : columns. Ids and visit labels stay text exactly as written (`0012` stays `0012`). `time` holds
         numbers on any origin per person (age will do), dates, or amounts with a unit (`730 days`); "" for no time.
     static : covariates known at the first visit, on which a model may condition: names or patterns. By default well
@@ -73,14 +87,18 @@ def read_cohort(
     groups : column of families: people who share a value are never split between training and test.
     site : column of scanners or centres, of each visit where they change.
     features : names or patterns such as "vol_*"; by default every numeric column that has no other part. A column
-        that is the same at every visit of each person is left out then: it is no measurement of the visit.
+        that is not named in full is left out, with a note, where it is no measurement of the visit: the same at every
+        visit of each person, constant, empty, partly text, or by its name or values a row number, an id, a mark of
+        quality or a time.
     layout : "long", "wide" or "ukb", by default recognised:
         long, one row per person and visit (without a visit column, visits are numbered by time);
         wide, one row per person and names such as `hippocampus_2`, `hippocampus.0`, `hippocampus_bl`, `_v1`, `_t0`;
         ukb, one row per person and UK Biobank names: `25005-2.0`, `f.25005.2.0`, `p25005_i2`, `x_f25005_2_0`. The
         feature is then called `25005` (with several array entries `25005.0`, `25005.1`). Once a feature occurs at
-        instance 2 or later, instances 0 and 1 serve only covariates, and people never scanned are left out.
+        instance 2 or later, instances 0 and 1 serve only covariates.
+        People without any measured feature are left out, with a note.
     target : position of the follow-up visit to impute among the visits, 1 or more; 1 by default.
+    wide : how names of a wide table are made, such as "{feature}_{visit}" or "V{visit}.{feature}".
     visits : labels of the visits, the baseline first, where labels and times do not tell their order.
     time_unit : of a time in numbers: "days", "weeks", "months" or "years"; by default from the name of the column, from
         visit labels (`m24`), or from its size, and told in the notes. Of dates that do not tell themselves whether day
@@ -92,6 +110,12 @@ def read_cohort(
         alone, unless a column is named. `[]` means none, also where `like` has some.
     checks : of values that cannot be right, see docs/cohorts.md#values-that-cannot-be-right: "refuse" them; "warn" in
         the notes and go on; or "list" them in `cohort.findings`, with what cannot be computed with read as missing.
+    exclude : columns that are not there for all of this: names or patterns.
+    decimal : "." or ",", the mark of decimals of a table with numbers as text; the other one may then divide thousands.
+        By default each column tells it: `61,2` and `1.480,5` have a decimal comma, `1,480.5` has none. One in which
+        nothing does, as in `1,480`, is read as others of the file are, or refused.
+    delimiter : what stands between the cells of a text file, a character or comma, semicolon, tab, pipe or space; by
+        default that of the header.
     like : a fitted imputer: columns, kinds of covariates, visits, unit of time, codes for missing and target that are
         not named are those it was trained with. Whoever is read alone is then read as among all others; without it,
         visits are found anew in every table.
@@ -138,10 +162,14 @@ def read_cohort(
         _listed(features),
         layout,
         _listed(visits),
+        wide,
     )
     codes = known.missing if missing is None else listed_codes(missing)
     named = Reading(as_time_unit(time_unit), bool(time), known.time_unit, known.columns.get("time"), time is None)
-    source = open_source(path)
+    marks = Marks(decimal, None, known.columns.get("decimal") == ",", like is not None)
+    source, asked = open_tables(path, asked, known, delimiter)
+    marks = replace(marks, delimiter=source.delimiter)
+    notes = source.notes + exclude_columns(source, asked, _listed(exclude) or [], known)
     if like is not None:
         asked = _as_known(asked, known, source)
         # Without a time in training, age is none.
@@ -149,21 +177,45 @@ def read_cohort(
             named, named=bool(asked.time), guess=named.guess and (not known.columns or "time" in known.columns)
         )
     roles = find_roles(source, asked)
+    roles.notes.extend(notes)
     with guarded(source.label):
         categories = {
             column for part in roles.static if known.covariates.get(part.name) for column in part.columns.values()
         }
-        sheet = Sheet(source.read(roles.columns, roles.as_text | categories), source)
+        as_text = set(roles.columns) if decimal == "," else roles.as_text | categories
+        sheet = Sheet(source.read(roles.columns, as_text), source)
         sheet.beyond = {} if checks == LIST else None
         if not len(sheet):
             raise InputError("has a header and no rows", file=source.label, mend="Give one row per person and visit")
+        found, comma = read_numbers(sheet, _may_be_numbers(roles, categories), marks)
+        roles.notes.extend(found)
         person = find_people(sheet, roles.id)[1]
         dropped = drop_codes(sheet, roles, codes, missing is not None)
-        roles = resolve_roles(roles, sheet, asked, personal_fields(sheet, roles, person))
+        roles = resolve_roles(
+            roles, sheet, asked, personal_fields(sheet, roles, person), _kinds(sheet, roles, person, named)
+        )
         roles.notes.extend(_dropped_notes(dropped, roles, missing is not None))
-        if roles.fields.layout == "ukb":
-            roles.notes.extend(drop_unscanned(sheet, roles))
-        return replace(_assembled(sheet, roles, target, asked.visits, known, named, checks), missing=codes)
+        roles.notes.extend(drop_unscanned(sheet, roles, person))
+        cohort = _assembled(sheet, roles, target, asked.visits, known, named, checks)
+        columns = cohort.columns | ({"decimal": ","} if comma else {})
+        return replace(cohort, columns=columns, missing=codes)
+
+
+def _may_be_numbers(roles: Roles, categories: set[str]) -> list[str]:
+    """Columns in which numbers are read: ids, visits, groups and sites stay as they are written."""
+    parts = [part for part in (roles.groups, roles.site) if part is not None]
+    kept = {roles.id, roles.visit, *categories} | {column for part in parts for column in part.columns.values()}
+    return [column for column in roles.columns if column not in kept]
+
+
+def _kinds(sheet: Sheet, roles: Roles, person: np.ndarray, named: Reading) -> ColumnKinds:
+    times = None
+    if roles.fields.layout == "long" and roles.time is not None:
+        # Times that cannot be read are refused where they are needed.
+        with suppress(InputError):
+            values = read_times(sheet, roles.time, named.order_of(roles.time.name))
+            times = values.of[next(iter(roles.time.columns.values()))]
+    return ColumnKinds(sheet, person, roles.visit, times)
 
 
 def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
@@ -179,7 +231,7 @@ def _as_known(asked: Asked, known: Known, source: Source) -> Asked:
     if layout != "long" and asked.visit == known.columns.get("visit"):
         asked = replace(asked, visit=None)
     kept = asked.whole_columns(source.names) if layout != "long" else ()
-    names = [*source.names, *read_names(layout, source.names, kept, source.label).fields]
+    names = [*source.names, *read_names(layout, source.names, kept, source.label, asked.wide).fields]
     taken = {asked.id, asked.visit, asked.time, asked.groups, asked.site, *asked.outcomes}
     found: dict[str, Any] = {
         role: _there(known, role, [name for name in names if name not in taken])
@@ -216,6 +268,9 @@ def _assembled(
     tables = []
     for parts, word in ((roles.static, "static covariate"), (roles.outcomes, "outcome")):
         made = [person_values(sheet, places, part, number=_number(known, part.name)) for part in parts]
+        for part, (values, _) in zip(parts, made, strict=True) if parts is roles.static else ():
+            if isinstance(values.dtype, pd.CategoricalDtype) and part.name not in known.covariates:
+                check_levels(sheet, part, list(values))
         tables.append(pd.concat([values for values, _ in made], axis=1) if made else None)
         changing = [part.name for part, (_, changes) in zip(parts, made, strict=True) if changes]
         if changing:

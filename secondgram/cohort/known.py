@@ -17,7 +17,7 @@ class Known:
 
     visits : labels, earliest first; None where they are not known.  target : position of the follow-up among them.
     earlier : labels of visits before the baseline, which are no visits of the model.
-    columns : names of the columns `id`, `visit`, `time` and `site` of the training's table.
+    columns : names of the columns `id`, `visit`, `time` and `site` of the training's table, and its `decimal`.
     missing : codes that stood for missing in it, as `read_cohort` takes them.
     time_unit : of its time column (see `Cohort.time_unit`), None where a model of an earlier release does not say.
     ranges : of its features, None where they are not known.

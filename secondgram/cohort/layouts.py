@@ -75,10 +75,18 @@ def looks_ukb(names: Iterable[str]) -> bool:
     return any(pattern.fullmatch(name) for name in names for pattern in _UKB)
 
 
-def read_names(layout: str, names: Sequence[str], kept: Collection[str], label: str | None) -> Fields:
-    """Sort columns into fields. Columns in `kept` stay as they are: the person named them in full."""
+def read_names(
+    layout: str, names: Sequence[str], kept: Collection[str], label: str | None, pattern: str | None = None
+) -> Fields:
+    """Sort columns into fields. Columns in `kept` stay as they are: the person named them in full.
+
+    pattern : of wide names, such as `{feature}_{visit}`, None to find it out.
+    """
     free = [name for name in names if name not in kept]
-    found = {"long": lambda _: {}, "wide": _wide, "ukb": _ukb}[layout](free)
+    if pattern is not None and layout == "wide":
+        found = _by_pattern(free, pattern, label)
+    else:
+        found = {"long": lambda _: {}, "wide": _wide, "ukb": _ukb}[layout](free)
     fields: dict[str, Field] = {}
     home: dict[str, tuple[str, str | None]] = {}
     for column in names:
@@ -98,11 +106,17 @@ def read_names(layout: str, names: Sequence[str], kept: Collection[str], label: 
 
 
 def looks_wide(names: Sequence[str]) -> bool:
-    """Whether names repeat with a few visit suffixes; numbered names (`x_01` .. `x_93`) are not visits."""
+    """Whether names repeat with a few visit suffixes; numbered names (`x_01` .. `x_93`) are not visits.
+
+    One or two such names beside many without a visit (MRIQC's `qi_1` and `qi_2`) are none either.
+    """
     found = _wide(names).values()
     repeated = Counter(base for base, _ in found)
     visits = {visit for _, visit in found}
-    return 2 <= len(visits) <= max(4, sum(count > 1 for count in repeated.values()))
+    several = sum(count > 1 for count in repeated.values())
+    if several < 3 and 4 * len(found) < len(names):
+        return False
+    return 2 <= len(visits) <= max(4, several)
 
 
 def _ukb(names: Sequence[str]) -> dict[str, tuple[str, str | None]]:
@@ -133,6 +147,26 @@ def _wide(names: Sequence[str]) -> dict[str, tuple[str, str | None]]:
     words = styles.pop("word", {})
     best = max([words, *({**words, **parts} for parts in styles.values())], key=_repeated)
     return _without_odd_visits(best) if _repeated(best) else {}
+
+
+def _by_pattern(names: Sequence[str], pattern: str, label: str | None) -> dict[str, tuple[str, str | None]]:
+    """Feature and visit of the names that fit a pattern such as `{feature}_{visit}` or `V{visit}.{feature}`."""
+    pieces = re.split(r"(\{feature\}|\{visit\})", pattern)
+    if sorted(pieces[1::2]) != ["{feature}", "{visit}"]:
+        raise InputError(f"wide={pattern!r} is no pattern of names", mend="Write it as '{feature}_{visit}'")
+    made = []
+    for place, piece in enumerate(pieces):
+        marks = {pieces[place - 1][-1:], pieces[place + 1][:1]} - {""} if place % 2 else set()
+        # A visit goes up to the mark beside it.
+        other = f"[^{re.escape(''.join(sorted(marks)))}]" if marks else "."
+        made.append({"{feature}": "(?P<feature>.+)", "{visit}": f"(?P<visit>{other}+)"}.get(piece, re.escape(piece)))
+    form = re.compile("".join(made), re.S)
+    matches = {name: match for name in names if (match := form.fullmatch(name))}
+    if not matches:
+        raise InputError(
+            f"no name of a column fits wide={pattern!r}", file=label, mend=f"Columns are: {', '.join(list(names)[:8])}"
+        )
+    return _without_odd_visits({name: (match["feature"], match["visit"]) for name, match in matches.items()})
 
 
 def _repeated(parts: dict[str, tuple[str, str]]) -> int:

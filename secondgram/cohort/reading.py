@@ -8,6 +8,7 @@ import ctypes
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from ..errors import InputError, some
+from .text_format import TextFormat, find_format, read_header, squeezed
 
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", ".")
 READABLE = "CSV, TSV (also .gz), Parquet, Arrow and Feather files can be read"
@@ -35,7 +37,11 @@ _FOREIGN = {
     b"PK\x03\x04": "a zip archive or Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"\x89HDF": "an HDF5 file",
+    b"BZh91AY&SY": "a bz2 archive",
+    b"\xfd7zXZ\0": "an xz archive",
 }
+_JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*[\[{]|\{\s*"|\{\s*\})')
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|\?xml|table|svg)\b", re.I)
 
 
 class Source(Protocol):
@@ -43,10 +49,13 @@ class Source(Protocol):
 
     label : the file's name as the person gave it, None for a table in memory.
     names : every column's name, in order, unique; columns without a name are left out.
+    notes : on what was understood of the file.  delimiter : between cells of a text file, None elsewhere.
     """
 
     label: str | None
     names: list[str]
+    notes: list[str]
+    delimiter: str | None
 
     def read(self, columns: Sequence[str], as_text: Iterable[str]) -> pa.Table:
         """These columns; those in `as_text` exactly as they are written, where the format keeps text."""
@@ -56,9 +65,29 @@ class Source(Protocol):
         """The row (see `InputError`) of each record, counted from 0."""
         ...
 
+    def place(self, record: int, column: str | None = None) -> tuple[str | None, int]:
+        """File and row of a record, of several files that in which the column is."""
+        ...
 
-def open_source(data: object) -> Source:
+
+class Placed:
+    """What sources share."""
+
+    label: str | None
+
+    def rows(self, records: Sequence[int]) -> list[int]:
+        """The row of each record."""
+        raise NotImplementedError
+
+    def place(self, record: int, column: str | None = None) -> tuple[str | None, int]:
+        """File and row of a record, of several files that in which the column is."""
+        return self.label, self.rows([record])[0]
+
+
+def open_source(data: object, delimiter: str | None = None) -> Source:
     """Look at a path, pandas DataFrame or Arrow table and read its column names.
+
+    delimiter : what stands between the cells of a text file, None to find it out.
 
     Raises `InputError` for a source that is missing, empty or no table.
     """
@@ -80,7 +109,7 @@ def open_source(data: object) -> Source:
     with guarded(str(label)):
         with open(path, "rb") as handle:
             head = handle.read(65536)
-        return _recognise(path, str(label), head)
+        return _recognise(path, str(label), head, delimiter)
 
 
 @contextmanager
@@ -104,7 +133,7 @@ def _first_line(error: Exception) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
-def _recognise(path: Path, label: str, head: bytes) -> Source:
+def _recognise(path: Path, label: str, head: bytes, delimiter: str | None) -> Source:
     if not head:
         raise InputError("is empty", file=label, mend="Give a table with a header and at least one row")
     if path.suffix.lower() in {".pkl", ".pickle", ".pt", ".pth"} or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
@@ -129,27 +158,12 @@ def _recognise(path: Path, label: str, head: bytes) -> Source:
             head = handle.read(65536)
     if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError("is no table: it holds binary data", file=label, mend=READABLE)
-    return TextSource(path, label, packed, _delimiter(head, path, label))
-
-
-def _delimiter(head: bytes, path: Path, label: str) -> str:
-    """The separator of a text file: that of its suffix, or the one that stands most often in its header."""
-    line = _outside_quotes(head.lstrip()).split(b"\n", 1)[0].split(b"\r", 1)[0]
-    counts = {mark: line.count(mark.encode()) for mark in ",\t;"}
-    named = [suffix.lower() for suffix in path.suffixes[-2:]]
-    preferred = "\t" if ".tsv" in named else "," if ".csv" in named else None
-    best = max(counts, key=lambda mark: counts[mark])
-    # A file that is called CSV may be separated by semicolons or tabs, and have commas in its names.
-    if preferred and counts[preferred] and (preferred == "\t" or counts[preferred] == counts[best]):
-        return preferred
-    if not counts[best] and preferred is None:
-        raise InputError("is no table that can be recognised", file=label, mend=READABLE)
-    return best if counts[best] else cast(str, preferred)
-
-
-def _outside_quotes(text: bytes) -> bytes:
-    """Without whatever stands in double quotes."""
-    return b"".join(text.split(b'"')[::2])
+    if _JSON.match(head):
+        raise InputError("is JSON, not a table", file=label, mend=f"{READABLE}; export it as CSV")
+    if _MARKUP.match(head):
+        raise InputError("is a web page or XML, not a table", file=label, mend=f"{READABLE}; export it as CSV")
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    return TextSource(path, label, packed, find_format(head, suffixes, label, delimiter))
 
 
 def _check_names(names: Sequence[str], label: str | None) -> list[str]:
@@ -163,11 +177,12 @@ def _check_names(names: Sequence[str], label: str | None) -> list[str]:
     return [name for name in names if not name.startswith((_UNNAMED, "__index_level_"))]
 
 
-class TableSource:
+class TableSource(Placed):
     """An Arrow table in memory."""
 
     def __init__(self, table: pa.Table, label: str | None = None) -> None:
-        self.table, self.label = table, label
+        self.table, self.label, self.notes = table, label, list[str]()
+        self.delimiter: str | None = None
         self.names = _check_names(table.column_names, label)
 
     def read(self, columns: Sequence[str], as_text: Iterable[str]) -> pa.Table:
@@ -193,7 +208,8 @@ class ParquetSource(TableSource):
     """A Parquet file of which only the wanted columns are read."""
 
     def __init__(self, path: Path, label: str) -> None:
-        self.path, self.label = path, label
+        self.path, self.label, self.notes = path, label, list[str]()
+        self.delimiter: str | None = None
         schema = pyarrow.parquet.read_schema(path)
         self.names = _check_names(schema.names, label)
 
@@ -206,6 +222,10 @@ class ParquetSource(TableSource):
             # Checksums are looked at where the file has them.
             file = pyarrow.parquet.ParquetFile(self.path, pre_buffer=False, page_checksum_verification=True)
             return file.read(columns=wanted).select(wanted)
+
+    def length(self) -> int:
+        """How many records there are."""
+        return int(pyarrow.parquet.read_metadata(self.path).num_rows)
 
 
 def give_back_memory() -> None:
@@ -226,31 +246,34 @@ def _exact_memory() -> Iterator[None]:
         pa.set_memory_pool(before)
 
 
-class TextSource:
+class TextSource(Placed):
     """A CSV or TSV file, read by pyarrow; Python looks at single lines only to name a bad one."""
 
-    def __init__(self, path: Path, label: str, packed: bool, delimiter: str) -> None:
-        self.path, self.packed, self.delimiter = path, packed, delimiter
+    def __init__(self, path: Path, label: str, packed: bool, form: TextFormat) -> None:
+        self.path, self.packed, self.form = path, packed, form
+        self.delimiter: str | None = form.delimiter
         self.label: str | None = label
-        self._all_names, self._header_lines, self._header_bytes = self._header()
+        self.notes = list(form.notes)
+        self._all_names, self._header_lines = self._header()
+        self._header_bytes = sum(map(len, self._all_names))
         self.names = _check_names(self._all_names, label)
 
     def _open(self) -> BinaryIO:
         return cast(BinaryIO, gzip.open(self.path) if self.packed else open(self.path, "rb"))
 
-    def _header(self) -> tuple[list[str], int, int]:
+    def _header(self) -> tuple[list[str], int]:
         with self._open() as handle:
             lines = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="")
-            reader = csv.reader(lines, delimiter=self.delimiter)
             try:
-                cells = next((row for row in reader if row), [])
+                header = read_header(lines, self.form, _UNNAMED)
             except (UnicodeDecodeError, csv.Error) as error:
                 self._check_encoding()
-                raise InputError(f"has a header that cannot be read: {error}", file=self.label, row=1) from error
-        names = [cell.strip() or f"{_UNNAMED}{number}" for number, cell in enumerate(cells, 1)]
-        if all(name.startswith(_UNNAMED) for name in names):
+                row = self.form.above + 1
+                raise InputError(f"has a header that cannot be read: {error}", file=self.label, row=row) from error
+        if all(name.startswith(_UNNAMED) for name in header.names):
             raise InputError("is empty", file=self.label, mend="Give a table with a header and at least one row")
-        return names, reader.line_num, sum(map(len, names))
+        self.notes += header.notes
+        return header.names, header.lines
 
     def read(self, columns: Sequence[str], as_text: Iterable[str]) -> pa.Table:
         """These columns; numbers are recognised but for those in `as_text`, missing cells are null."""
@@ -308,10 +331,14 @@ class TextSource:
         return pyarrow.csv.ReadOptions(column_names=self._all_names, skip_rows=self._header_lines, **more)
 
     def _stream(self) -> Any:
+        if self.form.delimiter == " ":
+            with self._open() as handle:
+                lines = squeezed(io.TextIOWrapper(handle, encoding="utf-8-sig", newline="", errors="surrogateescape"))
+                return pa.BufferReader("".join(lines).encode("utf-8", "surrogateescape"))
         return pa.input_stream(str(self.path), compression="gzip" if self.packed else None)
 
     def _parsing(self, **more: Any) -> pyarrow.csv.ParseOptions:
-        return pyarrow.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, **more)
+        return pyarrow.csv.ParseOptions(delimiter=self.form.delimiter, newlines_in_values=True, **more)
 
     def _explained(self, error: Exception) -> InputError:
         self._check_encoding()

@@ -8,13 +8,15 @@ from fnmatch import fnmatchcase
 
 from ..errors import InputError, some
 from .cells import Sheet
+from .column_kinds import ColumnKinds, clinical_scores, kind_by_name
 from .layouts import LAYOUTS, Field, Fields, looks_ukb, looks_wide, plain_name, read_names
 from .reading import Source
 from .time_names import is_age, is_visit_date
 
 ID_NAMES = (
     "subject_id participant_id subject participant eid f_eid participant_eid n_eid id sub subjectid subject_label "
-    "src_subject_id rid ptid iid"
+    "src_subject_id rid ptid iid patno oasisid oasis_id subjid subj_id subj patient_id patientid patient participantid "
+    "person_id personid record_id"
 ).split()
 VISIT_NAMES = (
     "visit visit_id session_id session ses timepoint time_point tp instance wave viscode visit_code eventname "
@@ -26,14 +28,17 @@ TIME_NAMES = (
     "weeks_from_baseline days months weeks mr_delay scan_date visit_date date_of_scan date acq_time scandate mridate "
     "examdate"
 ).split()
-GROUP_NAMES = "family_id family fam_id familyid household household_id".split()
-SITE_NAMES = "site site_id centre center scanner scanner_id".split()
+GROUP_NAMES = "family_id family fam_id familyid household household_id rel_family_id".split()
+SITE_NAMES = "site site_id centre center scanner scanner_id site_id_l".split()
 STATIC_NAMES = (
     "age age_years baseline_age age_baseline age_at_baseline age_at_scan sex gender education education_years "
-    "years_of_education educ apoe apoe4 apoe_e4 handedness ethnicity race"
+    "years_of_education educ apoe apoe4 apoe_e4 handedness ethnicity race "
+    # Of ADNI, OASIS, PPMI, ABCD and HCP.
+    "ptgender pteducat ptethcat ptraccat m_f hand ageatentry age_at_entry age_at_visit educyrs interview_age "
+    "demo_sex_v2 sex_at_birth race_ethnicity age_in_yrs ssaga_educ apoe_genotype edu age_at_mri age_at_session"
 ).split()
 # Measured anew at every visit in some tables, a property of the person in others.
-PERSONAL_NAMES = "icv tiv etiv intracranial_volume height townsend deprivation".split()
+PERSONAL_NAMES = "icv tiv etiv estimatedtotalintracranialvol intracranial_volume height townsend deprivation".split()
 UKB_AGE = "21003"
 UKB_STATIC, UKB_TIME, UKB_SITE = ("31", UKB_AGE, "21022"), "53", "54"
 
@@ -52,6 +57,7 @@ class Asked:
     features: list[str] | None
     layout: str | None
     visits: list[str] | None = None
+    wide: str | None = None
 
     def whole_columns(self, names: Sequence[str]) -> set[str]:
         """The columns named in full for a part other than feature."""
@@ -99,29 +105,37 @@ def find_layout(source: Source, asked: Asked) -> str:
         if asked.layout not in LAYOUTS:
             raise InputError(f"layout={asked.layout!r} is unknown", mend=f"Use one of {', '.join(LAYOUTS)}")
         return asked.layout
-    if asked.visit or _known(source.names, VISIT_NAMES):
+    if asked.wide is not None:
+        return "wide"
+    if asked.visit or known_name(source.names, VISIT_NAMES):
         return "long"
     if looks_ukb(source.names):
         return "ukb"
     kept = asked.whole_columns(source.names)
     if looks_wide([name for name in source.names if name not in kept]):
         return "wide"
-    if asked.time or _known(source.names, TIME_NAMES):
+    if asked.time or known_name(source.names, TIME_NAMES):
         return "long"
     raise InputError(
         "the layout cannot be determined: looked for a visit column "
         f"({some(VISIT_NAMES, 4)}), for names with a visit (hippocampus_0 and hippocampus_1, .0/.1, _bl/_fu, "
         f"_v1/_v2), for UK Biobank names (25005-2.0) and for a time column ({some(TIME_NAMES, 3)})",
         file=source.label,
-        mend="Name the visit column with visit=..., or the layout with layout=... (long: one row per person and visit)",
+        mend="Name the visit column with visit=..., or the layout with layout=... (long: one row per person and "
+        "visit), or say how wide names are made with wide='{feature}_{visit}'",
     )
+
+
+def read_fields(source: Source, asked: Asked, layout: str) -> Fields:
+    """Sort the columns into fields, those that the person named in full apart."""
+    kept = asked.whole_columns(source.names) if layout != "long" else ()
+    return read_names(layout, source.names, kept, source.label, asked.wide)
 
 
 def find_roles(source: Source, asked: Asked) -> Roles:
     """Resolve every name before a value is read. Candidates for features are settled later, from their values."""
     layout = find_layout(source, asked)
-    names = source.names
-    fields = read_names(layout, names, asked.whole_columns(names) if layout != "long" else (), source.label)
+    fields = read_fields(source, asked, layout)
     claims = _Claims(fields)
     who = claims.column(asked.id, "id", ID_NAMES)
     if who is None:
@@ -163,7 +177,8 @@ def _first_notes(roles: Roles, asked: Asked) -> list[str]:
     return notes
 
 
-def _known(names: Iterable[str], known: Sequence[str]) -> str | None:
+def known_name(names: Iterable[str], known: Sequence[str]) -> str | None:
+    """The first of the names that is a known one, as it is written there."""
     plain = {plain_name(name): name for name in reversed(list(names))}
     return next((plain[name] for name in known if name in plain), None)
 
@@ -189,7 +204,7 @@ class _Claims:
         """A single column, named in full or recognised."""
         if asked is None:
             free = [name for name in self.fields.home if name not in self.role]
-            asked = _known(free, known)
+            asked = known_name(free, known)
             if asked is None:
                 return None
         elif asked not in self.fields.home:
@@ -207,9 +222,10 @@ class _Claims:
             if part not in shared:
                 self.claim(part, role)
             return part
-        name = _known(self.free(), known)
+        free = self.free()
+        name = known_name(free, known)
         if name is None and role == "time":
-            name = next((name for name in self.fields.fields if name in self.free() and is_visit_date(name)), None)
+            name = next((name for name in self.fields.fields if name in free and is_visit_date(name)), None)
         if name is None:
             return None
         self.claim(self.fields.fields[name], role)
@@ -301,24 +317,31 @@ def _whole(claims: _Claims, name: str) -> Field:
     return claims.fields.fields.get(claims.fields.home.get(name, (part.name, None))[0], part)
 
 
-def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[str]) -> Roles:
+def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[str], kinds: ColumnKinds) -> Roles:
     """Choose features and recognised covariates by the content of their columns.
 
-    constant : candidate fields that never change within a person though people differ.
+    constant : candidate fields that never change within a person though people differ.  kinds : looks at values.
     Raises `InputError` where no feature is left.
     """
     named = (
         set() if asked.features is None else {n for n in asked.features if not _is_glob(n) or n in roles.fields.home}
     )
     named |= {roles.fields.home[name][0] for name in named & roles.fields.home.keys()}
-    left: dict[str, list[str]] = {}
-    features, static = [], []
+    left: dict[str, str] = {}
+    features, static, doubtful, spoilt = [], [], [], set()
     for part in roles.features:
-        reason = None if part.name in named else _reason(part, roles, sheet, part.name in constant)
+        if part.name in named:
+            features.append(part)
+            continue
+        reason = _reason(part, roles, sheet, part.name in constant)
+        if reason is None and (reason := kinds.bad_cell(part)) is not None:
+            spoilt.add(part.name)
+        if reason is None and (reason := kinds.by_value(part)) is not None:
+            doubtful.append(part)
         if reason is None:
             features.append(part)
         else:
-            left.setdefault(reason, []).append(part.name)
+            left[part.name] = reason
     notes = list(roles.notes)
     for part in roles.static:
         if asked.static is None and part == roles.time and not all(map(sheet.numeric, part.columns.values())):
@@ -339,20 +362,38 @@ def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[s
             f"{roles.time.name!r} is the time and no covariate: name it in static=[...], too, to condition on it"
         )
     if not features:
+        # Values alone do not make a table one without features: whoever looks at it decides.
+        features = doubtful
+        left = {name: reason for name, reason in left.items() if name not in {part.name for part in doubtful}}
+    if not features:
+        for column in (column for part in roles.features if part.name in spoilt for column in part.columns.values()):
+            sheet.numbers(column)  # raises for the cell that is no number
         raise InputError(
-            "no feature column was found",
+            "no feature column was found" + "".join(f"; {note}" for note in _left_notes(left)),
             file=sheet.source.label,
             mend="Name the imaging columns with features=[...] or a pattern such as features='vol_*'",
         )
     order = {name: place for place, name in enumerate(roles.fields.fields)}
     if asked.features is None:
         features.sort(key=lambda part: order.get(part.name, 0))
-    notes = [*notes, f"{len(features)} numeric columns taken as features"]
+    names = [part.name for part in features]
+    notes = [*notes, f"{len(features)} numeric columns taken as features: {some(names)}"]
     if asked.static is None:
         listed = ", ".join(part.name for part in static)
         notes.append(f"static covariates: {listed}" if static else "static covariates: none recognised")
-    notes += [f"left out: {some(names)} ({reason})" for reason, names in left.items()]
+    scores = clinical_scores([name for name in names if name not in named])
+    if scores:
+        notes.append(f"scores of tests are features too: {some(scores)} (exclude them if only images are meant)")
+    notes += _left_notes(left)
     return replace(roles, features=features, static=static, notes=notes)
+
+
+def _left_notes(left: dict[str, str]) -> list[str]:
+    """left : name -> reason."""
+    alike: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        alike.setdefault(reason, []).append(name)
+    return [f"left out: {some(names)} ({reason})" for reason, names in alike.items()]
 
 
 def _reason(part: Field, roles: Roles, sheet: Sheet, constant: bool) -> str | None:
@@ -361,6 +402,9 @@ def _reason(part: Field, roles: Roles, sheet: Sheet, constant: bool) -> str | No
         return "the name of an id, visit, time, group or site"
     if not all(sheet.numeric(column) for column in part.columns.values()):
         return "text"
+    kind = kind_by_name(part.name)
+    if kind is not None:
+        return kind
     if roles.fields.layout != "long" and not any(part.columns.keys()):
         return "no visit in the name"
     if roles.fields.layout == "ukb" and not _at_imaging_visit(part, roles):

@@ -56,7 +56,7 @@ class Cohort:
     source : the file the cohort came from, for messages.
     notes : decisions made while reading it, one sentence each.
     earlier_labels : labels of visits before the baseline, which are not among these.
-    columns : names of `id`, `visit`, `time` and `site` in the table it was read from.
+    columns : names of `id`, `visit`, `time` and `site` in the table it was read from; `decimal` where it had commas.
     missing : codes that stood for missing in that table, as `read_cohort` takes them.
     time_unit : how its time column was read: days, weeks, months, years, dates, or an order of dates (DD/MM/YYYY).
     visit_sites : (N, V) text, the site of each visit, or None where nobody's changes. A visit without one is taken to
