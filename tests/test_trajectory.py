@@ -16,7 +16,7 @@ from secondgram.imputation.model_data import People, TrainingPairs, WeightedCoho
 from secondgram.imputation.trajectory.anchor import Anchor
 from secondgram.imputation.trajectory.hidden import Hidden
 from secondgram.imputation.trajectory.statement import conditional, log_likelihood
-from secondgram.imputation.trajectory.trajectory_model import INPUTS, TrajectoryModel
+from secondgram.imputation.trajectory.trajectory_model import INPUTS, Anchored, TrajectoryModel, _Parts
 
 G = np.array([[1.0, -0.03], [-0.03, 0.04]])
 ERROR = 0.3
@@ -261,6 +261,32 @@ def test_two_visits_are_imputed_as_before() -> None:
     np.testing.assert_array_equal(
         one.impute(train, draws=2, show=False).draws, other.impute(train, draws=2, show=False).draws
     )
+
+
+def test_an_anchor_is_fitted_without_the_fold_it_serves(monkeypatch: pytest.MonkeyPatch, cohort: sg.Cohort) -> None:
+    """Each fold's anchor, and with it its rows, is a function of the other people alone; families stay together."""
+    family = np.array([f"F{number // 2}" for number in range(len(cohort))], dtype=object)
+    whole = replace(cohort, groups=family)
+    served: list[tuple[set[str], set[str]]] = []
+    taught: list[set[str]] = []
+    fit, anchored = _Parts.fit, _Parts.anchored
+
+    def noting_fit(parts: _Parts, people: sg.Cohort, rows: np.ndarray) -> Anchor:
+        taught.append(set(people.units()[rows]))
+        return fit(parts, people, rows)
+
+    def noting_rows(parts: _Parts, anchor: Anchor, people: People) -> Anchored:
+        place = {name: row for row, name in enumerate(whole.ids)}
+        served.append((taught[-1], {family[place[name.split("#")[0]]] for name in people.ids}))
+        return anchored(parts, anchor, people)
+
+    monkeypatch.setattr(_Parts, "fit", noting_fit)
+    monkeypatch.setattr(_Parts, "anchored", noting_rows)
+    sg.SecondgramImputer(shape="off", history="all").fit(whole, show=False)
+    assert len(served) == 5
+    assert all(not teach & serve for teach, serve in served)
+    assert set.union(*(serve for _, serve in served)) == set(family)
+    assert taught[-1] == set(family)
 
 
 def test_a_visit_is_read_within_its_own_site() -> None:
