@@ -127,6 +127,11 @@ def test_a_textual_cell_stops_a_column_that_was_named(tmp_path: Path) -> None:
     assert read(tmp_path, table, features="*").features == ("hippocampus", "thalamus")
 
 
+def test_a_name_that_looks_like_a_pattern_is_named_in_full() -> None:
+    table = pd.DataFrame({"id": [1, 2], "a_0": 0.0, "a_1": 0.0, "*_0": 0.0, "*_1": 0.0})
+    assert sg.read_cohort(table, features=["a", "*"]).features == ("a", "*")
+
+
 def test_the_features_are_named(tmp_path: Path) -> None:
     cohort = read(tmp_path, study())
     assert "2 numeric columns taken as features: hippocampus, thalamus" in cohort.notes

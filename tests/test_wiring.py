@@ -660,7 +660,10 @@ def test_options_of_impute_reach_the_imputer(
     imputer = SimpleNamespace(impute=noting(asked, "impute", SimpleNamespace(notes=[], ids=[1])))
     monkeypatch.setattr("secondgram.imputation.imputer.load", noting(asked, "load", imputer))
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
+    monkeypatch.chdir(tmp_path)
+    Path("good.csv").touch()
     out = tmp_path / "out.parquet"
+    Path("model").mkdir()
     words = "--draws 3 --seed 11 --who all --steps 5 --solver ddim --gap 2.5 --precision bf16 --threads 2 --resume "
     words += "--history first --checks warn"
     outcome = cli("impute", "model", "good.csv", "--out", out, *words.split(), "--site", "centre", "--quiet")
@@ -670,7 +673,7 @@ def test_options_of_impute_reach_the_imputer(
     options = {"gap": 2.5, "history": "first", "resume": True, "show": False, "precision": "bf16", "threads": 2}
     assert named == options | {"checks": "warn"}
     path, quiet, roles, like = asked["cohort"][0]
-    assert (path, quiet, roles["site"], like) == (Path("good.csv"), True, "centre", imputer)
+    assert (path, quiet, roles["site"], like) == ([Path("good.csv")], True, "centre", imputer)
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -691,6 +694,8 @@ def test_options_of_fit_reach_the_imputer(
 
     monkeypatch.setattr("secondgram.imputation.imputer.SecondgramImputer", made)
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
+    monkeypatch.chdir(tmp_path)
+    Path("good.csv").touch()
     out = tmp_path / "model"
     words = "--preset paper --seed 4 --precision fp32 --set epochs=3 --set solver=ddim --save-every 2.5"
     words += " --kind W*=count"
@@ -708,6 +713,8 @@ def test_options_of_compare_reach_it(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr("secondgram.comparison.compare.compare", noting(asked, "compare"))
     monkeypatch.setattr("secondgram.comparison.run_folder.show_comparison", noting(asked, "show"))
     monkeypatch.setattr("secondgram.cli._cohort", noting(asked, "cohort", "the cohort"))
+    monkeypatch.chdir(tmp_path)
+    Path("good.csv").touch()
     out = tmp_path / "run"
     words = "--methods ridge,paper --folds 3 --repeats 2 --draws 9 --seed 4 --time-limit 60 --quiet"
     outcome = cli("compare", "good.csv", "--out", out, *words.split())

@@ -323,9 +323,8 @@ def resolve_roles(roles: Roles, sheet: Sheet, asked: Asked, constant: Sequence[s
     constant : candidate fields that never change within a person though people differ.  kinds : looks at values.
     Raises `InputError` where no feature is left.
     """
-    named = (
-        set() if asked.features is None else {n for n in asked.features if not _is_glob(n) or n in roles.fields.home}
-    )
+    own = {*roles.fields.home, *roles.fields.fields}
+    named = {name for name in asked.features or [] if not _is_glob(name) or name in own}
     named |= {roles.fields.home[name][0] for name in named & roles.fields.home.keys()}
     left: dict[str, str] = {}
     features, static, doubtful, spoilt = [], [], [], set()
