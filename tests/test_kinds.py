@@ -14,6 +14,7 @@ import secondgram as sg
 from secondgram.imputation.default.model import DefaultModel
 from secondgram.imputation.draws_file import read_draws
 from secondgram.imputation.kinds import choice
+from secondgram.imputation.kinds.choice import Scores
 from secondgram.imputation.kinds.cumulative import fit_cumulative
 from secondgram.imputation.kinds.declared import declared_kinds, parsed_kind
 from secondgram.imputation.kinds.levelled import Levelled, Score, fit_levelled
@@ -454,3 +455,16 @@ def test_a_feature_that_few_have_twice_keeps_to_its_support(few):
     assert (draws[:, :, 1:] >= 0).all()
     assert (draws[:, :, 2] == np.rint(draws[:, :, 2])).all()
     assert set(np.unique(draws[:, :, 3])) <= {0.0, 0.5, 1.0, 1.5, 2.0}
+
+
+def test_scales_are_compared_on_the_pairs_that_both_were_scored_on() -> None:
+    """Of features that are measured at different visits, those still open have other pairs than all together."""
+    pair = pd.MultiIndex.from_arrays([["a", "a", "b"], [0, 0, 1], [1, 2, 2]])
+    unit = np.array(["a", "a", "b"])
+    plain = Scores(np.array([1.0, 2.0, 3.0]), np.ones(3), 0.0, np.ones(3), unit, pair)
+    crps, width = plain.of(pd.MultiIndex.from_arrays([["b", "a", "c"], [1, 0, 0], [2, 1, 1]]))
+    np.testing.assert_array_equal(crps, [3.0, 1.0, np.nan])
+    np.testing.assert_array_equal(width, [1.0, 1.0, np.nan])
+    fewer = Scores(np.array([2.5, 0.5]), np.ones(2), 0.0, np.ones(2), unit[[2, 0]], pair[[2, 0]])
+    of_width, plainly = choice._gains({choice.IDENTITY: plain, "another": fewer}, choice.IDENTITY, "another")
+    assert (of_width[0], plainly[0]) == (0.5, 0.5)

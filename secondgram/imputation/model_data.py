@@ -119,7 +119,7 @@ class TrainingPairs:
 
     weight : (P,) so that every person counts once, however many pairs they have.
     unit : (P,) text; pairs of one unit stay on one side of every internal split.
-    wanted : (P,) bool, of the first visit and the target.
+    wanted : (P,) bool, of the first visit and the target.  slots : (P, 2) positions of both visits.
     """
 
     people: People
@@ -127,6 +127,7 @@ class TrainingPairs:
     weight: np.ndarray
     unit: np.ndarray
     wanted: np.ndarray
+    slots: np.ndarray = None  # type: ignore[assignment]
 
     @classmethod
     def of(cls, cohort: Cohort, every: bool) -> TrainingPairs:
@@ -153,7 +154,8 @@ class TrainingPairs:
         weight = 1.0 / count
         if isinstance(cohort, WeightedCohort):
             weight = weight * cohort.row_weight[person]
-        return cls(people, later, weight, unit, wanted[rows])
+        slots = np.stack([pairs.earlier[rows], pairs.later[rows]], axis=1)
+        return cls(people, later, weight, unit, wanted[rows], slots)
 
     def __len__(self) -> int:
         return len(self.later)
@@ -161,7 +163,12 @@ class TrainingPairs:
     def take(self, rows: np.ndarray) -> TrainingPairs:
         """The pairs at these positions."""
         return TrainingPairs(
-            self.people.take(rows), self.later[rows], self.weight[rows], self.unit[rows], self.wanted[rows]
+            self.people.take(rows),
+            self.later[rows],
+            self.weight[rows],
+            self.unit[rows],
+            self.wanted[rows],
+            None if self.slots is None else self.slots[rows],
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from ...cohort.table import Cohort
 from ...diffusion.noise import person_keys
@@ -34,7 +35,7 @@ QUARTERS = 24, 74
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Of one feature: CRPS (P,) in original units on people not learned from, NaN where unknown; width (P,) of half of
-    the distribution; share of draws that are beyond the support.
+    the distribution; share of draws that are beyond the support.  pair : the P pairs, by person and visits.
     """
 
     crps: np.ndarray
@@ -42,6 +43,16 @@ class Scores:
     beyond: float
     weight: np.ndarray
     unit: np.ndarray
+    pair: pd.Index
+
+    def of(self, pair: pd.Index) -> tuple[np.ndarray, np.ndarray]:
+        """CRPS and width of these pairs, NaN for one that is not among the scored ones.
+
+        Scales are scored with the features that are still open, and a visit where none of these was measured is none.
+        """
+        rows = self.pair.get_indexer(pair)
+        there = rows >= 0
+        return np.where(there, self.crps[rows], np.nan), np.where(there, self.width[rows], np.nan)
 
 
 def chosen_maps(
@@ -106,6 +117,8 @@ def _scores(cohort: Cohort, maps: list[SoftBounds], every: bool, self_conditioni
     spread = unit * stage.spread.scale(whole.X)
     ends = at_shares(stage.margins.map, len(maps))
     true = TrainingPairs.of(cohort, every).later
+    pairs = whole.pairs
+    pair = pd.MultiIndex.from_arrays([pairs.people.ids, pairs.slots[:, 0], pairs.slots[:, 1]])
     found = []
     for column, each in enumerate(maps):
         crps, width = np.full((2, len(true)), np.nan)
@@ -117,7 +130,7 @@ def _scores(cohort: Cohort, maps: list[SoftBounds], every: bool, self_conditioni
         drawn = each.to_original(drawn)
         crps[seen] = quantile_crps(drawn, true[seen, column][None])[0]
         width[seen] = drawn[QUARTERS[1]] - drawn[QUARTERS[0]]
-        found.append(Scores(crps, width, beyond, whole.weight, whole.pairs.unit))
+        found.append(Scores(crps, width, beyond, whole.weight, pairs.unit, pair))
     return found
 
 
@@ -131,12 +144,14 @@ def _gains(scores: dict[str, Scores], name: str, other: str) -> list[tuple[float
     First as a share of the usual width of each person's distribution, since the large values of a skewed feature would
     decide alone; then in original units.
     """
-    one, two = scores[name], scores[other]
-    seen = np.isfinite(one.crps) & np.isfinite(two.crps)
+    one = scores[name]
+    placed = {each: of.of(one.pair) for each, of in scores.items()}
+    fall = one.crps - placed[other][0]
+    width = np.median([width for _, width in placed.values()], axis=0)
+    seen = np.isfinite(fall) & np.isfinite(width)
     if not seen.any():
         return [(0.0, np.inf)] * 2
-    width = np.median([each.width[seen] for each in scores.values()], axis=0)
-    fall = (one.crps - two.crps)[seen]
+    fall, width = fall[seen], width[seen]
     found = []
     for size in (np.maximum(width, 1e-3 * max(float(np.median(width)), 1e-300)), 1.0):
         per_unit = unit_averages(fall / size, one.weight[seen], one.unit[seen])
