@@ -84,6 +84,7 @@ def test_other_columns_tell_the_mark(tmp_path: Path) -> None:
     assert column("id\tvisit\tx\ty", ["1\t0\t1,234\t3,5", "2\t0\t2,500\t4"]) == [1.234, 2.5]
     assert column("id\tvisit\tx\ty", ["1\t0\t1,234\t1,234.5", "2\t0\t2,500\t4"]) == [1234, 2500]
     assert column('id,visit,"x",y', ['1,0,"1,234","1,480,211"', '2,0,"2,500",4']) == [1234, 2500]
+    assert any(note.startswith("x: '1,234' is read as 1234") for note in sg.read_cohort(tmp_path / "table.csv").notes)
     # Points that were read as decimals are looked at again.
     with pytest.raises(sg.InputError, match=r"column 'x', row 2: '1.234' may be 1234 or 1.234"):
         column("id;visit;x;y", ["1;0;1.234;3,5", "2;0;2.500;4"])

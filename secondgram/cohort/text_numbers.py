@@ -198,6 +198,10 @@ def _choice(sheet: Sheet, name: str, column: _Column, marks: Collection[str], kn
             notes.append(f"{name}: {text!r} is read as {text.replace(',', '.')}, {why}; if not so, say decimal='.'")
             return ","
         if "," not in marks and "." in marks:
+            if mark == ",":
+                text = column.text[column.either[mark]].as_py()
+                why = "because points divide decimals elsewhere"
+                notes.append(f"{name}: {text!r} is read as {text.replace(',', '')}, {why}; if not so, say decimal=','")
             return "."
         if mark == "." and len(set(marks)) > 1:
             return "."
