@@ -96,6 +96,10 @@ def test_other_columns_tell_the_mark(tmp_path: Path) -> None:
     assert any(note.startswith(told) for note in sg.read_cohort(tmp_path / "table.csv").notes)
     column("id\tvisit\tx\ty", ["1\t0\t1.234\t1", "2\t0\t2.500\t3.25"])
     assert not any("is read as" in note for note in sg.read_cohort(tmp_path / "table.csv").notes)
+    # Beside whole hundreds, it may divide thousands all the same.
+    assert column("id\tvisit\tx\ty", ["1\t0\t1.234\t1.5", "2\t0\t912\t3.25"]) == [1.234, 912]
+    told = "x: '1.234' is read as 1.234, though the column has whole hundreds without a point"
+    assert any(note.startswith(told) for note in sg.read_cohort(tmp_path / "table.csv").notes)
     # A file of both kinds: points stay what they are, and a lone comma cannot be told.
     assert column("id;visit;x;y;z", ["1;0;1.234;3,5;1.5", "2;0;2.500;4;2"]) == [1.234, 2.5]
     with pytest.raises(sg.InputError, match="'1,234' may be"):
@@ -325,7 +329,7 @@ def written(value: float, decimals: int, mark: str, thousands: str) -> str:
     delimiter=st.sampled_from([",", ";", "\t", "|"]),
     odd=st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_numbers_read_are_those_meant_or_something_is_said(
     seed: int, decimals: list[int], scale: list[float], mark: str, thousands: str, delimiter: str, odd: bool
 ) -> None:
@@ -333,6 +337,9 @@ def test_numbers_read_are_those_meant_or_something_is_said(
     people = 6
     meant = np.stack([np.round(rng.uniform(0.5, 1.5, people) * s, d) for s, d in zip(scale, decimals, strict=True)], 1)
     between = {"other": "," if mark == "." else "."}.get(thousands, thousands)
+    if odd and (mark, between) == (",", "."):
+        # Beside a column of decimal points, nothing at all tells that `4.188` is four thousand.
+        between = ""
     marks = [(mark, between)] * 3
     if odd:
         # One column as another program writes it.

@@ -37,6 +37,8 @@ _PROOF = {
     for mark, other in ((".", ","), (",", "."))
 }
 _EITHER = {mark: rf"^[+-]?[1-9][0-9]{{0,2}}\{mark}[0-9]{{3}}$" for mark in DECIMALS}
+# Rows that show whether a column of numbers with points is worth a second look.
+_HEAD = 1000
 _UNUSUAL = rf"[0-9][,{_BLANKS}][0-9]|[0-9]\.[0-9]{{3}}\.[0-9]|^[+-]?,[0-9]|[0-9],$"
 
 
@@ -91,14 +93,16 @@ def read_numbers(sheet: Sheet, columns: Iterable[str], known: Marks) -> tuple[li
             marks |= set(column.proof)
         if known.delimiter is not None:
             plain = [name for name in columns if name not in texts and pa.types.is_floating(sheet.columns[name].type)]
-            proven, doubtful = _points(sheet, plain, all_of_them=bool(found))
+            proven, doubtful, beside = _points(sheet, plain, all_of_them=bool(found))
             marks |= {"." for _ in range(proven)}
             if "," in marks:
                 found |= doubtful
             elif doubtful and "." not in marks:
-                name, text = next((name, column.text[column.either["."]].as_py()) for name, column in doubtful.items())
                 why = f"though no cell tells that points divide decimals in {some(doubtful)}"
-                notes.append(f"{name}: {text!r} is read as {float(text):g}, {why}; if not so, say decimal=','")
+                notes.append(_assumed(*next(iter(doubtful.items())), why))
+            else:
+                why = "though the column has whole hundreds without a point"
+                notes += [_assumed(name, column, why) for name, column in beside.items()]
     chosen = {name: known.asked or _choice(sheet, name, column, marks, known, notes) for name, column in found.items()}
     for name, mark in chosen.items():
         _convert(sheet, name, found[name].text, mark, asked=known.asked is not None)
@@ -149,34 +153,42 @@ def _check_marks(sheet: Sheet, name: str, column: _Column) -> None:
     )
 
 
-def _points(sheet: Sheet, names: Iterable[str], all_of_them: bool) -> tuple[bool, dict[str, _Column]]:
+def _assumed(name: str, column: _Column, why: str) -> str:
+    text = column.text[column.either["."]].as_py()
+    return f"{name}: {text!r} is read as {float(text):g}, {why}; if not so, say decimal=','"
+
+
+def _points(
+    sheet: Sheet, names: Iterable[str], all_of_them: bool
+) -> tuple[bool, dict[str, _Column], dict[str, _Column]]:
     """Look again at columns of a text file that were read as numbers with points.
 
-    Returns whether one shows that points divide decimals, and those in which each point may divide thousands. Unless
-    `all_of_them` are asked for, it is enough to find one that shows it.
+    Returns whether one shows that points divide decimals; the columns in which each point may divide thousands, none
+    where one shows it, unless `all_of_them` are asked for; and those of them that have whole hundreds, too.
     """
-    proven, doubtful = False, []
+    proven, doubtful, mixed = False, [], []
     for name in names:
-        values = sheet.columns[name].to_numpy()
+        values = sheet.columns[name].slice(0, _HEAD if proven and not all_of_them else None).to_numpy()
         values = np.abs(values[np.isfinite(values)])
         broken = values[values % 1 != 0]
         if not len(broken):
             continue
         thousands = broken * 1000
-        if ((broken > 1) & (broken < 1000) & (np.abs(thousands - np.round(thousands)) < 1e-6)).all():
-            doubtful.append(name)
-        elif not all_of_them:
-            return True, {}
-        else:
+        if not ((broken > 1) & (broken < 1000) & (np.abs(thousands - np.round(thousands)) < 1e-6)).all():
             proven = True
-    columns = {}
-    for name in doubtful:
+            continue
+        doubtful.append(name)
+        if ((values % 1 == 0) & (values >= 100)).any():
+            mixed.append(name)
+    columns: dict[str, _Column] = {}
+    for name in doubtful if all_of_them or not proven else mixed:
         column = _look(_written(sheet.source.read([name], [name])[name]))
         if "." in column.proof:
             proven = True
         elif "." in column.either:
             columns[name] = column
-    return proven, columns
+    beside = {name: columns[name] for name in mixed if name in columns}
+    return proven, columns if all_of_them or not proven else {}, beside
 
 
 def _choice(sheet: Sheet, name: str, column: _Column, marks: Collection[str], known: Marks, notes: list[str]) -> str:
