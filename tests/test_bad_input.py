@@ -115,6 +115,10 @@ def flip(path: str) -> Make:
     return make
 
 
+# Parts of what a model folder holds, each of which is more than a number.
+CONTENT = ("kinds", "missing", "ranges", "versions", "columns", "model")
+
+
 def rewrite(change: Callable[[dict[str, Any]], object], signed: bool = False) -> Make:
     """Edit the model's description; signed: with the digest of the edited text."""
 
@@ -130,6 +134,11 @@ def rewrite(change: Callable[[dict[str, Any]], object], signed: bool = False) ->
         path.write_text(json.dumps(description))
 
     return make
+
+
+def forged(part: str) -> Make:
+    """A model folder in which this part is a number, signed."""
+    return rewrite(lambda told: told["content"].update({part: 7}), signed=True)
 
 
 class Trap:
@@ -234,6 +243,12 @@ CASES: dict[str, tuple[Make, str, tuple[str, ...]]] = {
     "forged without parts": (rewrite(lambda told: told.update(content={}), signed=True), IMPUTE, ("model",)),
     "forged content": (rewrite(lambda told: told.update(content=[1, 2]), signed=True), IMPUTE, ("model",)),
     "forged part": (rewrite(lambda told: told["content"]["model"].update(joint=7), signed=True), IMPUTE, ("model",)),
+    **{f"forged {part}": (forged(part), IMPUTE, ("model",)) for part in CONTENT},
+    "forged trajectory": (
+        rewrite(lambda told: told["content"]["model"].update(trajectory={"anchor": 7}), signed=True),
+        IMPUTE,
+        ("model",),
+    ),
     "pickle as model": (trap("model"), IMPUTE, ("model", "not a model folder")),
     "pickle as weights": (trap("model/weights.safetensors"), IMPUTE, ("weights.safetensors", "changed")),
     "pickle as description": (trap("model/model.json"), IMPUTE, ("model.json", "damaged")),

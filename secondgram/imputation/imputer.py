@@ -497,11 +497,13 @@ def load(folder: str | os.PathLike[str]) -> SecondgramImputer:
         else:
             from_state = default_from_state if tree["preset"] == "default" else PaperModel.from_state
         imputer.model_ = from_state(tree["model"], imputer.options)
-    except (KeyError, TypeError, RuntimeError) as error:
+        written, here = tree["versions"].get("secondgram"), versions()["secondgram"]
+    except InputError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"does not hold what an imputer needs ({error})", file=folder, mend="Use the release that wrote it"
         ) from error
-    written, here = tree["versions"].get("secondgram"), versions()["secondgram"]
     if written != here:
         warnings.warn(f"the model was written by secondgram {written}, this is {here}", stacklevel=2)
     return imputer
