@@ -251,6 +251,20 @@ def test_every_layout_of_text_gives_the_same(tmp_path: Path, name: str) -> None:
     assert f"column 'vol_b', row {line}: 'oops' is no number" in str(failure.value)
 
 
+def test_a_quote_that_is_never_closed_takes_no_rows_away(tmp_path: Path) -> None:
+    rows = [f"p{who},{visit},{who}.{visit},ok" for who in range(30) for visit in (0, 1)]
+    header = "id,visit,x,comment"
+    rows[9] = rows[9].replace("ok", '"see scan')
+    path = write(tmp_path, "\n".join([header, *rows]) + "\n")
+    for features in (None, ["x"]):
+        with pytest.raises(sg.InputError, match="row 11: a quote is opened in the row and never closed: the 50 lines"):
+            sg.read_cohort(path, features=features)
+    # One that is closed, or stands within a cell, is none.
+    for word in ('"see\nscan"', '3" slice', '"a ""word"""'):
+        rows[9] = f"p4,1,4.1,{word}"
+        assert len(sg.read_cohort(write(tmp_path, "\n".join([header, *rows]) + "\n"))) == 30
+
+
 def test_a_first_row_of_words_alone_is_a_row(tmp_path: Path) -> None:
     # Nothing below is a number, or the words stand in every row.
     text = "id\tvisit\tnote of a\tx\nperson one\tfirst visit\tgood scan\t1\nperson two\tfirst visit\tbad scan\t2\n"

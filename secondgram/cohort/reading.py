@@ -254,6 +254,7 @@ class TextSource(Placed):
         self.delimiter: str | None = form.delimiter
         self.label: str | None = label
         self.notes = list(form.notes)
+        self._quotes_checked = False
         self._all_names, self._header_lines = self._header()
         self._header_bytes = sum(map(len, self._all_names))
         self.names = _check_names(self._all_names, label)
@@ -290,6 +291,7 @@ class TextSource(Placed):
             raise self._explained(error) from error
         if any(pa.types.is_binary(kind) for kind in table.schema.types):
             self._check_encoding()
+        self._check_quotes()
         self._check_zeros(table)
         # The parser takes `nan(1)` and `-nan` for numbers; as text, they are named.
         unknown = [name for name in table.column_names if _has_nan(table[name])]
@@ -300,6 +302,33 @@ class TextSource(Placed):
         if not table.num_rows:
             raise InputError("has a header and no rows", file=self.label, mend="Give one row per person and visit")
         return table
+
+    def _check_quotes(self) -> None:
+        """Raise `InputError` for a quote that is opened and never closed: all lines below it would be one cell."""
+        if self._quotes_checked:
+            return
+        self._quotes_checked = True
+        with self._open() as handle:
+            count = sum(block.count(b'"') for block in iter(lambda: handle.read(1 << 20), b""))
+        if count % 2 == 0:
+            return
+        start = end = 0
+        with self._open() as handle:
+            lines = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="", errors="replace")
+            reader = csv.reader(lines, delimiter=self.form.delimiter)
+            try:
+                for _ in reader:
+                    start, end = end, reader.line_num
+            except csv.Error:
+                # A cell of more letters than a cell may have.
+                start, end = end, reader.line_num
+        if end - start > 1:
+            raise InputError(
+                f"a quote is opened in the row and never closed: the {end - start - 1} lines below would be one cell",
+                file=self.label,
+                row=start + 1,
+                mend="Close the quote, or take it out",
+            )
 
     def _check_zeros(self, table: pa.Table) -> None:
         """Raise `InputError` for text with a zero byte, which marks a file that was damaged or is no text."""
