@@ -12,7 +12,7 @@ from secondgram.cohort.table import Cohort
 from secondgram.errors import InputError
 from secondgram.imputation.default.borrowing import borrowed_level, learned_people, scarce, without_scarce
 from secondgram.imputation.default.correlation import ResidualComponents
-from secondgram.imputation.model_data import check_trainable
+from secondgram.imputation.trainable import check_trainable
 
 MADE = simulate(150, 4, 0.5, seed=5, mode="gaussian")
 

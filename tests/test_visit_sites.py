@@ -13,10 +13,11 @@ import secondgram as sg
 from secondgram.cohort.table import Cohort
 from secondgram.errors import InputError
 from secondgram.evaluation.evaluate import true_followup
-from secondgram.imputation.model_data import People, TrainingPairs, check_trainable
+from secondgram.imputation.model_data import People, TrainingPairs
 from secondgram.imputation.provenance import people_digest
 from secondgram.imputation.refit import resampled
 from secondgram.imputation.scanner_moves import ScannerMoves, placeable
+from secondgram.imputation.trainable import check_trainable
 
 LONG = """subject_id,visit,age,scanner,left,right
 a,0,60,old,10.0,20.0

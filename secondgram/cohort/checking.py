@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,29 +12,13 @@ from .assembly import Places
 from .cells import Sheet, no_measurement
 from .feature_ranges import FeatureRanges
 from .layouts import Field
+from .measured import Measured
 from .roles import Roles
 from .value_checks import FEWEST, Suspect, check_column, is_code, suspicious
 from .value_findings import REFUSE, Finding, refuse
 
 
-class Values(Protocol):
-    """What is looked at of a `Cohort`: its attributes of these names."""
-
-    @property
-    def ids(self) -> np.ndarray: ...
-    @property
-    def visits(self) -> np.ndarray: ...
-    @property
-    def features(self) -> tuple[str, ...]: ...
-    @property
-    def visit_labels(self) -> tuple[str, ...]: ...
-    @property
-    def covariate_table(self) -> pd.DataFrame: ...
-    @property
-    def outcomes(self) -> pd.DataFrame: ...
-
-
-def find_values(cohort: Values) -> list[Finding]:
+def find_values(cohort: Measured) -> list[Finding]:
     """Findings in features, covariates and outcomes; see docs/cohorts.md#values-that-cannot-be-right.
 
     Outcomes condition nothing: what is found there is never refused.
@@ -161,7 +144,7 @@ def _of_person(finding: Finding, part: Field, rows: np.ndarray, sheet: Sheet) ->
 
 
 def judged(
-    cohort: Values, sheet: Sheet, roles: Roles, places: Places, checks: str, ranges: FeatureRanges | None
+    cohort: Measured, sheet: Sheet, roles: Roles, places: Places, checks: str, ranges: FeatureRanges | None
 ) -> tuple[Finding, ...]:
     """Findings of a cohort that was read from a sheet. ranges : of a model's training, None without a model.
 
@@ -176,7 +159,7 @@ def judged(
     return tuple(located)
 
 
-def outside(ranges: FeatureRanges, cohort: Values, known: Sequence[Finding] = ()) -> list[Finding]:
+def outside(ranges: FeatureRanges, cohort: Measured, known: Sequence[Finding] = ()) -> list[Finding]:
     """Findings in the baselines of a cohort, of features that a model was trained on: other units, people far outside.
 
     known : findings of the same cells that are not said twice.

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..errors import InputError, some
 from .column_kinds import kind_by_name
-from .reading import ParquetSource, Placed, Source
+from .reading import ParquetSource, Source
 from .roles import ID_NAMES, VISIT_NAMES, Asked, known_name
 from .scan_tables import ScanSource
 
@@ -46,7 +46,7 @@ class _Table:
         return [name for name in self.source.names if name not in (self.id, self.visit)]
 
 
-class MergedSource(Placed):
+class MergedSource(Source):
     """Tables side by side, a row for each person and visit that any of them has."""
 
     def __init__(self, tables: Sequence[_Table], keys: pd.DataFrame, notes: Sequence[str]) -> None:
@@ -256,7 +256,7 @@ def _with_list(sources: Sequence[Source], asked: Asked, raw: dict[str, str]) -> 
     return found
 
 
-class PartsSource(Placed):
+class PartsSource(Source):
     """Parquet files of one table, one below the other."""
 
     def __init__(self, folder: Path, label: str, files: Sequence[Path]) -> None:

@@ -66,21 +66,7 @@ class Source(Protocol):
         ...
 
     def place(self, record: int, column: str | None = None) -> tuple[str | None, int]:
-        """File and row of a record, of several files that in which the column is."""
-        ...
-
-
-class Placed:
-    """What sources share."""
-
-    label: str | None
-
-    def rows(self, records: Sequence[int]) -> list[int]:
-        """The row of each record."""
-        raise NotImplementedError
-
-    def place(self, record: int, column: str | None = None) -> tuple[str | None, int]:
-        """File and row of a record, of several files that in which the column is."""
+        """File and row of a record; where a source has several files, of the one that has the column."""
         return self.label, self.rows([record])[0]
 
 
@@ -177,7 +163,7 @@ def _check_names(names: Sequence[str], label: str | None) -> list[str]:
     return [name for name in names if not name.startswith((_UNNAMED, "__index_level_"))]
 
 
-class TableSource(Placed):
+class TableSource(Source):
     """An Arrow table in memory."""
 
     def __init__(self, table: pa.Table, label: str | None = None) -> None:
@@ -246,7 +232,7 @@ def _exact_memory() -> Iterator[None]:
         pa.set_memory_pool(before)
 
 
-class TextSource(Placed):
+class TextSource(Source):
     """A CSV or TSV file, read by pyarrow; Python looks at single lines only to name a bad one."""
 
     def __init__(self, path: Path, label: str, packed: bool, form: TextFormat) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..errors import InputError, some
 from .known import Known
 from .layouts import looks_ukb, looks_wide, plain_name
-from .reading import Placed, Source
+from .reading import Source
 from .roles import ID_NAMES, VISIT_NAMES, Asked, known_name
 from .scan_names import split_names
 
@@ -21,7 +21,7 @@ _OF_SCANS = re.compile(r"Measure:.+|[lr]h\.[\w.+-]+|(?:aseg|wmparc|aparc)[\w.+-]
 _SCAN_NAMES = {"bids_name", "scan", "scan_name", "fsid", "fs_id", "mri_session", "image_name", "filename"}
 
 
-class ScanSource(Placed):
+class ScanSource(Source):
     """A source whose column of scan names is read as person, and a further column as visit.
 
     raw : (R,) the names as they are written.

@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from ..errors import InputError, some
 from ..files import writing
+from .measured import Measured
 from .reading import MISSING
 
 _SUFFIXES = {
@@ -29,23 +30,11 @@ _SUFFIXES = {
 _PEOPLE_AT_ONCE = 8192
 
 
-class Visits(Protocol):
-    """What is written of a `Cohort`: its attributes of these names."""
+class Visits(Measured, Protocol):
+    """What is written of a `Cohort`."""
 
     @property
-    def ids(self) -> np.ndarray: ...
-    @property
-    def visits(self) -> np.ndarray: ...
-    @property
-    def features(self) -> tuple[str, ...]: ...
-    @property
-    def visit_labels(self) -> tuple[str, ...]: ...
-    @property
     def times(self) -> np.ndarray: ...
-    @property
-    def covariate_table(self) -> pd.DataFrame: ...
-    @property
-    def outcomes(self) -> pd.DataFrame: ...
     @property
     def groups(self) -> np.ndarray | None: ...
     @property

@@ -29,7 +29,7 @@ from ..evaluation.metrics import (
 )
 from ..evaluation.metrics import scores as headline
 from ..imputation.interfaces import FollowupModel
-from ..imputation.model_data import check_trainable
+from ..imputation.trainable import check_trainable
 from ..progress import progress
 from .cache import FoldCache
 from .evidence import Evidence

@@ -30,12 +30,13 @@ from .default.model import HISTORIES, DefaultModel, DefaultOptions
 from .interfaces import CovariateModel, PresetModel
 from .kinds.declared import declared
 from .kinds.supported_model import default_from_state, fit_supported
-from .model_data import People, check_trainable
+from .model_data import People
 from .numeric_faults import named_faults
 from .paper import PaperModel, PaperOptions
 from .provenance import versions
 from .result import Imputation
 from .selection import as_trained, check_sites, complete, feature_order, select_people
+from .trainable import check_trainable
 from .trajectory.trajectory_model import TrajectoryModel
 
 MODEL_KIND = "imputer"

@@ -7,6 +7,7 @@ import numpy as np
 from ...cohort.table import Cohort
 from ...diffusion.noise import Purpose
 from ...imputation.context import Context
+from ...imputation.history import years
 from ...imputation.model_data import People, TrainingPairs
 from ...ops.noise import normals
 from .baseline import Baseline
@@ -33,13 +34,13 @@ class MixedModel(Baseline):
         self.context = Context.fit(train, self.pairs)
         self.width = len(train.features)
         first = train.take(train.scanned).on_one_site()
-        years = _years(first)
+        times = years(first)
         values = np.stack(
             [self.context.scaling.apply(first.visits[:, slot], first.site) for slot in range(first.visits.shape[1])],
             axis=1,
         )
         static = self.context.encoder.transform(first.covariate_table, first.source)
-        apart = years - years[:, :1]
+        apart = times - times[:, :1]
         self.usual_gap = float(np.nanmedian(apart[:, 1:][np.isfinite(values[:, 1:]).any(axis=2)]))
         # In usual gaps, so that intercept and slope are of one size; a visit without a time is one of them away.
         time = np.where(np.isfinite(apart), apart / self.usual_gap, np.arange(apart.shape[1]) > 0)
@@ -112,13 +113,6 @@ class MixedModel(Baseline):
         mean, variance = self._conditional(people)
         z = normals(people.keys, self.width, seed=seed, purpose=Purpose.COMPONENTS, draws=draws, dtype=np.float64)
         return self.context.scaling.invert(mean + np.sqrt(variance) * z, people.site)
-
-
-def _years(cohort: Cohort) -> np.ndarray:
-    """(N, V) years of the visits; where a cohort records none, the number of the visit."""
-    if np.isfinite(cohort.times[:, 1:]).any():
-        return cohort.times - np.where(np.isfinite(cohort.times[:, :1]), cohort.times[:, :1], 0.0)
-    return np.broadcast_to(np.arange(cohort.times.shape[1], dtype=float), cohort.times.shape)
 
 
 def _fixed(time: np.ndarray, static: np.ndarray) -> np.ndarray:

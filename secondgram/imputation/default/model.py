@@ -27,8 +27,9 @@ from ...sampling.postprocess import Postprocess, moves
 from ...sampling.sampler import common_precision
 from ...training.trainer import Run, TrainingOptions
 from ..context import Context
-from ..model_data import People, site_notes
+from ..model_data import People
 from ..provenance import tree_digest
+from ..trainable import site_notes
 from .borrowing import borrowing_notes, learned_people, scarce
 from .design import Design, fit_folds, most_for_fill
 from .joint import Joint, Residuals, fit_joint

@@ -3,7 +3,8 @@
     y_ij(t) = u_ij + s_ij t + e_ij(t),   (u_ij, s_ij) ~ N(b_j x_i, G_j),   e_ij ~ N(0, s2_j)
 
 By maximum likelihood with expanded parameters (Liu, Rubin and Wu 1998), which takes a tenth of the rounds of plain EM
-where slopes hardly vary. `statement.py` states the model for one person and feature.
+where slopes hardly vary. `statement.py` states the model for one person and feature. The peer `mixed-model` has its own
+plain EM: a peer that shared this code would share its faults.
 """
 
 from __future__ import annotations
