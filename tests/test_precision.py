@@ -154,6 +154,38 @@ def test_auto_stays_with_fp32_where_they_do(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(_chain(17, "auto"), _chain(17, "fp32"))
 
 
+@pytest.mark.parametrize(("share", "taken"), [(0.0, "fp16"), (0.9, "fp16"), (1.1, "fp32"), (np.inf, "fp32")])
+def test_fewer_bits_are_taken_where_draws_hardly_change(
+    share: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice itself, on any processor."""
+    asked: list[str] = []
+
+    def differing(self: packed.PackedDenoiser, precision: str, table: np.ndarray) -> float:
+        asked.append(precision)
+        return share * packed.TOLERANCE
+
+    monkeypatch.setattr(native, "half_precision", lambda: "fp16")
+    monkeypatch.setattr(packed.PackedDenoiser, "disagreement", differing)
+    net, table = packed.packed(_net(17)), solver_table(ZERO, "ddim", 3, "v").rows
+    net.chosen.clear()
+    assert [net.choose(table), net.choose(table)] == [taken, taken]
+    # Once for a table.
+    assert asked == ["fp16"]
+    net.chosen.clear()
+    monkeypatch.setattr(native, "half_precision", lambda: None)
+    assert net.choose(table) == "fp32"
+
+
+def test_draws_that_are_no_numbers_agree_with_none() -> None:
+    plain = np.random.default_rng(0).normal(size=(4, 3, 2))
+    assert packed.disagreement(plain, plain) == 0.0
+    for wrong in (np.inf, np.nan):
+        rounded = plain.copy()
+        rounded[1, 2, 0] = wrong
+        assert packed.disagreement(rounded, plain) == np.inf
+
+
 @pytest.mark.skipif(not native.architectures("fp16"), reason="this processor has no fp16 products")
 def test_numbers_beyond_its_range_are_no_agreement() -> None:
     net = _net(17)
