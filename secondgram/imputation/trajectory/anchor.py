@@ -2,9 +2,9 @@
 
     y_ij(t) = u_ij + s_ij t + e_ij(t),   (u_ij, s_ij) ~ N(b_j x_i, G_j),   e_ij ~ N(0, s2_j)
 
-By maximum likelihood with expanded parameters (Liu, Rubin and Wu 1998), which takes a tenth of the rounds of plain EM
-where slopes hardly vary. `statement.py` states the model for one person and feature. The peer `mixed-model` has its own
-plain EM: a peer that shared this code would share its faults.
+By maximum likelihood with expanded parameters (Liu, Rubin and Wu 1998), because plain EM creeps where slopes hardly
+vary. `statement.py` states the model for one person and feature. The peer `mixed-model` has a plain EM of its own: one
+that shared this code would share its faults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROUNDS = 200
 CLOSE = 1e-4
 # Features that are fitted together: the arrays of so many stay in a processor's cache for a few hundred people.
 AT_ONCE = 64
-# People that the variances are learned from at most; their standard error is then below 2 %.
+# People that the variances are learned from at most: the standard error of a variance is sqrt(2 / n) of it.
 MOST = 6000
 # People's worth of the other features' variances that each feature's own are drawn towards.
 PRIOR = 4.0
