@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from bed_tasks import REAL, only
 from ledger import commit, flags, processor
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 import secondgram as sg
@@ -41,7 +41,7 @@ DRAWS = 99
 BOOTSTRAPS = 2000
 # Of `People`, one row a person.
 JOINED = ("ids", "keys", "baseline", "gap", "known")
-PENALTIES = tuple(10.0 ** np.arange(0, 6))
+PENALTIES = tuple(10.0 ** np.arange(1, 7))
 
 
 def hidden(cohort: sg.Cohort, task: str) -> tuple[People, np.ndarray, np.ndarray]:
@@ -90,7 +90,7 @@ def between(history: History) -> np.ndarray:
     return value
 
 
-class Ridge:
+class NearestRidge:
     """Ridge on the nearest visit, covariates, years from it and number of visits; spread from held-back people."""
 
     def __init__(self, model: TrajectoryModel) -> None:
@@ -104,12 +104,16 @@ class Ridge:
         count = np.log(people.history.known.sum(axis=1))
         return np.nan_to_num(np.column_stack([scaled, covariates, away, np.abs(away), count]))
 
-    def fit(self, people: People, truth: np.ndarray, group: np.ndarray) -> Ridge:
+    def fit(self, people: People, truth: np.ndarray, group: np.ndarray) -> NearestRidge:
         X = self.inputs(people)
         change = np.nan_to_num(self.model.scaling.apply(truth, people.site)) - X[:, : truth.shape[1]]
-        self.ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(X, change)
-        left = cross_val_predict(RidgeCV(PENALTIES, alpha_per_target=True), X, change, groups=group, cv=GroupKFold(5))
-        self.spread = (change - left).std(axis=0)
+        # By people held back whole: rows of one person would tell each other.
+        left = np.stack(
+            [change - cross_val_predict(Ridge(each), X, change, groups=group, cv=GroupKFold(5)) for each in PENALTIES]
+        )
+        best = (left**2).mean(axis=1).argmin(axis=0)
+        self.ridge = Ridge(np.array(PENALTIES)[best]).fit(X, change)
+        self.spread = left[best, :, np.arange(len(best))].std(axis=1)
         return self
 
     def predict(self, people: People) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +140,7 @@ def fold(train: sg.Cohort, test: sg.Cohort, seed: int) -> dict[str, dict[str, An
     learned = [hidden(train, task) for task in TASKS]
     everyone = [np.concatenate(each) for each in zip(*[(truth, who) for _, truth, who in learned], strict=True)]
     rows = joined([people for people, _, _ in learned])
-    ridge = Ridge(model).fit(rows, *everyone)
+    ridge = NearestRidge(model).fit(rows, *everyone)
     found = {}
     for task, (people, truth, who), (before, known, _) in zip(
         TASKS, [hidden(test, task) for task in TASKS], learned, strict=True
