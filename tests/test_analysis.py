@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,26 @@ def test_tables_hold_measured_and_drawn_visits(cohort: sg.SimulatedCohort, resul
             np.testing.assert_array_equal(table[f"{name}_change"], followup - table[f"{name}_baseline"])
         np.testing.assert_array_equal(table["age"], cohort.covariate_table["age"])
         assert np.isfinite(table["gap"]).all()
+
+
+def test_a_followup_on_another_scanner_is_told(cohort: sg.SimulatedCohort, result: sg.Imputation) -> None:
+    sites = np.full(cohort.times.shape, "old", dtype=object)
+    moved = np.flatnonzero(cohort.paired)[:7]
+    sites[moved, 1] = "new"
+    # Planned there, and never measured: imputed as on the scanner of the baseline.
+    sites[~cohort.paired, 1] = "new"
+    scanned = replace(cohort, visit_sites=sites)
+    table = next(sg.completed_tables(result, scanned))
+    assert list(np.flatnonzero(table["followup_site"] == "new")) == list(moved)
+    assert set(table["site"]) == {"old"}
+    formula = f"{cohort.features[0]}_change ~ age"
+    with pytest.warns(UserWarning, match=rf"of 7 of {len(cohort)} people were measured on another site"):
+        sg.fit_pooled(formula, result, scanned)
+    sites[moved, 1] = "old"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sg.fit_pooled(formula, result, replace(cohort, visit_sites=sites))
+    assert "followup_site" not in next(sg.completed_tables(result, cohort))
 
 
 def test_measured_cells_stay_though_everyone_was_imputed(

@@ -45,6 +45,13 @@ def test_pairs_without_times_have_unknown_gaps():
     assert np.isnan(pairs.gap).all()
 
 
+def test_rows_that_are_no_visits_are_refused_and_many_visits_take_no_time():
+    pairs = make(1, slots=1000, width=1, visit_labels=tuple(map(str, range(1000)))).pairs()
+    assert len(pairs) == 1000 * 999 // 2
+    with pytest.raises(InputError, match=r"1001 different visits \(0, 1, 2, .*1000 are the most.*running number"):
+        make(1, slots=1001, width=1, visit_labels=tuple(map(str, range(1001))))
+
+
 def test_one_visit_has_no_pairs():
     cohort = make(3, slots=1)
     assert len(cohort.pairs()) == 0

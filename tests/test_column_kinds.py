@@ -267,3 +267,14 @@ def test_ids_are_no_features_in_whatever_order(shift: int, step: int, shuffled: 
     if shuffled:
         table = table.sample(frac=1, random_state=seed).reset_index(drop=True)
     assert sg.read_cohort(table).features == ("hippocampus", "thalamus")
+
+
+def test_ses_in_capitals_is_a_status_and_in_small_letters_a_session() -> None:
+    table = study(12).assign(SES=np.tile([2, 3], 12))
+    assert sg.read_cohort(table).covariates == ("age", "SES")
+    session = study(12).rename(columns={"visit": "ses"})
+    assert sg.read_cohort(session).covariates == ("age",)
+    assert len(sg.read_cohort(session).visit_labels) == 2
+    # With neither a visit nor scan names, nothing says which rows are visits.
+    with pytest.raises(sg.InputError, match="the layout cannot be determined"):
+        sg.read_cohort(table.drop(columns=["visit", "time_years"], errors="ignore"))

@@ -38,10 +38,10 @@ def completed_tables(
     ------
     M tables with one row a person: `subject_id`; for each feature `<feature>_baseline`, `<feature>_followup` and
     `<feature>_change` (follow-up less baseline) in original units; `gap` in years; `imputed`, whether any of these
-    follow-up cells was drawn; covariates and outcomes as in the cohort; `site` and `group` where declared. Measured
-    follow-ups are as they were measured, in every table. A missing covariate of the model is drawn for each table,
-    given all that is known of the person; with a file, which holds no model, it stays missing. A missing baseline cell
-    stays NaN.
+    follow-up cells was drawn; covariates and outcomes as in the cohort; `site` and `group` where declared, and
+    `followup_site` where people change the site. Measured follow-ups are as they were measured, in every table. A
+    missing covariate of the model is drawn for each table, given all that is known of the person; with a file, which
+    holds no model, it stays missing. A missing baseline cell stays NaN.
 
     Raises `InputError` for people that are neither measured nor imputed, an unknown feature, or columns of one name.
     """
@@ -81,7 +81,8 @@ def fit_pooled(
     complete_df : degrees of freedom of the complete data; None takes the model's `df_resid`.
     fit : options of the fit of statsmodels, `cov_type="HC3"` say.
 
-    Warns where people are left out because a value is missing, in a baseline cell or a covariate. Raises `InputError`
+    Warns where people are left out because a value is missing, in a baseline cell or a covariate, and where follow-ups
+    were measured on another site than their baselines. Raises `InputError`
     for fewer than two draws, an unknown column, a model without standard errors, or coefficients that differ between
     draws.
 
@@ -110,6 +111,7 @@ def fit_pooled(
     completion = _completion(result, cohort, features)
     if len(completion.drawn) < 2:
         raise InputError("one draw cannot show what is uncertain", mend="Impute with draws=20")
+    _warn_of_moves(completion.rest)
     fits = [analyse(table) for table in _tables(completion)]
     first = fits[0].names
     for number, each in enumerate(fits):
@@ -229,7 +231,7 @@ def _completion(result: Source, cohort: Cohort, features: str | Sequence[str] | 
             mend="Impute them too, or analyse cohort.take(...) without them",
         )
     baseline = cohort.baseline[rows][:, columns]
-    rest = _rest(cohort, rows, wanted, measured, years)
+    rest = _rest(cohort, rows, wanted, measured, years, _followup_sites(cohort, rows, measured, visit))
     covariates = (
         {} if isinstance(result, (str, os.PathLike)) else _covariates(_imputations(result), cohort, rows, years)
     )
@@ -317,7 +319,12 @@ def _columns(result: Imputation, columns: list[int]) -> np.ndarray:
 
 
 def _rest(
-    cohort: Cohort, rows: np.ndarray, features: list[str], measured: np.ndarray, years: np.ndarray
+    cohort: Cohort,
+    rows: np.ndarray,
+    features: list[str],
+    measured: np.ndarray,
+    years: np.ndarray,
+    later: np.ndarray | None,
 ) -> pd.DataFrame:
     """Columns that are the same in every table."""
     columns: dict[str, Any] = {"subject_id": cohort.ids[rows], "gap": years}
@@ -330,12 +337,36 @@ def _rest(
     for name, given in (("site", cohort.site), ("group", cohort.groups)):
         if given is not None:
             extra.setdefault(name, given[rows])
+    if later is not None:
+        extra.setdefault("followup_site", later)
     doubled = sorted((made | set(columns)) & set(extra))
     if doubled:
         raise InputError(
             f"two columns would be called {some(doubled)}", file=cohort.source, mend="Rename the covariate or outcome"
         )
     return pd.DataFrame(columns | extra)
+
+
+def _followup_sites(cohort: Cohort, rows: np.ndarray, measured: np.ndarray, visit: str) -> np.ndarray | None:
+    """(N,) the site of each follow-up, of an imputed one that of the baseline; None where nobody changes the site."""
+    if cohort.visit_sites is None or visit not in cohort.visit_labels:
+        return None
+    sites = cohort.visit_sites[rows]
+    later = sites[:, cohort.visit_labels.index(visit)]
+    return np.where(np.isfinite(measured).any(axis=1), later, sites[:, 0])
+
+
+def _warn_of_moves(rest: pd.DataFrame) -> None:
+    if "followup_site" not in rest or "site" not in rest:
+        return
+    moved = int((rest["followup_site"] != rest["site"]).sum())
+    if moved:
+        warnings.warn(
+            f"the follow-ups of {moved} of {len(rest)} people were measured on another site than their baselines, and "
+            "the change of these holds the offset between the two: leave these people out, or put followup_site into "
+            "the model",
+            stacklevel=3,
+        )
 
 
 def _tables(completion: _Completion) -> Iterator[pd.DataFrame]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ..errors import InputError, some
 from .column_kinds import kind_by_name
 from .reading import ParquetSource, Source
-from .roles import ID_NAMES, VISIT_NAMES, Asked, known_name
+from .roles import ID_NAMES, Asked, known_name, visit_name
 from .scan_tables import ScanSource
 
 ID, VISIT = "subject_id", "visit"
@@ -178,7 +178,7 @@ def _table(source: Source, asked: Asked) -> _Table:
         who, visit = source.column, VISIT
     else:
         who = asked.id if asked.id in source.names else known_name(source.names, ID_NAMES) or ""
-        visit = asked.visit if asked.visit in source.names else known_name(source.names, VISIT_NAMES)  # type: ignore[assignment]
+        visit = asked.visit if asked.visit in source.names else visit_name(source.names)  # type: ignore[assignment]
     if not who:
         raise InputError(
             f"no id column was found (looked for {some(ID_NAMES, 6)})",
@@ -220,7 +220,7 @@ def _with_list(sources: Sequence[Source], asked: Asked, raw: dict[str, str]) -> 
         if isinstance(source, ScanSource) or (source.label or "") in raw or len(source.names) > _LIST_COLUMNS:
             continue
         who = asked.id if asked.id in source.names else known_name(source.names, ID_NAMES)
-        visit = asked.visit if asked.visit in source.names else known_name(source.names, VISIT_NAMES)
+        visit = asked.visit if asked.visit in source.names else visit_name(source.names)
         if who is None or visit is None:
             continue
         read = source.read(source.names, {who, visit})

@@ -37,6 +37,8 @@ STATIC_NAMES = (
     "ptgender pteducat ptethcat ptraccat m_f hand ageatentry age_at_entry age_at_visit educyrs interview_age "
     "demo_sex_v2 sex_at_birth race_ethnicity age_in_yrs ssaga_educ apoe_genotype edu age_at_mri age_at_session"
 ).split()
+# In capitals the socio-economic status, as in OASIS; `ses` is a session.
+STATUS = "SES"
 # Measured anew at every visit in some tables, a property of the person in others.
 PERSONAL_NAMES = "icv tiv etiv estimatedtotalintracranialvol intracranial_volume height townsend deprivation".split()
 UKB_AGE = "21003"
@@ -107,7 +109,7 @@ def find_layout(source: Source, asked: Asked) -> str:
         return asked.layout
     if asked.wide is not None:
         return "wide"
-    if asked.visit or known_name(source.names, VISIT_NAMES):
+    if asked.visit or visit_name(source.names):
         return "long"
     if looks_ukb(source.names):
         return "ukb"
@@ -183,6 +185,11 @@ def known_name(names: Iterable[str], known: Sequence[str]) -> str | None:
     return next((plain[name] for name in known if name in plain), None)
 
 
+def visit_name(names: Iterable[str]) -> str | None:
+    """The name of the visit column by common names, None where there is none."""
+    return known_name([name for name in names if name != STATUS], VISIT_NAMES)
+
+
 def holds_age(part: Field, layout: str) -> bool:
     """Whether a field holds people's age."""
     return is_age(part.name) or (layout == "ukb" and part.name == UKB_AGE)
@@ -204,7 +211,7 @@ class _Claims:
         """A single column, named in full or recognised."""
         if asked is None:
             free = [name for name in self.fields.home if name not in self.role]
-            asked = known_name(free, known)
+            asked = visit_name(free) if role == "visit" else known_name(free, known)
             if asked is None:
                 return None
         elif asked not in self.fields.home:
@@ -265,7 +272,7 @@ class _Claims:
         chosen = [
             part
             for name, part in self.fields.fields.items()
-            if name in free and (plain_name(name) in wanted or is_age(name))
+            if name in free and (plain_name(name) in wanted or is_age(name) or name == STATUS)
         ]
         for part in chosen:
             self.claim(part, "static covariate")

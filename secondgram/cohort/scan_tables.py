@@ -12,7 +12,7 @@ from ..errors import InputError, some
 from .known import Known
 from .layouts import looks_ukb, looks_wide, plain_name
 from .reading import Source
-from .roles import ID_NAMES, VISIT_NAMES, Asked, known_name
+from .roles import ID_NAMES, Asked, known_name, visit_name
 from .scan_names import split_names
 
 VISIT = "visit"
@@ -60,7 +60,7 @@ def find_scans(source: Source, asked: Asked, known: Known, alone: bool = False) 
 
     Raises `InputError` where the names of FreeSurfer's scans do not tell them.
     """
-    if asked.visit or asked.layout in ("wide", "ukb") or asked.wide or known_name(source.names, VISIT_NAMES):
+    if asked.visit or asked.layout in ("wide", "ukb") or asked.wide or visit_name(source.names):
         return source, asked
     column = asked.id or next((name for name in source.names if plain_name(name) == "bids_name"), None)
     column = column or known_name(source.names, ID_NAMES) or next(iter(source.names), None)

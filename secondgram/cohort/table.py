@@ -20,6 +20,10 @@ from .writing import write_cohort
 C = TypeVar("C", bound="Cohort")
 
 
+# Every two visits of a person teach; more than these are rows of something else.
+MOST_VISITS = 1000
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Every earlier-later pair of observed visits of one person; P pairs.
@@ -109,6 +113,13 @@ class Cohort:
 
     def _check(self) -> None:
         people, slots, width = len(self.ids), len(self.visit_labels), len(self.features)
+        if slots > MOST_VISITS:
+            raise InputError(
+                f"{slots} different visits ({some(self.visit_labels)}), and {MOST_VISITS} are the most",
+                file=self.source,
+                column="visit",
+                mend="Name the right visit column where this is a running number or a time, or keep fewer visits",
+            )
         expected = {"visits": (people, slots, width), "times": (people, slots)}
         for name, shape in expected.items():
             if np.shape(getattr(self, name)) != shape:
@@ -233,14 +244,12 @@ class Cohort:
         Raises `InputError` where a recorded gap is zero or less.
         """
         seen = np.isfinite(self.visits).any(axis=2)  # [people, visits]
-        found = []
-        for earlier in range(len(self.visit_labels)):
-            for later in range(earlier + 1, len(self.visit_labels)):
-                person = np.flatnonzero(seen[:, earlier] & seen[:, later])
-                found.append(np.stack([person, np.full_like(person, earlier), np.full_like(person, later)]))
-        person, earlier, later = np.concatenate(found, axis=1) if found else np.zeros((3, 0), dtype=int)
-        order = np.lexsort((later, earlier, person))
-        person, earlier, later = person[order], earlier[order], later[order]
+        whose, visit = np.nonzero(seen)
+        # Of every measured visit, those of the same person that follow it.
+        following = np.cumsum(seen.sum(axis=1))[whose] - np.arange(len(whose)) - 1
+        first = np.repeat(np.arange(len(whose)), following)
+        second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(following) - following, following)
+        person, earlier, later = whose[first], visit[first], visit[second]
         gap = self.times[person, later] - self.times[person, earlier]
         if (gap <= 0).any():
             worst = int(np.flatnonzero(gap <= 0)[0])
