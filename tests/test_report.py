@@ -41,7 +41,8 @@ METHODS = ("carry-forward", "ridge-gaussian")
 def hostile_cohort() -> sg.Cohort:
     """120 people with ids to look for, and features and sites whose names are markup."""
     cohort = sg.simulate(120, 5, 0.6, seed=4, mode="gaussian")
-    age, sex = cohort.covariate_table["age"], cohort.covariate_table["sex"]
+    age, sex = cohort.covariate_table["age"].copy(), cohort.covariate_table["sex"]
+    age.iloc[3] = 611.5
     return sg.Cohort(
         ids=np.array([f"person-{number:04d}-secret" for number in range(120)]),
         visits=cohort.visits,
@@ -129,7 +130,7 @@ def test_page_is_well_formed_and_named(which: str, request: pytest.FixtureReques
     headings = [attributes["id"] for attributes in page.all("section")]
     assert headings == [
         *("verdict", "methods", "change", "calibration", "correlation"),
-        *("people", "training", "memory", "groups", "provenance"),
+        *("people", "training", "memory", "groups", "values", "provenance"),
     ]
 
 
@@ -151,6 +152,25 @@ def test_same_run_same_bytes(run: Path, tmp_path: Path) -> None:
     sg.compare(hostile_cohort(), METHODS, folds=3, draws=19, seed=1, bootstraps=50, out=again, show=False)
     for name in ("report.html", FILE):
         assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_values_that_cannot_be_right_are_told_and_of_covariates_none(run: Path, copy: Path) -> None:
+    (far,) = (finding for finding in hostile_cohort().check() if finding.column == "age")
+    told = json.loads((run / FILE).read_text())
+    (found,) = (each for each in told["content"]["values"] if each["column"] == "age")
+    assert found == {"kind": "far", "column": "age", "cells": 1, "refused": far.refused}
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "a value stands far off alone" in text
+    assert "611" not in text
+    first = {"kind": "code", "cells": 7, "refused": True, "problem": "-9999 stands there for 7 people"}
+    values = [first | {"column": f"f{HOSTILE}{number}"} for number in range(45)]
+    for some, said in (([], "Nothing in them looks like"), (values, "315 cells in 45 columns may be no measurements")):
+        content = told["content"] | {"values": some}
+        (copy / FILE).write_text(json.dumps(told | {"content": content, "sha256": digest(content)}))
+        page = Seen(sg.report(copy).read_text(encoding="utf-8"))
+        assert said in "".join(page.text).replace("\xa0", " ")
+    assert "".join(page.text).count("-9999 stands there for 7 people") == 40
+    assert "5 more are not shown" in "".join(page.text)
 
 
 def test_verdict_is_that_of_the_evidence(run: Path) -> None:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from ..cohort.scaling import SharedScaling
 from ..cohort.table import Cohort
+from ..cohort.value_findings import Finding
 from ..evaluation.evaluate import true_followup
 from ..evaluation.memorisation import memorisation
 from ..evaluation.metrics import FURTHER, METRICS, Cells, Estimate, interval_rank, resamples
@@ -33,7 +34,7 @@ from . import findings
 from .cache import cohort_digest
 from .columns import labels_of, numbers_of
 
-EVIDENCE_VERSION = 1
+EVIDENCE_VERSION = 2
 FILE, TRAINING = "evidence.json", "training.json"
 BOOTSTRAPS = 300
 # The check for copies costs draws x people x training people; this many of each tell a copier from others.
@@ -175,6 +176,7 @@ class Evidence:
             "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
             "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in drawing},
             "training": {name: models[name] for name in cells if name in models},
+            "values": [_doubtful(finding) for finding in cohort.check()],
             "provenance": _provenance(cohort, table),
         }
         return rounded(found)
@@ -299,6 +301,12 @@ def _thinned(history: dict[str, Any]) -> dict[str, Any]:
         "skipped": [sum(e["skipped"] for e in run) for run in runs],
         "cosines": cosines[::every],
     }
+
+
+def _doubtful(finding: Finding) -> dict[str, Any]:
+    """What a report tells of a finding: of covariates and outcomes no value."""
+    told = {"kind": finding.kind, "column": finding.column, "cells": finding.cells, "refused": finding.refused}
+    return told | ({"problem": finding.problem} if finding.visit is not None else {})
 
 
 def _provenance(cohort: Cohort, table: pd.DataFrame) -> dict[str, Any]:

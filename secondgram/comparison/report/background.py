@@ -1,4 +1,4 @@
-"""Copies of training people, and where a run comes from."""
+"""Copies of training people, values that cannot be right, and where a run comes from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from . import labels
 from .drawing import spanning, strip
 from .html import Html, join, tag
 from .shared import EvidenceContent
-from .tables import cell, folded, paragraph, row, section, table, value
+from .tables import breakable, cell, folded, paragraph, row, section, table, value
+
+# Rows of the table of values.
+MOST_VALUES = 40
+# Of covariates and outcomes, whose values of one person stay out of a report.
+OTHERWISE = {
+    "code": "a code for missing stands there",
+    "system": "a program's mark of an empty cell stands there",
+    "units": "some values are in another unit",
+    "far": "a value stands far off alone",
+    "outside": "values are far outside of those trained on",
+}
 
 
 def memory(evidence: EvidenceContent) -> Html:
@@ -48,6 +59,36 @@ def memory(evidence: EvidenceContent) -> Html:
     return section(
         "memory", title, paragraph(finding, kind="finding"),
         table(f"{caption}. {mine['people']:,} people checked.", ["method", "share", "95 % interval over people"], rows),
+    )  # fmt: skip
+
+
+def values(evidence: EvidenceContent) -> Html:
+    """Section: what the checks of values found."""
+    found = evidence["values"]
+    title = "Can the values be right?"
+    if not found:
+        text = "Nothing in them looks like a code for missing, a slip of a decimal point or another unit."
+        return section("values", title, paragraph(text, kind="finding"))
+    cells = sum(each["cells"] for each in found)
+    columns = len({each["column"] for each in found})
+    finding = (
+        f"{labels.count(cells, 'cell')} in {labels.count(columns, 'column')} may be no measurements, and the methods "
+        "were fitted and judged with them as they are."
+    )
+    rows = [
+        row(
+            breakable(each["column"]),
+            cell(f"{each['cells']:,}", "cells"),
+            cell(each.get("problem", OTHERWISE[each["kind"]]), "looks as if", kind="words"),
+            cell("refused" if each["refused"] else "a warning", "by default", kind="words"),
+        )
+        for each in found[:MOST_VALUES]
+    ]
+    left = len(found) - len(rows)
+    caption = "By column, what was found first" + (f"; {left:,} more are not shown" if left else "")
+    return section(
+        "values", title, paragraph(finding, kind="finding"),
+        table(caption, ["column", "cells", "looks as if", "by default"], rows),
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ PARTS = (
         "groups",
         "correlation",
     ),
-    *("people", "memory", "training", "provenance"),
+    *("people", "memory", "training", "values", "provenance"),
 )
 
 

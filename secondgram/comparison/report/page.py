@@ -48,6 +48,7 @@ def page(run: RunFolder) -> str:
         training.training(evidence),
         background.memory(evidence),
         groups.groups(evidence),
+        background.values(evidence),
         background.provenance(evidence, run.about),
     ]
     source = evidence["provenance"]["source"]
@@ -79,7 +80,7 @@ def _contents() -> Html:
     entries = {
         "verdict": "Feature by feature", "methods": "Methods", "change": "Change", "calibration": "Calibration",
         "correlation": "Correlations", "people": "People", "training": "Training", "memory": "Copies",
-        "groups": "Groups", "provenance": "Provenance",
+        "groups": "Groups", "values": "Values", "provenance": "Provenance",
     }  # fmt: skip
     links = [tag("li", tag("a", text, href=f"#{name}")) for name, text in entries.items()]
     return tag("nav", tag("ul", links), aria_label="Contents")
