@@ -49,6 +49,7 @@ from secondgram.imputation.default.design import Design
 from secondgram.imputation.default.judgement import Judgement, judge
 from secondgram.imputation.default.model import DefaultModel
 from secondgram.imputation.default.verdict import by_feature
+from secondgram.imputation.kinds.supported_model import SupportedModel
 from secondgram.imputation.provenance import versions
 from secondgram.imputation.scores import crps
 
@@ -191,17 +192,35 @@ def expectation(
     Converted pair by pair: a site's own unit is a bad one where few of its people are learned from.
     """
     judgement, whole = judged
-    people = whole.pairs.people
     place = {name: number for number, name in enumerate(names)}
-    columns = [place[name] for name in learn.features]
-    _, own = SharedScaling.fit(levels(learn), learn.site).original_scale(len(people), people.site)
+    learned, scaled = learned_features(model, learn.features)
+    columns = [place[name] for name in learned]
+    yardstick = SharedScaling.fit(levels(learn), learn.site)
+    here = [learn.features.index(name) for name in learned]
+    people = whole.pairs.people
+    own = yardstick.original_scale(len(people), people.site)[1][:, here]
     _, unit = scaling.original_scale(len(people), people.site)
-    score = by_feature(judgement, model.mean_change.chosen)[rung] * own / unit[:, columns]
+    ratio = own / unit[:, columns]
+    score = by_feature(judgement, model.mean_change.chosen)[rung] * ratio
     weight = judgement.weight[:, None] * np.isfinite(score)
     total = weight.sum(axis=0)
+    expected = np.where(np.isfinite(score), score * weight, 0.0).sum(axis=0) / np.where(total > 0, total, np.nan)
+    # Judged on a scale of their own, and told in original units by the verdict.
+    told = np.asarray(model.record["features"][{"margins": "crps"}.get(rung, "crps_carry_forward")], dtype=float)
+    average = (weight * ratio).sum(axis=0) / np.where(total > 0, total, np.nan)
+    expected[scaled] = (told * average)[scaled]
     found = np.full(len(names), np.nan)
-    found[columns] = np.where(np.isfinite(score), score * weight, 0.0).sum(axis=0) / np.where(total > 0, total, np.nan)
+    found[columns] = expected
     return found
+
+
+def learned_features(model: DefaultModel, names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
+    """Features that are learned, not computed from others, and (D,) bool, those on a scale of their own."""
+    if not isinstance(model, SupportedModel):
+        return list(names), np.zeros(len(names), dtype=bool)
+    learned = list(model.kinds.features)
+    scaled = {*(place for place, each in model.kinds.maps.items() if each.scale), *model.kinds.scores}
+    return learned, np.array([place in scaled for place in range(len(learned))])
 
 
 def change(scaling: SharedScaling, names: tuple[str, ...], people: sg.Cohort) -> np.ndarray:
@@ -336,6 +355,9 @@ def main() -> None:
                 if found is not None:
                     results[found["task"]] = found
                     _say(found)
+                    if not given.peers:
+                        # A run that is stopped keeps what is done.
+                        write(out, [found])
         except BaseException:
             # Results of the processes under way are not waited for.
             for process in multiprocessing.active_children():

@@ -1,4 +1,4 @@
-"""Is a change of scanner taken for a change of the brain? python benchmarks/scanner_change.py [--seeds 40]
+"""Is a change of scanner taken for a change of the brain? python benchmarks/scanner_change.py [--seeds 40] [--jobs N]
 
 Simulated people, some of whom come back on another scanner that moves features by two standard deviations. Fitted are:
 
@@ -15,7 +15,10 @@ over seeds. What `never another` is off by has nothing to do with scanners.
 from __future__ import annotations
 
 import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -72,6 +75,10 @@ def changes(
     return found, change.std(axis=0, ddof=1) / np.sqrt(len(change))
 
 
+def one(design: str, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    return changes(*study(design, seed), seed)
+
+
 def told(values: np.ndarray) -> str:
     """Mean over seeds (S, D) and its 95 % interval."""
     each = values.mean(axis=1)
@@ -82,14 +89,16 @@ def told(values: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     chosen = parser.parse_args()
-    for words, design in DESIGNS.items():
-        print(words)
-        each = [changes(*study(design, seed), seed) for seed in range(chosen.seeds)]
-        for way, against in [*((way, "true") for way in WAYS), (WAYS[0], "same scanner")]:
-            apart = np.array([(found[way] - found[against]) / error for found, error in each])
-            # An offset has either sign, and the mean of all would hide it.
-            print(f"  {way:18} less {against:13} {told(apart)}, size {told(np.abs(apart))}", flush=True)
+    with ProcessPoolExecutor(chosen.jobs) as pool:
+        for words, design in DESIGNS.items():
+            print(words)
+            each = list(pool.map(partial(one, design), range(chosen.seeds)))
+            for way, against in [*((way, "true") for way in WAYS), *((WAYS[0], way) for way in WAYS[1:3])]:
+                apart = np.array([(found[way] - found[against]) / error for found, error in each])
+                # An offset has either sign, and the mean of all would hide it.
+                print(f"  {way:18} less {against:13} {told(apart)}, size {told(np.abs(apart))}", flush=True)
 
 
 if __name__ == "__main__":

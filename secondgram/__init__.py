@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .imputation.imputer import SecondgramImputer, load
     from .imputation.refit import impute_refitted
     from .imputation.result import Imputation
+    from .imputation.trajectory.trajectory_result import TrajectoryImputation
     from .sampling.sampler import Sampler
 
 _HOME = {
@@ -54,6 +55,7 @@ _HOME = {
     "load": "imputation.imputer",
     "impute_refitted": "imputation.refit",
     "Imputation": "imputation.result",
+    "TrajectoryImputation": "imputation.trajectory.trajectory_result",
     "Sampler": "sampling.sampler",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "Sampler",
     "SecondgramImputer",
     "SimulatedCohort",
+    "TrajectoryImputation",
     "__version__",
     "compare",
     "completed_tables",

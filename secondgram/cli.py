@@ -165,6 +165,13 @@ def _say_notes(notes: Iterable[str], quiet: bool) -> None:
             _say(f"  {note}", quiet)
 
 
+def _years(text: str | None) -> list[float]:
+    try:
+        return [float(each) for each in _names(text) or []]
+    except ValueError as error:
+        raise InputError(f"--at {text!r}", mend="Give years, such as --at 2.5,5") from error
+
+
 def _kinds(given: list[str] | None) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for each in given or []:
@@ -309,6 +316,9 @@ def impute(
     history: Annotated[
         str | None, typer.Option(help="what conditions the visit: all others, or the first; the model's if left out")
     ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="years after the first visit to impute everybody at, such as 2.5,5")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or auto; the model's if left out")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="at most so many; changes no value")] = None,
     resume: Resume = False,
@@ -316,19 +326,27 @@ def impute(
     *,
     roles: Roles,
 ) -> None:
-    """Draw follow-up visits for the people of a cohort and write them to a Parquet file."""
+    """Draw follow-up visits for the people of a cohort and write them to a Parquet file.
+
+    A model that was fitted with --set history=all imputes several visits of a
+    person together: --visits missing all that anybody lacks, --visits all
+    measured ones too, each told from the others, and --at 2.5,5 other times.
+    """
     _check_model(model, *cohort)
     from .imputation.imputer import load
 
     look(out, streams=True)
+    together = _names(roles["visits"]) or []
+    visits = together[0] if len(together) == 1 and together[0] in ("missing", "all") else None
     imputer = load(model)
-    people = _cohort(cohort, quiet, roles, imputer)
-    options = {"gap": gap, "history": history, "resume": resume, "show": not quiet}
+    people = _cohort(cohort, quiet, roles | ({} if visits is None else {"visits": None}), imputer)
+    options: dict[str, Any] = {"gap": gap, "history": history, "resume": resume, "show": not quiet}
     options |= {"precision": precision, "threads": threads}
-    options["checks"] = roles["checks"]
-    result = imputer.impute(people, draws, seed, who, steps, solver, out, **options)  # type: ignore[arg-type]
+    options |= {"checks": roles["checks"], "visits": visits, "at": _years(at)}
+    result = imputer.impute(people, draws, seed, who, steps, solver, out, **options)
     _say_notes([note for note in result.notes if note not in people.notes], quiet)
-    _say(f"{len(result.ids)} people x {draws} draws written to {out}", quiet)
+    rows = "people" if visits is None and at is None else "visits"
+    _say(f"{len(result.ids)} {rows} x {draws} draws written to {out}", quiet)
 
 
 @app.command()

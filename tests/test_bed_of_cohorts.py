@@ -448,3 +448,23 @@ def test_an_interrupted_run_ends_its_processes(benchmark_module, monkeypatch, tm
     finally:
         signal.signal(signal.SIGTERM, before)
     assert [process.exitcode for process in begun] == [-signal.SIGTERM]
+
+
+def test_what_is_expected_of_features_with_kinds_is_that_of_the_verdict(bed):
+    """Computed features are not judged, and those on a scale of their own are as the verdict tells them."""
+    cohort = sg.simulate(160, 3, 1.0, 0, mode="gaussian")
+    visits = np.concatenate([cohort.visits, cohort.visits[:, :, :1] + cohort.visits[:, :, 1:2]], axis=2)
+    visits[:, :, 2] = np.round(np.exp((visits[:, :, 2] - visits[:, :, 2].mean()) / visits[:, :, 2].std()), 2)
+    made = sg.Cohort(cohort.ids, visits, ("a", "b", "lesions", "total"), cohort.visit_labels, cohort.times, target=1)
+    with bed.judgements() as judged:
+        model = sg.SecondgramImputer(seed=0, shape="off", kinds={"lesions": "positive"}).fit(made, show=False).model_
+    learned, scaled = bed.learned_features(model, made.features)
+    assert len(learned) == 3
+    assert "lesions" in learned
+    own = SharedScaling.fit(made.baseline)
+    found = bed.expectation(judged[0], model, own, made, made.features, "margins")
+    gone = [name not in learned for name in made.features]
+    np.testing.assert_array_equal(np.isnan(found), gone)
+    told = model.verdict()["crps"].to_numpy(dtype=float)
+    np.testing.assert_allclose(found[~np.array(gone)], told[~np.array(gone)], rtol=1e-6)
+    assert bool(scaled[learned.index("lesions")]) == bool(model.kinds.maps[learned.index("lesions")].scale)

@@ -17,6 +17,7 @@ from ..errors import InputError, some
 from ..imputation.draws_file import drawn_features, read_draws
 from ..imputation.model_data import People
 from ..imputation.result import Imputation
+from ..imputation.trajectory.trajectory_result import TrajectoryImputation
 from .pool import Pooled, pool
 
 PARTS = ("baseline", "followup", "change")
@@ -155,6 +156,10 @@ def _known_features(result: Source) -> tuple[str, ...]:
     if isinstance(result, (str, os.PathLike)):
         return drawn_features(result)
     each = _imputations(result)
+    if any(isinstance(one, TrajectoryImputation) for one in each):
+        raise InputError(
+            "several visits were imputed together, and an analysis takes one", mend="Impute without visits= and at="
+        )
     for one in each[1:]:
         same = one.features == each[0].features and one.visit == each[0].visit
         if not same or not np.array_equal(one.ids, each[0].ids):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import InputError
+from ..errors import InputError, some
 
 KEYS = ("subject_id", "visit", "draw")
 
@@ -52,7 +52,7 @@ def read_draws(
 
     only : features to read, in this order; None reads all.
 
-    Raises `InputError` as `drawn_features`, and for rows that are not grouped by person.
+    Raises `InputError` as `drawn_features`, for rows that are not grouped by person, and for several visits.
     """
     known = drawn_features(path)
     features = known if only is None else tuple(only)
@@ -61,6 +61,13 @@ def read_draws(
     except (OSError, ValueError) as error:
         raise InputError(f"is damaged ({error})", file=path, mend="Write it again with impute") from error
     ids = table["subject_id"].to_numpy(zero_copy_only=False)
+    visits = table["visit"].unique().to_pylist()
+    if len(visits) > 1:
+        raise InputError(
+            f"holds draws of several visits ({some(visits)}), and one is read",
+            file=path,
+            mend="Impute one visit, or write the rows of one to a file of their own",
+        )
     count = len(np.unique(table["draw"].to_numpy()))
     order = np.arange(0, len(ids), count)
     if len(ids) % count or (ids.reshape(-1, count) != ids[order][:, None]).any():
@@ -69,4 +76,4 @@ def read_draws(
     # Whole numbers alone would be integers, which cannot be missing.
     values = values if values.dtype.kind == "f" else values.astype(float)
     draws = values.reshape(len(order), count, len(features)).transpose(1, 0, 2)
-    return ids[order], features, draws, str(table["visit"][0])
+    return ids[order], features, draws, str(visits[0])

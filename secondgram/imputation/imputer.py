@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from .numeric_faults import named_faults
 from .paper import PaperModel, PaperOptions
 from .provenance import versions
 from .result import Imputation
-from .selection import as_trained, check_sites, complete, feature_order, select_people
+from .selection import as_trained, check_sites, complete, feature_order, select_people, select_visits
 from .trainable import check_trainable
 from .trajectory.trajectory_model import TrajectoryModel
+from .trajectory.trajectory_result import TrajectoryImputation
 
 MODEL_KIND = "imputer"
 DEVICES = ("auto", "cpu")
@@ -251,8 +253,10 @@ class SecondgramImputer:
         precision: str | None = None,
         threads: int | None = None,
         checks: str = REFUSE,
+        visits: str | Sequence[str] | None = None,
+        at: Sequence[float] | float = (),
     ) -> Imputation:
-        """Impute follow-up visits.
+        """Impute follow-up visits; with `visits` or `at` several of each person, as a `TrajectoryImputation`.
 
         Parameters
         ----------
@@ -272,6 +276,10 @@ class SecondgramImputer:
         threads : at most so many, None takes every processor there is; it never changes a value.
         checks : of baselines outside of the values of training: "refuse" columns of another unit and codes for missing,
             or "warn" of them too; single people far outside are in the notes.
+        visits : of a model that was fitted with `history="all"`: `missing` for every visit that anybody lacks, drawn
+            together, so that those of a person belong together; labels for some of them; `all` for measured ones too,
+            each told from the others as if it were missing.
+        at : years after the first visit at which everybody is imputed, instead of or beside visits.
 
         Raises `InputError` for an unfitted imputer, an absent feature or covariate, a category unseen in training, no
         one to impute, visits or sites that are not those of training, or arguments out of range, and
@@ -289,17 +297,28 @@ class SecondgramImputer:
             raise InputError(f"threads={threads!r}", mend="Use a whole number, 1 or more")
         if checks not in CHECKS:
             raise InputError(f"checks={checks!r}", mend=f"Use one of {', '.join(CHECKS)}")
+        together = visits is not None or np.size(at) > 0
+        if together:
+            self._check_together(history, who, gap)
         every, read = self._history(history), cohort.findings or ()
         cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit, every)
         notes += self._compared(cohort, checks, read)
-        people, of_people = select_people(cohort, who, self.columns_.features, gap, self.columns_.gap, visit, every)
+        targets = None
+        if isinstance(self.model_, TrajectoryModel) and together:
+            usual = self.model_.usual
+            people, targets, of_people = select_visits(cohort, self.columns_.features, usual, visits, at)
+            of_people += self.model_.beyond_notes(targets.distance)
+        else:
+            shown = (who, self.columns_.features, gap, self.columns_.gap, visit, every)
+            people, of_people = select_people(cohort, *shown)
         column = (self.columns_.table or {}).get("site", "site")
         notes += check_sites(cohort, self.model_.sites, column, wanted=self.preset == "paper") + of_people
         # Fail before drawing: unusable covariates, then an unknown solver or number of steps.
-        notes += self._lacking(people) + self.model_.cautions() + self.model_.notes(people)
+        notes += self._lacking(people) + self.model_.cautions()
+        notes += [] if targets is not None else self.model_.notes(people)
         self.model_.check(solver, steps)
         precision, of_precision = self._precision(precision)
-        result = Imputation(
+        result = (Imputation if targets is None else partial(TrajectoryImputation, targets=targets))(
             self.model_,
             people,
             tuple(self.columns_.features),
@@ -317,6 +336,16 @@ class SecondgramImputer:
             result.to_parquet(out, resume=resume, show=show)
             result.path = os.fspath(out)
         return result
+
+    def _check_together(self, history: str | None, who: str, gap: float | None) -> None:
+        if not isinstance(self.model_, TrajectoryModel):
+            raise InputError(
+                "visits and times are imputed together by a model that is conditioned on all of a person's visits",
+                mend="Fit it with history='all' (--set history=all), on a cohort of three or more visits",
+            )
+        for name, value, usual in (("history", history, None), ("who", who, "missing"), ("gap", gap, None)):
+            if value not in (usual, "all" if name == "history" else usual):
+                raise InputError(f"{name}={value!r} does not go with visits or at", mend=f"Leave out {name}")
 
     def _history(self, asked: str | None) -> bool:
         """Whether all other visits are shown."""

@@ -9,7 +9,9 @@ import numpy as np
 
 from ..cohort.table import Cohort
 from ..errors import InputError, some
+from .history import History
 from .model_data import People
+from .trajectory.targets import Targets
 
 WHO = ("missing", "all")
 
@@ -61,6 +63,44 @@ def select_people(
             history=None if people.history is None else people.history.with_features(columns),
         )
     return _with_gap(people, gap, usual_gap, notes), notes
+
+
+def select_visits(
+    cohort: Cohort,
+    features: list[str],
+    usual: np.ndarray,
+    visits: str | Sequence[str] | None,
+    at: Sequence[float] | float,
+) -> tuple[People, Targets, list[str]]:
+    """People with all that is known of them, the visits to impute together, and what to tell about it.
+
+    usual : (V,) years of the visits;  visits, at : as in `Targets.of`. Raises `InputError` as that and `feature_order`.
+    """
+    columns = feature_order(cohort, features)
+    notes = []
+    if columns != list(range(len(cohort.features))):
+        notes.append("the features were matched by name: the cohort has others too, or another order than in training")
+        # Whatever else was measured makes no visit known.
+        cohort = replace(cohort, visits=cohort.visits[:, :, columns], features=tuple(features))
+    wanted = np.unique(Targets.of(cohort, usual, visits, at).person)
+    without = int((~np.isfinite(cohort.visits).any(axis=(1, 2))).sum())
+    if without:
+        notes.append(f"{without} people have no visit at all and are not imputed")
+    if len(wanted) < len(cohort):
+        cohort = cohort.take(wanted)
+    targets = Targets.of(cohort, usual, visits, at)
+    for slot in range(len(cohort.visit_labels), len(targets.labels)):
+        there = len(cohort) - int((targets.slot == slot).sum())
+        if there:
+            notes.append(f"{there} people were measured at {targets.labels[slot]}, and are not imputed at that time")
+    people = People.of(cohort, keep_known=False)
+    more = len(targets.labels) - cohort.visits.shape[1]
+    shown = np.pad(cohort.visits, ((0, 0), (0, more), (0, 0)), constant_values=np.nan)
+    sites = cohort.visit_sites
+    if sites is not None:
+        sites = np.concatenate([sites, np.repeat(sites[:, :1], more, axis=1)], axis=1)
+    unknown = np.full(len(cohort), np.nan)
+    return replace(people, history=History(shown, targets.times, unknown, sites)), targets, notes
 
 
 def _seen_elsewhere(cohort: Cohort) -> np.ndarray:

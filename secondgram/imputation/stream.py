@@ -44,13 +44,13 @@ class DrawColumns:
             keys + [pa.field(name, pa.int64() if name in self.whole else number) for name in self.features]
         )
 
-    def table(self, ids: np.ndarray, draws: np.ndarray) -> pa.Table:
-        """ids (n,), draws (M, n, D) -> one row a person and draw."""
+    def table(self, ids: np.ndarray, draws: np.ndarray, visits: np.ndarray | None = None) -> pa.Table:
+        """ids (n,), draws (M, n, D) -> one row a person and draw. visits : (n,) labels, None where all are one."""
         count, people, width = draws.shape
         rows = np.ascontiguousarray(draws.transpose(2, 1, 0)).reshape(width, people * count)  # [D, people * draws]
         columns = [
             pa.array(np.repeat(ids, count), pa.string()),
-            pa.array([self.visit] * (people * count), pa.string()),
+            pa.array([self.visit] * (people * count) if visits is None else np.repeat(visits, count), pa.string()),
             pa.array(np.tile(self.draw_numbers, people), pa.int32()),
         ]
         values = [
@@ -65,12 +65,13 @@ class Part:
     """People who are drawn and written together.
 
     ids : (n,).  sample : makes what takes long, (M, n, ...), which is kept for going on.  finish : turns that into
-    draws (M, n, D) in original units.
+    draws (M, n, D) in original units.  visits : (n,) labels, None where all are those of the columns.
     """
 
     ids: np.ndarray
     sample: Callable[[], np.ndarray]
     finish: Callable[[np.ndarray], np.ndarray]
+    visits: np.ndarray | None = None
 
 
 def write_draws(
@@ -115,7 +116,7 @@ def write_draws(
             before: Future[None] | None = None
             for number, part in enumerate(parts):
                 sampled = _sampled(part, len(columns.draw_numbers), kept and kept / f"part-{number:06d}.npy")
-                table = columns.table(part.ids, part.finish(sampled))
+                table = columns.table(part.ids, part.finish(sampled), part.visits)
                 if before is not None:
                     before.result()
                 before = other.submit(writer.write_table, table)

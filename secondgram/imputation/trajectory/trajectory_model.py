@@ -42,6 +42,7 @@ class TrajectoryModel:
 
     scaling, encoder : of visits and covariates, on people's first measured visits.
     usual : (V,) median years of each visit since a person's first recorded time.
+    longest : years to the nearest known visit, of the hidden visits that taught; None where a model does not say.
     """
 
     anchor: Anchor
@@ -49,6 +50,7 @@ class TrajectoryModel:
     encoder: CovariateEncoder
     usual: np.ndarray
     ladder_model: DefaultModel
+    longest: float | None = None
 
     @classmethod
     def fit(cls, cohort: Cohort, options: DefaultOptions, *, seed: int, run: Run) -> TrajectoryModel:
@@ -69,7 +71,8 @@ class TrajectoryModel:
         assert anchored is not None
         anchor = parts.fit(cohort, np.ones(len(cohort), dtype=bool))
         ladder = DefaultModel.fit(_as_pairs(cohort, hidden, rows, anchored), options, seed=seed, run=run)
-        return cls(anchor, scaling, parts.encoder, parts.usual, ladder)
+        longest = float(anchored.gap[hidden.measured].max())
+        return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest)
 
     @property
     def options(self) -> DefaultOptions:
@@ -157,8 +160,18 @@ class TrajectoryModel:
         return self.ladder_model.cautions()
 
     def notes(self, people: People) -> list[str]:
-        """What is to be told about people who are imputed: nothing."""
-        return []
+        """What is to be told about people who are imputed, one sentence each."""
+        return self.beyond_notes(self.anchored(people).gap)
+
+    def beyond_notes(self, gap: np.ndarray) -> list[str]:
+        """On visits that are so many years (R,) from what is known, where training had none so far."""
+        beyond = 0 if self.longest is None else int((gap > self.longest + SHORTEST).sum())
+        if not beyond:
+            return []
+        return [
+            f"{beyond} visits are up to {gap.max():.1f} years from any known visit of the person, and the longest that "
+            f"the model learned from is {self.longest:.1f}: beyond it the mixed model's slopes alone decide"
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: self.__dict__[each.name] for each in fields(self)}
@@ -170,6 +183,7 @@ class TrajectoryModel:
                 "scaling": self.scaling.state(),
                 "encoder": self.encoder.state(),
                 "usual": self.usual,
+                **({} if self.longest is None else {"longest": self.longest}),
             },
             **self.ladder_model.state(),
         }
@@ -183,6 +197,7 @@ class TrajectoryModel:
             CovariateEncoder.from_state(own["encoder"]),
             own["usual"],
             DefaultModel.from_state(state, options),
+            own.get("longest"),
         )
 
 
