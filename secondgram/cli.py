@@ -328,9 +328,9 @@ def impute(
 ) -> None:
     """Draw follow-up visits for the people of a cohort and write them to a Parquet file.
 
-    A model that was fitted with --set history=all imputes several visits of a
-    person together: --visits missing all that anybody lacks, --visits all
-    measured ones too, each told from the others, and --at 2.5,5 other times.
+    A model that was fitted with history=all imputes several visits of a person
+    together: --visits missing all that anybody lacks, --visits all measured
+    ones too, each told from the others, and --at 2.5,5 other times.
     """
     _check_model(model, *cohort)
     from .imputation.imputer import load

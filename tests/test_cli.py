@@ -37,7 +37,7 @@ OPTIONS = {
     "verdict": ["--out", "--quiet"],
     "impute": [
         *COHORT_OPTIONS,
-        *"--out --draws --seed --who --steps --solver --gap --history --precision".split(),
+        *"--out --draws --seed --who --steps --solver --gap --history --at --precision".split(),
         *"--threads --resume --quiet".split(),
     ],
     "evaluate": [*COHORT_OPTIONS, "--out", "--seed", "--quiet"],

@@ -665,15 +665,21 @@ def test_options_of_impute_reach_the_imputer(
     out = tmp_path / "out.parquet"
     Path("model").mkdir()
     words = "--draws 3 --seed 11 --who all --steps 5 --solver ddim --gap 2.5 --precision bf16 --threads 2 --resume "
-    words += "--history first --checks warn"
+    words += "--history all --checks warn --visits missing --at 2.5,5"
     outcome = cli("impute", "model", "good.csv", "--out", out, *words.split(), "--site", "centre", "--quiet")
     assert outcome.code == 0, outcome.err
     given, named = asked["impute"]
     assert given == ("the cohort", 3, 11, "all", 5, "ddim", out)
-    options = {"gap": 2.5, "history": "first", "resume": True, "show": False, "precision": "bf16", "threads": 2}
-    assert named == options | {"checks": "warn"}
+    options = {"gap": 2.5, "history": "all", "resume": True, "show": False, "precision": "bf16", "threads": 2}
+    assert named == options | {"checks": "warn", "visits": "missing", "at": [2.5, 5.0]}
     path, quiet, roles, like = asked["cohort"][0]
-    assert (path, quiet, roles["site"], like) == ([Path("good.csv")], True, "centre", imputer)
+    assert (path, quiet, roles["site"], roles["visits"], like) == ([Path("good.csv")], True, "centre", None, imputer)
+    # Labels are the order of the table's visits, as everywhere.
+    outcome = cli("impute", "model", "good.csv", "--out", out, "--visits", "b,a", "--quiet")
+    assert outcome.code == 0, outcome.err
+    assert asked["impute"][1]["visits"] is None
+    assert asked["impute"][1]["at"] == []
+    assert asked["cohort"][0][2]["visits"] == "b,a"
 
 
 @pytest.mark.parametrize("resume", [True, False])

@@ -305,8 +305,8 @@ def _thinned(history: dict[str, Any]) -> dict[str, Any]:
 
 def _doubtful(finding: Finding) -> dict[str, Any]:
     """What a report tells of a finding: of covariates and outcomes no value."""
-    told = {"kind": finding.kind, "column": finding.column, "cells": finding.cells, "refused": finding.refused}
-    return told | ({"problem": finding.problem} if finding.visit is not None else {})
+    entry = {"kind": finding.kind, "column": finding.column, "cells": finding.cells, "refused": finding.refused}
+    return entry | ({"problem": finding.problem} if finding.visit is not None else {})
 
 
 def _provenance(cohort: Cohort, table: pd.DataFrame) -> dict[str, Any]:

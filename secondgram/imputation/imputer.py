@@ -309,8 +309,8 @@ class SecondgramImputer:
             people, targets, of_people = select_visits(cohort, self.columns_.features, usual, visits, at)
             of_people += self.model_.beyond_notes(targets.distance)
         else:
-            shown = (who, self.columns_.features, gap, self.columns_.gap, visit, every)
-            people, of_people = select_people(cohort, *shown)
+            features = self.columns_.features
+            people, of_people = select_people(cohort, who, features, gap, self.columns_.gap, visit, every)
         column = (self.columns_.table or {}).get("site", "site")
         notes += check_sites(cohort, self.model_.sites, column, wanted=self.preset == "paper") + of_people
         # Fail before drawing: unusable covariates, then an unknown solver or number of steps.

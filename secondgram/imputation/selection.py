@@ -95,12 +95,12 @@ def select_visits(
             notes.append(f"{there} people were measured at {targets.labels[slot]}, and are not imputed at that time")
     people = People.of(cohort, keep_known=False)
     more = len(targets.labels) - cohort.visits.shape[1]
-    shown = np.pad(cohort.visits, ((0, 0), (0, more), (0, 0)), constant_values=np.nan)
+    padded = np.pad(cohort.visits, ((0, 0), (0, more), (0, 0)), constant_values=np.nan)
     sites = cohort.visit_sites
     if sites is not None:
         sites = np.concatenate([sites, np.repeat(sites[:, :1], more, axis=1)], axis=1)
     unknown = np.full(len(cohort), np.nan)
-    return replace(people, history=History(shown, targets.times, unknown, sites)), targets, notes
+    return replace(people, history=History(padded, targets.times, unknown, sites)), targets, notes
 
 
 def _seen_elsewhere(cohort: Cohort) -> np.ndarray:

@@ -36,11 +36,11 @@ def draw_visits(
     for turn in range(int(targets.turn.max(initial=-1)) + 1):
         rows = np.flatnonzero(targets.turn == turn)
         if turn == 0:
-            found[:, rows] = model.draw(shown(people, targets, rows, visits), draws, seed, solver, steps)
+            found[:, rows] = model.draw(conditioned(people, targets, rows, visits), draws, seed, solver, steps)
         else:
             assert filled is not None
             for number in range(len(draws)):
-                one = shown(people, targets, rows, filled[number])
+                one = conditioned(people, targets, rows, filled[number])
                 found[number, rows] = model.draw(one, draws[number : number + 1], seed, solver, steps)[0]
         if turn == targets.turn.max():
             break
@@ -62,11 +62,11 @@ def mean_visits(
 ) -> np.ndarray:
     """Posterior means (R, D) given what is known."""
     assert people.history is not None
-    every = shown(people, targets, np.arange(len(targets)), people.history.visits)
+    every = conditioned(people, targets, np.arange(len(targets)), people.history.visits)
     return model.mean(every, draws, seed, solver, steps)
 
 
-def shown(people: People, targets: Targets, rows: np.ndarray, visits: np.ndarray) -> People:
+def conditioned(people: People, targets: Targets, rows: np.ndarray, visits: np.ndarray) -> People:
     """One person a target, of whom all visits (N, W, D) but that one are shown; what is known of it is kept."""
     assert people.history is not None
     person, slot = targets.person[rows], targets.slot[rows]
