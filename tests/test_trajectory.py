@@ -319,3 +319,15 @@ def test_what_decides_draws_is_in_the_digest(cohort: sg.Cohort) -> None:
     found.add(people_digest(replace(people, history=replace(people.history, sites=sites))))
     assert len(found) == 6
     assert isinstance(people.history, History)
+
+
+def test_kinds_that_are_not_kept_to_are_told(cohort: sg.Cohort, imputer: sg.SecondgramImputer) -> None:
+    assert not any("not kept to" in note for note in imputer.impute(cohort, draws=1, show=False).notes)
+    visits = cohort.visits.copy()
+    visits[:, :, 0] = np.round((visits[:, :, 0] - np.nanmin(visits[:, :, 0])) / 100)
+    total = visits[:, :, 1:2] + visits[:, :, 2:3]
+    made = replace(cohort, visits=np.concatenate([visits, total], axis=2), features=(*cohort.features, "total"))
+    fitted = sg.SecondgramImputer(shape="off", history="all").fit(made, show=False)
+    (note,) = (note for note in fitted.impute(made, draws=1, show=False).notes if "not kept to" in note)
+    assert "count (vol_0)" in note or "ordinal (vol_0)" in note
+    assert "total" in note

@@ -18,10 +18,13 @@ import pandas as pd
 from ...cohort.scaling import CovariateEncoder, SharedScaling
 from ...cohort.table import Cohort
 from ...diffusion.noise import person_keys
+from ...errors import some
 from ...training.trainer import Run
 from ..default.model import DefaultModel, DefaultOptions
 from ..folds import unit_folds
 from ..history import History, filled_times, usual_times
+from ..kinds.recognise import recognised
+from ..kinds.relations import found_relations
 from ..model_data import People, WeightedCohort
 from ..provenance import tree_digest
 from .anchor import MOST, Anchor
@@ -71,6 +74,7 @@ class TrajectoryModel:
         assert anchored is not None
         anchor = parts.fit(cohort, np.ones(len(cohort), dtype=bool))
         ladder = DefaultModel.fit(_as_pairs(cohort, hidden, rows, anchored), options, seed=seed, run=run)
+        ladder.record["cautions"] += kinds_notes(cohort)
         longest = float(anchored.gap[hidden.measured].max())
         return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest)
 
@@ -281,6 +285,19 @@ def _first(cohort: Cohort) -> np.ndarray:
     """(N, D) each feature's first measured value of each person."""
     place = np.isfinite(cohort.visits).argmax(axis=1)
     return np.take_along_axis(cohort.visits, place[:, None], axis=1)[:, 0]
+
+
+def kinds_notes(cohort: Cohort) -> list[str]:
+    """On features whose draws leave what they can be, because kinds and sums are not kept to here."""
+    kinds: dict[str, list[str]] = {}
+    for name, kind in zip(cohort.features, recognised(cohort, {}), strict=True):
+        if not kind.plain:
+            kinds.setdefault(kind.name, []).append(name)
+    found = [f"{kind} ({some(names, 3)})" for kind, names in kinds.items()]
+    found += [each.text(cohort.features) for each in found_relations(cohort, [])[0][:3]]
+    if not found:
+        return []
+    return [f"with history='all' draws are any numbers, and these are not kept to: {', '.join(found)}"]
 
 
 def _with_anchor(people: People, anchored: Anchored) -> People:
