@@ -17,6 +17,7 @@ from secondgram.imputation.trajectory.anchor import Anchor
 from secondgram.imputation.trajectory.hidden import Hidden
 from secondgram.imputation.trajectory.statement import conditional, log_likelihood
 from secondgram.imputation.trajectory.trajectory_model import INPUTS, Anchored, TrajectoryModel, _Parts
+from secondgram.imputation.trajectory.trends import LEADING, trend_basis
 
 G = np.array([[1.0, -0.03], [-0.03, 0.04]])
 ERROR = 0.3
@@ -269,16 +270,20 @@ def test_an_anchor_is_fitted_without_the_fold_it_serves(monkeypatch: pytest.Monk
     whole = replace(cohort, groups=family)
     served: list[tuple[set[str], set[str]]] = []
     taught: list[set[str]] = []
+    learned: list[tuple[Anchor, np.ndarray]] = []
     fit, anchored = _Parts.fit, _Parts.anchored
 
-    def noting_fit(parts: _Parts, people: sg.Cohort, rows: np.ndarray) -> Anchor:
+    def noting_fit(parts: _Parts, people: sg.Cohort, rows: np.ndarray) -> tuple[Anchor, np.ndarray]:
         taught.append(set(people.units()[rows]))
-        return fit(parts, people, rows)
+        learned.append(fit(parts, people, rows))
+        return learned[-1]
 
-    def noting_rows(parts: _Parts, anchor: Anchor, people: People) -> Anchored:
+    def noting_rows(parts: _Parts, anchor: Anchor, people: People, trends: np.ndarray) -> Anchored:
+        assert anchor is learned[-1][0]
+        assert trends is learned[-1][1]
         place = {name: row for row, name in enumerate(whole.ids)}
         served.append((taught[-1], {family[place[name.split("#")[0]]] for name in people.ids}))
-        return anchored(parts, anchor, people)
+        return anchored(parts, anchor, people, trends)
 
     monkeypatch.setattr(_Parts, "fit", noting_fit)
     monkeypatch.setattr(_Parts, "anchored", noting_rows)
@@ -331,3 +336,78 @@ def test_kinds_that_are_not_kept_to_are_told(cohort: sg.Cohort, imputer: sg.Seco
     (note,) = (note for note in fitted.impute(made, draws=1, show=False).notes if "not kept to" in note)
     assert "count (vol_0)" in note or "ordinal (vol_0)" in note
     assert "total" in note
+
+
+# -- trends of other features -----------------------------------------------------------------------------------------
+
+
+def test_a_basis_of_many_slopes_depends_on_their_space_alone() -> None:
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.standard_normal((90, 3)))[0]
+    slopes = rng.standard_normal((400, 3)) @ (np.diag([3.0, 2.9, 2.8]) @ directions.T)
+    slopes += 0.01 * rng.standard_normal(slopes.shape)
+    basis = trend_basis(slopes)
+    assert basis.shape == (90, LEADING)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(LEADING), atol=1e-10)
+    np.testing.assert_allclose(np.linalg.norm(basis.T @ directions, axis=0), 1.0, atol=1e-3)
+    # Leading directions of nearly the same size swap between halves of the people; the basis does not.
+    strong = [trend_basis(rows @ directions @ directions.T)[:, :] for rows in (slopes[::2], slopes[1::2])]
+    np.testing.assert_allclose(strong[0] @ strong[0].T @ directions, directions, atol=1e-8)
+    np.testing.assert_array_equal(trend_basis(slopes[:, :20]), np.eye(20))
+    assert trend_basis(slopes[:5]).shape == (90, 4)
+    assert trend_basis(slopes[:1]).shape == (90, 1)
+
+
+def test_two_halves_have_nearly_one_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondgram.imputation.trajectory.trends.LEADING", 3)
+    rng = np.random.default_rng(1)
+    directions = np.linalg.qr(rng.standard_normal((90, 3)))[0]
+    slopes = rng.standard_normal((2000, 3)) @ (np.diag([3.0, 3.0, 3.0]) @ directions.T)
+    slopes += 0.05 * rng.standard_normal(slopes.shape)
+    first, second = trend_basis(slopes[::2]), trend_basis(slopes[1::2])
+    assert np.abs(first - second).max() < 0.02
+
+
+def test_other_features_tell_of_a_trend() -> None:
+    """Features that change together: what others show tells more than a mixed model of each feature knows."""
+    rng = np.random.default_rng(2)
+    people, features, times = 500, 8, np.array([0.0, 1.5, 3.0, 6.0])
+    slope = rng.normal(0, 0.25, (people, 1, 1)) + rng.normal(0, 0.03, (people, 1, features))
+    values = rng.normal(0, 1, (people, 1, features)) + slope * times[:, None]
+    values = values + rng.normal(0, 0.4, values.shape)
+    truth = values[:, 3].copy()
+    values[::2, 3] = np.nan
+    cohort = sg.Cohort(
+        np.array([f"P{number}" for number in range(people)], dtype=object),
+        100 + 10 * values,
+        tuple(f"f{number}" for number in range(features)),
+        tuple("abcd"),
+        np.tile(times, (people, 1)),
+        target=3,
+    )
+    imputer = sg.SecondgramImputer(shape="off", history="all").fit(cohort, show=False)
+    result = imputer.impute(cohort, draws=2, show=False)
+    model = imputer.model_
+    assert isinstance(model, TrajectoryModel)
+    anchor = model.expected(result.people)[0]
+    error = [np.sqrt(np.mean((each - 100 - 10 * truth[::2]) ** 2)) / 10 for each in (result.mean, anchor)]
+    assert error[0] < 0.85 * error[1]
+
+
+def test_errors_are_as_wide_as_the_anchor_is_in_doubt() -> None:
+    """The spread of draws is that of what is known of each person: one scan, or three of four."""
+    cohort = _cohort(people=240, seed=5)
+    imputer = sg.SecondgramImputer(shape="off", history="all").fit(cohort, show=False)
+    whole = cohort.take(np.isfinite(cohort.visits[:, :3]).all(axis=(1, 2)))
+    visits = whole.visits.copy()
+    visits[:, 3] = np.nan
+    visits[::2, 1:] = np.nan
+    some = replace(whole, visits=visits)
+    result = imputer.impute(some, draws=60, show=False)
+    spread = result.draws.std(axis=0)
+    model = imputer.model_
+    assert isinstance(model, TrajectoryModel)
+    deviation = model.expected(result.people)[1]
+    np.testing.assert_allclose(
+        spread[::2].mean() / spread[1::2].mean(), deviation[::2].mean() / deviation[1::2].mean(), rtol=0.15
+    )

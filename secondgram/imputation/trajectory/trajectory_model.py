@@ -29,13 +29,14 @@ from ..model_data import People, WeightedCohort
 from ..provenance import tree_digest
 from .anchor import MOST, Anchor
 from .hidden import Hidden
+from .trends import trend_basis
 
 # Robust spreads at which a cell is cut, as where the ladder learns.
 FARTHEST = 25.0
 # The gap to the nearest known visit is above zero.
 SHORTEST = 1e-3
 # Inputs of the ladder beside covariates: log of the number of known visits; 1 where the visit is after all of them, -1
-# where it is before; mean log of the anchor's standard deviation.
+# where it is before; mean log of the anchor's standard deviation. After these come trends.
 INPUTS = ("known visits", "outside of the known visits", "doubt about the anchor")
 
 
@@ -46,6 +47,9 @@ class TrajectoryModel:
     scaling, encoder : of visits and covariates, on people's first measured visits.
     usual : (V,) median years of each visit since a person's first recorded time.
     longest : years to the nearest known visit, of the hidden visits that taught; None where a model does not say.
+    usual_doubt : (D,) median standard deviation of the anchor, scaled; a change is learned in units of it, so that
+    errors are as wide as the anchor is in doubt. None where a model does not say, and changes are as they are.
+    trends : (D, K) directions of slopes that are inputs of the ladder; None where a model does not say.
     """
 
     anchor: Anchor
@@ -54,6 +58,8 @@ class TrajectoryModel:
     usual: np.ndarray
     ladder_model: DefaultModel
     longest: float | None = None
+    usual_doubt: np.ndarray | None = None
+    trends: np.ndarray | None = None
 
     @classmethod
     def fit(cls, cohort: Cohort, options: DefaultOptions, *, seed: int, run: Run) -> TrajectoryModel:
@@ -66,17 +72,19 @@ class TrajectoryModel:
         fold = unit_folds(cohort.units().astype(str), seed)
         # A person's own visits teach no anchor that the ladder learns from or is judged by.
         for number in np.unique(fold):
-            own = parts.fit(cohort, fold != number)
+            own, trends = parts.fit(cohort, fold != number)
             mine = np.flatnonzero(fold[hidden.person] == number)
-            made = parts.anchored(own, rows.take(mine))
+            made = parts.anchored(own, rows.take(mine), trends)
             anchored = Anchored.empty(len(rows), made) if anchored is None else anchored
             anchored.put(mine, made)
         assert anchored is not None
-        anchor = parts.fit(cohort, np.ones(len(cohort), dtype=bool))
-        ladder = DefaultModel.fit(_as_pairs(cohort, hidden, rows, anchored), options, seed=seed, run=run)
+        anchor, trends = parts.fit(cohort, np.ones(len(cohort), dtype=bool))
+        usual_doubt = np.median(anchored.deviation[hidden.measured], axis=0)
+        pairs = _as_pairs(cohort, hidden, rows, anchored, anchored.deviation / usual_doubt)
+        ladder = DefaultModel.fit(pairs, options, seed=seed, run=run)
         ladder.record["cautions"] += kinds_notes(cohort)
         longest = float(anchored.gap[hidden.measured].max())
-        return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest)
+        return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest, usual_doubt, trends)
 
     @property
     def options(self) -> DefaultOptions:
@@ -102,32 +110,49 @@ class TrajectoryModel:
 
     def anchored(self, people: People) -> People:
         """The same people, the anchor as their baseline and the years to the nearest known visit as gap."""
+        return self._anchored(people)[0]
+
+    def _anchored(self, people: People) -> tuple[People, np.ndarray | None]:
+        """`anchored`, and (N, D) how much more or less than usual each anchor is in doubt."""
         kept, made = self.__dict__.get("_made", (None, None))
         # Draws are made in two steps, which ask for the same.
         if kept is None or kept() is not people:
-            made = _with_anchor(people, _Parts(self.scaling, self.encoder, self.usual).anchored(self.anchor, people))
+            found = self._parts.anchored(self.anchor, people, self.trends)
+            doubt = None if self.usual_doubt is None else found.deviation / self.usual_doubt
+            made = _with_anchor(people, found, doubt), doubt
             self._made = weakref.ref(people), made
         assert made is not None
         return made
 
+    def _changes(self, people: People, values: np.ndarray) -> np.ndarray:
+        """Values (..., N, D) of the ladder in original units, each change in units of its anchor's doubt no more."""
+        inner, doubt = self._anchored(people)
+        if doubt is None:
+            return values
+        found = (inner.baseline + doubt * (values - inner.baseline)).astype(values.dtype)
+        return people.with_known(found) if found.ndim == 3 else people.with_known(found[None])[0]
+
     def expected(self, people: People) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (N, D) by the anchor alone, a mixed model of each feature."""
-        parts = _Parts(self.scaling, self.encoder, self.usual)
-        anchored = parts.anchored(self.anchor, people)
+        anchored = self._parts.anchored(self.anchor, people, self.trends)
         unit = self.scaling.original_scale(len(people), people.site)[1]
         return anchored.baseline, unit * anchored.deviation
+
+    @property
+    def _parts(self) -> _Parts:
+        return _Parts(self.scaling, self.encoder, self.usual)
 
     def mean(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Posterior mean (N, D)."""
-        return self.ladder_model.mean(self.anchored(people), draws, seed, solver, steps)
+        return self._changes(people, self.ladder_model.mean(self.anchored(people), draws, seed, solver, steps))
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Draws (M, N, D), M the numbers of the draws."""
-        return self.ladder_model.draw(self.anchored(people), draws, seed, solver, steps)
+        return self._changes(people, self.ladder_model.draw(self.anchored(people), draws, seed, solver, steps))
 
     def sample(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -137,12 +162,12 @@ class TrajectoryModel:
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) from what `sample` gave."""
-        return self.ladder_model.finish(self.anchored(people), draws, seed, sampled)
+        return self._changes(people, self.ladder_model.finish(self.anchored(people), draws, seed, sampled))
 
     def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """By covariate (M, N), missing ones drawn."""
         drawn = self.ladder_model.covariates(self.anchored(people), draws, seed)
-        return {name: drawn[name] for name in drawn if name not in INPUTS}
+        return {name: drawn[name] for name in drawn if name in self.encoder.columns}
 
     def ladder(self) -> pd.DataFrame:
         """What each rung earned on the anchor; carry-forward is the anchor alone."""
@@ -188,6 +213,8 @@ class TrajectoryModel:
                 "encoder": self.encoder.state(),
                 "usual": self.usual,
                 **({} if self.longest is None else {"longest": self.longest}),
+                **({} if self.usual_doubt is None else {"usual_doubt": self.usual_doubt}),
+                **({} if self.trends is None else {"trends": self.trends}),
             },
             **self.ladder_model.state(),
         }
@@ -202,12 +229,14 @@ class TrajectoryModel:
             own["usual"],
             DefaultModel.from_state(state, options),
             own.get("longest"),
+            own.get("usual_doubt"),
+            own.get("trends"),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Anchored:
-    """baseline : (T, D) the anchor, original units;  gap : (T,) years to the nearest known visit;  inputs : (T, 3);
+    """baseline : (T, D) the anchor, original units;  gap : (T,) years to the nearest known visit;  inputs : (T, 3 + K);
     deviation : (T, D) of the anchor, scaled."""
 
     baseline: np.ndarray
@@ -235,8 +264,11 @@ class _Parts:
     encoder: CovariateEncoder
     usual: np.ndarray
 
-    def fit(self, cohort: Cohort, rows: np.ndarray) -> Anchor:
-        """From the people of a mask (N,); of a large cohort some, as their ids decide."""
+    def fit(self, cohort: Cohort, rows: np.ndarray) -> tuple[Anchor, np.ndarray]:
+        """The anchor and the directions (D, K) of slopes, from the people of a mask (N,).
+
+        Of a large cohort some, as their ids decide.
+        """
         chosen = np.flatnonzero(rows)
         keys = person_keys(cohort.ids[chosen], "anchor")
         several = np.isfinite(cohort.visits[chosen]).any(axis=2).sum(axis=1) > 1
@@ -247,16 +279,24 @@ class _Parts:
         some = cohort.take(np.sort(chosen[np.concatenate(kept)]))
         history = History.of(some, hide=False)
         values, person = self._scaled(history, some.site), self._person(some.covariate_table, some.source)
-        return Anchor.fit(values, filled_times(history.times, self.usual), person)
+        times = filled_times(history.times, self.usual)
+        anchor = Anchor.fit(values, times, person)
+        again = history.known.sum(axis=1) > 1
+        own = anchor.posterior(values[again], times[again], person[again]).slope - person[again] @ anchor.b[1]
+        return anchor, trend_basis(own)
 
-    def anchored(self, anchor: Anchor, people: People) -> Anchored:
-        """What the anchor expects of each person's missing visit."""
+    def anchored(self, anchor: Anchor, people: People, trends: np.ndarray | None) -> Anchored:
+        """What the anchor expects of each person's missing visit.
+
+        trends : (D, K) directions in which people's slopes are inputs, times the years from their known visits.
+        """
         history = people.history or History.first(people.baseline, people.gap)
         times = filled_times(history.times, self.usual)
         at = np.where(np.isfinite(history.at), history.at, times[:, 0] + people.gap)
         known = history.known
         values = self._scaled(history, people.site)
-        posterior = anchor.posterior(values, times, self._person(people.table, people.source))
+        person = self._person(people.table, people.source)
+        posterior = anchor.posterior(values, times, person)
         deviation = np.sqrt(anchor.variance(posterior, at))
         away = np.where(known, times - at[:, None], np.nan)
         with np.errstate(all="ignore"):
@@ -265,6 +305,10 @@ class _Parts:
                 np.fmax.reduce(away, axis=1) < 0, 1.0, np.where(np.fmin.reduce(away, axis=1) > 0, -1.0, 0.0)
             )
         inputs = np.stack([np.log(np.maximum(known.sum(axis=1), 1)), beyond, np.log(deviation).mean(axis=1)], axis=1)
+        if trends is not None:
+            middle = np.where(known, times, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+            own = (posterior.slope - person @ anchor.b[1]) @ trends
+            inputs = np.concatenate([inputs, own * (at - middle)[:, None]], axis=1)
         baseline = self.scaling.invert(posterior.at(at), people.site)
         return Anchored(baseline.astype(people.baseline.dtype), np.maximum(nearest, SHORTEST), inputs, deviation)
 
@@ -300,12 +344,18 @@ def kinds_notes(cohort: Cohort) -> list[str]:
     return [f"with history='all' draws are any numbers, and these are not kept to: {', '.join(found)}"]
 
 
-def _with_anchor(people: People, anchored: Anchored) -> People:
-    table = people.table.assign(**dict(zip(INPUTS, anchored.inputs.T, strict=True)))
-    return replace(people, baseline=anchored.baseline, gap=anchored.gap, table=table, history=None)
+def _with_anchor(people: People, anchored: Anchored, doubt: np.ndarray | None = None) -> People:
+    """doubt : (N, D) that known changes are told in units of."""
+    names = [*INPUTS, *(f"trend {number}" for number in range(anchored.inputs.shape[1] - len(INPUTS)))]
+    added = pd.DataFrame(anchored.inputs, columns=names, index=people.table.index)
+    table = pd.concat([people.table, added], axis=1)
+    known, baseline = people.known, anchored.baseline
+    if doubt is not None and np.isfinite(known).any():
+        known = (baseline + (known - baseline) / doubt).astype(known.dtype)
+    return replace(people, baseline=baseline, known=known, gap=anchored.gap, table=table, history=None)
 
 
-def _as_pairs(cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored) -> WeightedCohort:
+def _as_pairs(cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored, doubt: np.ndarray) -> WeightedCohort:
     """A cohort of T people who are hidden visits: the anchor is the baseline, the visit the follow-up.
 
     Who is yet to be imputed has no follow-up, and shows what such anchors are like.
@@ -314,7 +364,8 @@ def _as_pairs(cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored) 
     visits = np.full((len(people), 2, len(cohort.features)), np.nan, people.baseline.dtype)
     visits[:, 0] = anchored.baseline
     learned = np.flatnonzero(hidden.measured)
-    visits[learned, 1] = cohort.visits[hidden.person[learned], hidden.visit[learned]]
+    change = cohort.visits[hidden.person[learned], hidden.visit[learned]] - visits[learned, 0]
+    visits[learned, 1] = visits[learned, 0] + change / doubt[learned]
     sites = None
     if cohort.visit_sites is not None and people.site is not None:
         # Whoever is yet to be imputed is so on the site of the first visit.
