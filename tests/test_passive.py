@@ -121,6 +121,25 @@ def test_the_step_in_which_numbers_are_written():
     assert written_steps(np.array([[0.1], [0.7]], dtype=np.float32)).tolist() == [0.1]
 
 
+def test_nothing_is_divided_by_what_comes_near_zero():
+    """A ratio to something that varies by a half of its mean: a draw of that may be next to nothing, or negative."""
+    made = volumes(people=60)
+    noise = np.exp(np.random.default_rng(3).normal(1.0, 0.6, (60, 2)))
+    made["noise"] = np.round(noise, 6)
+    made["snr_ratio"] = made["left"] / made["noise"]
+    cohort = cohort_of(made, pairs=12)
+    assert formulas(cohort) == ["left = noise * snr_ratio"]
+    result = sg.SecondgramImputer(shape="off").fit(cohort, show=False).impute(cohort, draws=50, show=False)
+    place = cohort.features.index("snr_ratio")
+    seen = cohort.visits[np.isfinite(cohort.visits[:, :, place]), place]
+    assert np.abs(result.draws[:, :, place]).max() < 3 * seen.max()
+    left, ratio, own = (result.draws[:, :, cohort.features.index(name)] for name in ("left", "snr_ratio", "noise"))
+    np.testing.assert_allclose(left, ratio * own, rtol=1e-9)
+    with pytest.raises(sg.InputError, match=r"column 'noise'.*near zero.*product that one of snr_ratio and left is"):
+        sg.SecondgramImputer(shape="off", kinds={"snr_ratio": "left / noise"}).fit(cohort, show=False)
+    sg.SecondgramImputer(shape="off", kinds={"left": "snr_ratio * noise"}).fit(cohort, show=False)
+
+
 # -- what is declared --------------------------------------------------------------------------------
 
 

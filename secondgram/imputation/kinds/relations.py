@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...cohort.table import Cohort
+from ...errors import InputError
 from .passive import Relation
 
 # Rows that relations are looked for in and then tried on, and the fewest that tell.
@@ -26,6 +27,8 @@ WIDEST = 3000
 NOTHING, COUNTS = 1e-4, 0.02
 # A factor next to a whole number up to this, its inverse or a power of ten is that.
 LARGEST, POWERS = 100.0, tuple(10.0**power for power in range(-12, 13))
+# A standard deviation, as a share of the mean, up to which four of them leave a feature above zero.
+STEADY = 0.25
 # Names of what is derived from others.
 DERIVED = re.compile(r"norm|ratio|frac|percent|pct|adj|_rel|per_|corrected", re.IGNORECASE)
 
@@ -56,6 +59,7 @@ def found_relations(cohort: Cohort, declared: list[Relation]) -> tuple[list[Rela
     steps = written_steps(values)
     search = _Search(values, steps, cohort.features)
     for each in declared:
+        _check_divisors(each, values, cohort)
         search.take(each)
     if search.values.shape[1] > 1 and len(values) >= FEWEST:
         search.multiples()
@@ -63,6 +67,23 @@ def found_relations(cohort: Cohort, declared: list[Relation]) -> tuple[list[Rela
         search.pairs(product=True)
         search.longer()
     return search.ordered(), steps
+
+
+def _check_divisors(relation: Relation, values: np.ndarray, cohort: Cohort) -> None:
+    """Raise `InputError` where a declared ratio divides by what comes near zero."""
+    if not relation.product:
+        return
+    names = cohort.features
+    for part, weight in zip(relation.parts, relation.weights, strict=True):
+        if weight < 0 and comes_near_zero(values[:, part]):
+            formula, divisor = relation.text(names), names[part]
+            others = [names[each] for each in (relation.target, *relation.parts) if each != part]
+            raise InputError(
+                f"{formula} divides by what comes near zero: {divisor} varies by more than {STEADY:g} of its mean",
+                file=cohort.source,
+                column=divisor,
+                mend=f"Leave it out, or declare the product that one of {' and '.join(others)} is",
+            )
 
 
 class _Search:
@@ -224,7 +245,14 @@ class _Search:
         ways = [(z, (x, y), (1.0, 1.0), constant)]
         ways += [(one, (z, other), (1.0, -1.0), 1.0 / constant) for one, other in ((x, y), (y, x))]
         shared = {part for each in self.given.values() if each.product for part in each.parts}
-        ways.sort(key=lambda way: (way[0] in shared, DERIVED.search(self.features[way[0]]) is None, -way[0]))
+        small = {place: comes_near_zero(self.values[:, place]) for place in (x, y)}
+
+        def doubt(way: tuple[int, tuple[int, ...], tuple[float, ...], float]) -> tuple[bool, bool, bool, int]:
+            target, parts, weights, _ = way
+            divides = any(small[part] for part, weight in zip(parts, weights, strict=True) if weight < 0)
+            return divides, target in shared, DERIVED.search(self.features[target]) is None, -target
+
+        ways.sort(key=doubt)
         for target, parts, weights, by in ways:
             yield Relation(target, parts, weights, True, _nice(by))
 
@@ -254,6 +282,12 @@ class _Search:
             relation = Relation(int(free[target]), places, tuple(map(float, whole[used])))
             if self.holds(relation):
                 self.take(relation)
+
+
+def comes_near_zero(values: np.ndarray) -> bool:
+    """Whether draws of a feature with these values (n,) may be so small that what is divided by them explodes."""
+    known = values[np.isfinite(values)].astype(float)
+    return bool(len(known) and known.std() > STEADY * abs(known.mean()))
 
 
 def _nice(number: float) -> float:
