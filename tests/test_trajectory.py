@@ -149,6 +149,9 @@ def test_visits_are_hidden_as_they_are_missing(cohort: sg.Cohort) -> None:
     # The third person was seen at all but the first visit and the last.
     mine = {row[1:] for row in rows if row[0] == 2}
     assert mine == {(1, (2,)), (2, (1,)), (3, (1, 2))}
+    # The fourth one at all: told from all others, those before, those after, and the first.
+    mine = {row[1:] for row in rows if row[0] == 3 and row[1] == 2}
+    assert mine == {(2, (0, 1, 3)), (2, (0, 1)), (2, (3,)), (2, (0,))}
     people = hidden.people(cohort)
     assert people.history is not None
     assert (people.history.known == hidden.known).all()

@@ -28,8 +28,8 @@ class Hidden:
     def of(cls, cohort: Cohort) -> Hidden:
         """Every measured visit of everyone who has two or more, and the target of everyone who lacks it.
 
-        A measured one is told from all others, from those before it (as of somebody who was last seen then) and from
-        those after it (as of somebody who was first seen then).
+        A measured one is told from all others, from those before it (as of somebody who was last seen then), from those
+        after it (as of somebody who was first seen then), and from the first one (as of somebody who was seen once).
         """
         seen = np.isfinite(cohort.visits).any(axis=2)
         slot = np.arange(seen.shape[1])
@@ -41,9 +41,13 @@ class Hidden:
         for visit in slot:
             person = np.flatnonzero(seen[:, visit])
             others = seen[person] & (slot != visit)
-            for known in (others, others & (slot < visit), others & (slot > visit)):
+            before = others & (slot < visit)
+            once = before & (slot == before.argmax(axis=1)[:, None])
+            ways = (others, before, others & (slot > visit), once)
+            for number, known in enumerate(ways):
                 # Of two ways that show the same visits, one is enough.
-                some = known.any(axis=1) & ((known != others).any(axis=1) | (known is others))
+                same = [(known == earlier).all(axis=1) for earlier in ways[:number]]
+                some = known.any(axis=1) & ~np.any(same, axis=0) if same else known.any(axis=1)
                 add(person[some], int(visit), known[some], measured=True)
         lacking = ~seen[:, cohort.target] if cohort.target < len(slot) else np.ones(len(seen), dtype=bool)
         rest = np.flatnonzero(lacking & seen.any(axis=1))
