@@ -17,6 +17,7 @@ import secondgram as sg
 from secondgram.cohort.scaling import SharedScaling
 from secondgram.comparison.compare import predictions, scored
 from secondgram.imputation.default.model import DefaultModel
+from secondgram.imputation.kinds.supported_model import SupportedModel
 
 
 @pytest.fixture
@@ -458,6 +459,7 @@ def test_what_is_expected_of_features_with_kinds_is_that_of_the_verdict(bed):
     made = sg.Cohort(cohort.ids, visits, ("a", "b", "lesions", "total"), cohort.visit_labels, cohort.times, target=1)
     with bed.judgements() as judged:
         model = sg.SecondgramImputer(seed=0, shape="off", kinds={"lesions": "positive"}).fit(made, show=False).model_
+    assert isinstance(model, SupportedModel)
     learned, scaled = bed.learned_features(model, made.features)
     assert len(learned) == 3
     assert "lesions" in learned
