@@ -336,10 +336,12 @@ def impute(
     from .imputation.imputer import load
 
     look(out, streams=True)
-    together = _names(roles["visits"]) or []
-    visits = together[0] if len(together) == 1 and together[0] in ("missing", "all") else None
+    # Labels are the order of the table's visits, as in every command.
+    visits = roles["visits"] if roles["visits"] in ("missing", "all") else None
+    if visits is not None:
+        roles = roles | {"visits": None}
     imputer = load(model)
-    people = _cohort(cohort, quiet, roles | ({} if visits is None else {"visits": None}), imputer)
+    people = _cohort(cohort, quiet, roles, imputer)
     options: dict[str, Any] = {"gap": gap, "history": history, "resume": resume, "show": not quiet}
     options |= {"precision": precision, "threads": threads}
     options |= {"checks": roles["checks"], "visits": visits, "at": _years(at)}

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.table import Cohort
+from ..cohort.visit_sites import followup_sites
 from ..diffusion.noise import person_keys
 from ..errors import InputError, some
 from ..imputation.draws_file import drawn_features, read_draws
@@ -356,9 +357,8 @@ def _followup_sites(cohort: Cohort, rows: np.ndarray, measured: np.ndarray, visi
     """(N,) the site of each follow-up, of an imputed one that of the baseline; None where nobody changes the site."""
     if cohort.visit_sites is None or visit not in cohort.visit_labels:
         return None
-    sites = cohort.visit_sites[rows]
-    later = sites[:, cohort.visit_labels.index(visit)]
-    return np.where(np.isfinite(measured).any(axis=1), later, sites[:, 0])
+    slot = cohort.visit_labels.index(visit)
+    return followup_sites(cohort.visit_sites[rows], slot, np.isfinite(measured).any(axis=1))
 
 
 def _warn_of_moves(rest: pd.DataFrame) -> None:

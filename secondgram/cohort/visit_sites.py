@@ -31,6 +31,11 @@ def with_baseline_sites(site: np.ndarray, visit_sites: np.ndarray) -> np.ndarray
     return np.where(pd.isna(visit_sites[:, 0]), site, visit_sites[:, 0])
 
 
+def followup_sites(visit_sites: np.ndarray, slot: int, measured: np.ndarray) -> np.ndarray:
+    """(N,) of a later visit; where nothing of it is measured, (N,) bool, it is imputed as on that of the baseline."""
+    return np.where(measured, visit_sites[:, slot], visit_sites[:, 0])
+
+
 def agreed_sites(
     site: np.ndarray | None, visit_sites: np.ndarray, source: str | None
 ) -> tuple[np.ndarray, np.ndarray | None]:

@@ -297,25 +297,22 @@ class SecondgramImputer:
             raise InputError(f"threads={threads!r}", mend="Use a whole number, 1 or more")
         if checks not in CHECKS:
             raise InputError(f"checks={checks!r}", mend=f"Use one of {', '.join(CHECKS)}")
-        together = visits is not None or np.size(at) > 0
-        if together:
-            self._check_together(history, who, gap)
+        several = visits is not None or np.size(at) > 0
+        trajectory = self._trajectory_model(history, who, gap) if several else None
         every, read = self._history(history), cohort.findings or ()
         cohort, visit, notes = as_trained(cohort, self.columns_.visits, self.columns_.visit, every)
         notes += self._compared(cohort, checks, read)
-        targets = None
-        if isinstance(self.model_, TrajectoryModel) and together:
-            usual = self.model_.usual
-            people, targets, of_people = select_visits(cohort, self.columns_.features, usual, visits, at)
-            of_people += self.model_.beyond_notes(targets.distance)
-        else:
-            features = self.columns_.features
+        targets, features = None, self.columns_.features
+        if trajectory is None:
             people, of_people = select_people(cohort, who, features, gap, self.columns_.gap, visit, every)
+        else:
+            people, targets, of_people = select_visits(cohort, features, trajectory.usual, visits, at)
+            of_people += trajectory.beyond_notes(targets.distance)
         column = (self.columns_.table or {}).get("site", "site")
         notes += check_sites(cohort, self.model_.sites, column, wanted=self.preset == "paper") + of_people
         # Fail before drawing: unusable covariates, then an unknown solver or number of steps.
         notes += self._lacking(people) + self.model_.cautions()
-        notes += [] if targets is not None else self.model_.notes(people)
+        notes += self.model_.notes(people) if trajectory is None else []
         self.model_.check(solver, steps)
         precision, of_precision = self._precision(precision)
         result = (Imputation if targets is None else partial(TrajectoryImputation, targets=targets))(
@@ -337,15 +334,18 @@ class SecondgramImputer:
             result.path = os.fspath(out)
         return result
 
-    def _check_together(self, history: str | None, who: str, gap: float | None) -> None:
+    def _trajectory_model(self, history: str | None, who: str, gap: float | None) -> TrajectoryModel:
+        """The model, for several visits of a person. Raises `InputError` where it or an argument is of one visit."""
         if not isinstance(self.model_, TrajectoryModel):
             raise InputError(
                 "visits and times are imputed together by a model that is conditioned on all of a person's visits",
                 mend="Fit it with history='all' (--set history=all), on a cohort of three or more visits",
             )
-        for name, value, usual in (("history", history, None), ("who", who, "missing"), ("gap", gap, None)):
-            if value not in (usual, "all" if name == "history" else usual):
+        apart = {"history": history == "first", "who": who != "missing", "gap": gap is not None}
+        for name, value in (("history", history), ("who", who), ("gap", gap)):
+            if apart[name]:
                 raise InputError(f"{name}={value!r} does not go with visits or at", mend=f"Leave out {name}")
+        return self.model_
 
     def _history(self, asked: str | None) -> bool:
         """Whether all other visits are shown."""

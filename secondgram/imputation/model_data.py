@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.table import Cohort
+from ..cohort.visit_sites import followup_sites
 from ..diffusion.noise import person_keys
 from .history import History
 from .scanner_moves import placeable
@@ -44,9 +45,7 @@ class People:
         """
         sites, later = cohort.visit_sites, None
         if keep_known and sites is not None and not cohort.same_site.all():
-            # A visit of which nothing is measured is imputed as on the site of the baseline.
-            measured = np.isfinite(cohort.followup).any(axis=1)
-            later = np.where(measured, sites[:, cohort.target], sites[:, 0])
+            later = followup_sites(sites, cohort.target, np.isfinite(cohort.followup).any(axis=1))
         return cls(
             cohort.ids,
             person_keys(cohort.ids, cohort.followup_label if visit is None else visit),

@@ -82,13 +82,13 @@ def select_visits(
         notes.append("the features were matched by name: the cohort has others too, or another order than in training")
         # Whatever else was measured makes no visit known.
         cohort = replace(cohort, visits=cohort.visits[:, :, columns], features=tuple(features))
-    wanted = np.unique(Targets.of(cohort, usual, visits, at).person)
+    targets = Targets.of(cohort, usual, visits, at)
+    wanted = np.unique(targets.person)
     without = int((~np.isfinite(cohort.visits).any(axis=(1, 2))).sum())
     if without:
         notes.append(f"{without} people have no visit at all and are not imputed")
     if len(wanted) < len(cohort):
-        cohort = cohort.take(wanted)
-    targets = Targets.of(cohort, usual, visits, at)
+        cohort, targets = cohort.take(wanted), targets.take(wanted)
     for slot in range(len(cohort.visit_labels), len(targets.labels)):
         there = len(cohort) - int((targets.slot == slot).sum())
         if there:

@@ -84,6 +84,10 @@ class Anchor:
         level, slope, variance = _posterior((n[0], n[1], n[2]), r, self.G, self.s2)
         return Posterior(f0 + level, f1 + slope, variance)
 
+    def own_slope(self, posterior: Posterior, person: np.ndarray) -> np.ndarray:
+        """(N, D) how far slopes are from what is expected of people (N, p) like these."""
+        return np.asarray(posterior.slope - person @ self.b[1])
+
     def variance(self, posterior: Posterior, time: np.ndarray, error: bool = True) -> np.ndarray:
         """(N, D) of what is expected at a time (N,), with the error of a measurement or without."""
         level, both, slope = posterior.variance

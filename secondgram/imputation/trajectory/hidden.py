@@ -46,8 +46,9 @@ class Hidden:
             ways = (others, before, others & (slot > visit), once)
             for number, known in enumerate(ways):
                 # Of two ways that show the same visits, one is enough.
-                same = [(known == earlier).all(axis=1) for earlier in ways[:number]]
-                some = known.any(axis=1) & ~np.any(same, axis=0) if same else known.any(axis=1)
+                some = known.any(axis=1)
+                for earlier in ways[:number]:
+                    some &= (known != earlier).any(axis=1)
                 add(person[some], int(visit), known[some], measured=True)
         lacking = ~seen[:, cohort.target] if cohort.target < len(slot) else np.ones(len(seen), dtype=bool)
         rest = np.flatnonzero(lacking & seen.any(axis=1))

@@ -8,62 +8,44 @@ first, because it is told best.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from ...diffusion.noise import person_keys
 from ..history import History
-from ..interfaces import FollowupModel
 from ..model_data import People
 from .targets import Targets
 
 
 def draw_visits(
-    model: FollowupModel,
-    people: People,
-    targets: Targets,
-    draws: np.ndarray,
-    seed: int,
-    solver: str | None = None,
-    steps: int | None = None,
+    draw: Callable[[People, np.ndarray], np.ndarray], people: People, targets: Targets, numbers: np.ndarray
 ) -> np.ndarray:
-    """Draws (M, R, D) of targets, in original units; the history of people (N) has a slot for each of theirs."""
+    """Draws (M, R, D) of targets, in original units; the history of people (N) has a slot for each of theirs.
+
+    draw : draws (M, n, D) of people who miss one visit each, of some of the numbers (M,).
+    """
     assert people.history is not None
     visits = people.history.visits
-    found = np.empty((len(draws), len(targets), visits.shape[2]), dtype=visits.dtype)
+    found = np.empty((len(numbers), len(targets), visits.shape[2]), dtype=visits.dtype)
     filled: np.ndarray | None = None
     for turn in range(int(targets.turn.max(initial=-1)) + 1):
         rows = np.flatnonzero(targets.turn == turn)
         if turn == 0:
-            found[:, rows] = model.draw(conditioned(people, targets, rows, visits), draws, seed, solver, steps)
+            found[:, rows] = draw(conditioned(people, targets, rows, visits), numbers)
         else:
             assert filled is not None
-            for number in range(len(draws)):
-                one = conditioned(people, targets, rows, filled[number])
-                found[number, rows] = model.draw(one, draws[number : number + 1], seed, solver, steps)[0]
+            for place in range(len(numbers)):
+                one = conditioned(people, targets, rows, filled[place])
+                found[place, rows] = draw(one, numbers[place : place + 1])[0]
         if turn == targets.turn.max():
             break
         if filled is None:
-            filled = np.repeat(visits[None], len(draws), axis=0)
+            filled = np.repeat(visits[None], len(numbers), axis=0)
         telling = rows[~targets.alone[rows]]
         filled[:, targets.person[telling], targets.slot[telling]] = found[:, telling]
     return found
-
-
-def mean_visits(
-    model: FollowupModel,
-    people: People,
-    targets: Targets,
-    draws: np.ndarray,
-    seed: int,
-    solver: str | None = None,
-    steps: int | None = None,
-) -> np.ndarray:
-    """Posterior means (R, D) given what is known."""
-    assert people.history is not None
-    every = conditioned(people, targets, np.arange(len(targets)), people.history.visits)
-    return model.mean(every, draws, seed, solver, steps)
 
 
 def conditioned(people: People, targets: Targets, rows: np.ndarray, visits: np.ndarray) -> People:

@@ -75,12 +75,13 @@ class Targets:
         distance = _distances(times, known)[person, slot]
         return cls(person, slot, _turns(person, slot, alone, distance), alone, distance, labels, times)
 
-    def take(self, people: slice) -> Targets:
-        """Those of some people who follow each other."""
-        first, end, _ = people.indices(len(self.times))
-        mine = (self.person >= first) & (self.person < end)
+    def take(self, people: slice | np.ndarray) -> Targets:
+        """Those of the people at these positions, which ascend."""
+        places = np.arange(len(self.times))[people]
+        mine = np.isin(self.person, places)
         parts = {name: getattr(self, name)[mine] for name in ("slot", "turn", "alone", "distance")}
-        return replace(self, person=self.person[mine] - first, times=self.times[people], **parts)
+        person = np.searchsorted(places, self.person[mine])
+        return replace(self, person=person, times=self.times[people], **parts)
 
     def __len__(self) -> int:
         return len(self.person)

@@ -18,11 +18,11 @@ import pandas as pd
 from ...cohort.scaling import CovariateEncoder, SharedScaling
 from ...cohort.table import Cohort
 from ...diffusion.noise import person_keys
-from ...errors import some
 from ...training.trainer import Run
 from ..default.model import DefaultModel, DefaultOptions
 from ..folds import unit_folds
 from ..history import History, filled_times, usual_times
+from ..kinds.feature_kinds import FeatureKinds, notes_of
 from ..kinds.recognise import recognised
 from ..kinds.relations import found_relations
 from ..model_data import People, WeightedCohort
@@ -134,7 +134,7 @@ class TrajectoryModel:
 
     def expected(self, people: People) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (N, D) by the anchor alone, a mixed model of each feature."""
-        anchored = self._parts.anchored(self.anchor, people, self.trends)
+        anchored = self._parts.anchored(self.anchor, people, None)
         unit = self.scaling.original_scale(len(people), people.site)[1]
         return anchored.baseline, unit * anchored.deviation
 
@@ -282,8 +282,8 @@ class _Parts:
         times = filled_times(history.times, self.usual)
         anchor = Anchor.fit(values, times, person)
         again = history.known.sum(axis=1) > 1
-        own = anchor.posterior(values[again], times[again], person[again]).slope - person[again] @ anchor.b[1]
-        return anchor, trend_basis(own)
+        posterior = anchor.posterior(values[again], times[again], person[again])
+        return anchor, trend_basis(anchor.own_slope(posterior, person[again]))
 
     def anchored(self, anchor: Anchor, people: People, trends: np.ndarray | None) -> Anchored:
         """What the anchor expects of each person's missing visit.
@@ -307,7 +307,7 @@ class _Parts:
         inputs = np.stack([np.log(np.maximum(known.sum(axis=1), 1)), beyond, np.log(deviation).mean(axis=1)], axis=1)
         if trends is not None:
             middle = np.where(known, times, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-            own = (posterior.slope - person @ anchor.b[1]) @ trends
+            own = anchor.own_slope(posterior, person) @ trends
             inputs = np.concatenate([inputs, own * (at - middle)[:, None]], axis=1)
         baseline = self.scaling.invert(posterior.at(at), people.site)
         return Anchored(baseline.astype(people.baseline.dtype), np.maximum(nearest, SHORTEST), inputs, deviation)
@@ -333,15 +333,11 @@ def _first(cohort: Cohort) -> np.ndarray:
 
 def kinds_notes(cohort: Cohort) -> list[str]:
     """On features whose draws leave what they can be, because kinds and sums are not kept to here."""
-    kinds: dict[str, list[str]] = {}
-    for name, kind in zip(cohort.features, recognised(cohort, {}), strict=True):
-        if not kind.plain:
-            kinds.setdefault(kind.name, []).append(name)
-    found = [f"{kind} ({some(names, 3)})" for kind, names in kinds.items()]
+    found = notes_of(FeatureKinds(cohort.features, recognised(cohort, {})))
     found += [each.text(cohort.features) for each in found_relations(cohort, [])[0][:3]]
     if not found:
         return []
-    return [f"with history='all' draws are any numbers, and these are not kept to: {', '.join(found)}"]
+    return [f"with history='all' draws are any numbers, and these are not kept to: {'; '.join(found)}"]
 
 
 def _with_anchor(people: People, anchored: Anchored, doubt: np.ndarray | None = None) -> People:

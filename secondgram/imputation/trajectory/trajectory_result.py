@@ -17,7 +17,7 @@ from ..numeric_faults import whole
 from ..provenance import tree_digest
 from ..result import CHUNK_CELLS, Imputation
 from ..stream import DrawColumns, Part, write_draws
-from .joint_visits import draw_visits, mean_visits
+from .joint_visits import conditioned, draw_visits
 from .targets import Targets
 
 # Share of the draws between the ends of an interval of `trajectories`.
@@ -149,11 +149,13 @@ class TrajectoryImputation(Imputation):
         return super()._facts() | {"visits": tree_digest([list(targets.labels), *parts])}
 
     def _together(self, people: People, targets: Targets) -> np.ndarray:
+        def draw(some: People, numbers: np.ndarray) -> np.ndarray:
+            return self.model.draw(some, numbers, self.seed, self.solver, self.steps)
+
         with self._as_asked():
-            found = draw_visits(self.model, people, targets, self.draw_numbers, self.seed, self.solver, self.steps)
+            found = draw_visits(draw, people, targets, self.draw_numbers)
         return whole(found, self.features, people.ids[targets.person])
 
     def _expected(self, people: People, targets: Targets) -> np.ndarray:
-        with self._as_asked():
-            found = mean_visits(self.model, people, targets, self.draw_numbers, self.seed, self.solver, self.steps)
-        return whole(found, self.features, people.ids[targets.person])
+        assert people.history is not None
+        return self._mean(conditioned(people, targets, np.arange(len(targets)), people.history.visits))
