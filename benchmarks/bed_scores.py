@@ -72,13 +72,23 @@ def compared(peers: dict[str, Scores], default: Scores, unit: np.ndarray, names:
 
 
 def judgement(expected: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-    """Expected scores of people not seen, beside held-out ones: (S, D) of splits and features, NaN where unknown."""
+    """Expected scores of people not seen, beside held-out ones: (S, D) of splits and features, NaN where unknown.
+
+    off : their ratio less one.  error : its standard error by the splits, 0 where there is one.
+    """
     known = np.isfinite(expected) & np.isfinite(held_out)
-    means = {
-        name: float(np.nanmean(over_features(np.where(known, values, np.nan))))
-        for name, values in (("expected", expected), ("held_out", held_out))
+    each = np.stack([over_features(np.where(known, values, np.nan)) for values in (expected, held_out)])
+    each = each[:, np.isfinite(each).all(axis=0)]
+    means = each.mean(axis=1)
+    ratio = means[0] / means[1]
+    left = each[0] - ratio * each[1]
+    error = left.std(ddof=1) / np.sqrt(len(left)) / means[1] if len(left) > 1 else 0.0
+    return {
+        "expected": float(means[0]),
+        "held_out": float(means[1]),
+        "off": float(ratio) - 1.0,
+        "error": float(error),
     }
-    return means | {"off": means["expected"] / means["held_out"] - 1.0}
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -149,7 +159,7 @@ HEAD = (
 
 
 def row(found: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it; beyond chance."""
+    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it, and its standard error; beyond chance."""
     head = (found["task"], str(found["pairs"]), str(found["features"]))
     if "failed" in found:
         return (*head, "failed: " + found["failed"], *[""] * (len(HEAD) - 4))
@@ -162,7 +172,7 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
         f"{value:.3f} ({low:.3f} to {high:.3f})",
         f"{found['relative_rmse'][0]:.3f}",
         f"{found['coverage']:.3f}",
-        f"{100 * found['judgement']['off']:+.1f}",
+        f"{100 * found['judgement']['off']:+.1f} ({100 * found['judgement']['error']:.1f})",
         f"{100 * beyond_chance(found):+.1f}",
         found["standing"],
     )

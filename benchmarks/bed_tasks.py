@@ -144,8 +144,8 @@ def _corr(features: int | None = None, site: str | None = None) -> Callable[[Pat
 
 # Choices of people where pairs are few: with fewer of them the luck of who is judged decides. Wide ones take long.
 CHOICES, CHOICES_WIDE, WIDE = 6, 3, 100
-# Where single cells are far from all others, and decide a mean.
-CHOICES_FAR = 24
+# Where single cells are far from all others, and decide a mean: the judgement's standard error is below two hundredths.
+CHOICES_FAR, CHOICES_FARTHEST = 24, 60
 
 
 def _real(cohort: Callable[[Path], sg.Cohort], pairs: int | None = None, unpaired: int = 0, **more: Any) -> Task:
@@ -178,7 +178,7 @@ REAL: dict[str, Task] = {
     "qtab_150_50": _real(_qtab(50), 150),
     "corr": _real(_corr()),
     "corr_20_5": _real(_corr(5), 20, repeats=8),
-    "corr_50": _real(_corr(), 50, repeats=CHOICES_FAR),
+    "corr_50": _real(_corr(), 50, repeats=CHOICES_FARTHEST),
     "corr_150": _real(_corr(), 150, repeats=CHOICES_FAR),
     "corr_150_unpaired": _real(_corr(), 150, 400),
     "corr_SWU_4_20": _real(_corr(site="SWU_4"), 20, repeats=CHOICES_FAR, quick=True),

@@ -286,7 +286,7 @@ features; `unpaired` tasks learn from further people's first visits too. CRPS in
 the default preset's by that of the best simple peer on these very people, with a 95 % interval over people (not over
 who is learned from); simple peers are a mixed model for each feature, a ridge for each feature, ridge-gaussian,
 ridge-empirical, carry-forward-gaussian, and miceforest where features and pairs are few. Place: tied where the interval
-of the difference holds zero. Off: what the preset expected of itself less what came, as a share of that; beyond: by
-how much more than chance explains, by which people's mean absolute change differs between the few who are learned from
+of the difference holds zero. Off: what the preset expected of itself less what came, as a share of that, and the
+standard error over choices of people; beyond: by how much more than chance explains, by which people's mean absolute change differs between the few who are learned from
 and those who are judged.
 """

@@ -196,7 +196,9 @@ def test_judgement_compares_the_features_that_both_know(scores):
     expected = np.array([[0.9, 1.0, np.nan], [1.1, 1.0, 3.0]])
     held_out = np.array([[1.0, 1.0, 5.0], [1.0, 2.0, np.nan]])
     found = scores.judgement(expected, held_out)
-    assert found == pytest.approx({"expected": 1.0, "held_out": 1.25, "off": -0.2})
+    assert found == pytest.approx({"expected": 1.0, "held_out": 1.25, "off": -0.2, "error": 0.12})
+    # One split says nothing of its luck.
+    assert scores.judgement(expected[:1], held_out[:1])["error"] == 0.0
 
 
 def result(task: str, pairs: int, ratio: float, place: str, coverage: float, off: float) -> dict[str, Any]:
@@ -210,7 +212,7 @@ def result(task: str, pairs: int, ratio: float, place: str, coverage: float, off
         "relative_rmse": [1.0, 0.9, 1.1],
         "standing": place,
         "coverage": coverage,
-        "judgement": {"expected": 1.0 + off, "held_out": 1.0, "off": off},
+        "judgement": {"expected": 1.0 + off, "held_out": 1.0, "off": off, "error": 0.021},
         "judgement_of_carry_forward": {"expected": 1.0, "held_out": 1.0, "off": 0.0},
         "chance": {"expected": 0.8, "held_out": 1.0, "off": -0.2},
     }
@@ -243,7 +245,7 @@ def test_the_summary_of_a_bed(scores):
     lines = scores.table(results).splitlines()
     assert len(lines) == 5
     assert "0.950 (0.940 to 0.960)" in lines[1]
-    assert "+30.0  +62.5" in lines[1]
+    assert "+30.0 (2.1)  +62.5" in lines[1]
     assert "at most -4.0 (many), beyond chance +20.0 (many)" in text
     assert "failed: ValueError: no" in lines[4]
     assert scores.summary(results[3:]) == {"tasks": 1, "failed": ["broken"]}
@@ -266,7 +268,7 @@ def test_the_page_tells_the_bed(benchmark_module, monkeypatch, tmp_path):
     text = "\n".join(page.bed())
     assert text.startswith("## A bed of cohorts")
     assert "| few | 10 | 5 | ridge-gaussian | 0.5000 | 0.4750 | 0.950 (0.940 to 0.960) | 1.000 | 0.600 | " in text
-    assert "0.600 | +30.0 | +62.5 | first |" in text
+    assert "0.600 | +30.0 (2.1) | +62.5 | first |" in text
     assert "failed: ValueError: no" in text
     assert "worst 1.020 (many)" in text
     assert "commits abc, def" in text
