@@ -159,7 +159,10 @@ HEAD = (
 
 
 def row(found: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a task below `HEAD`; off: expected less held-out CRPS, as a share of it, and its standard error; beyond chance."""
+    """The cells of a task below `HEAD`.
+
+    off: expected less held-out CRPS, as a share of it, and its standard error; the same beyond chance.
+    """
     head = (found["task"], str(found["pairs"]), str(found["features"]))
     if "failed" in found:
         return (*head, "failed: " + found["failed"], *[""] * (len(HEAD) - 4))

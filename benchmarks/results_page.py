@@ -287,6 +287,6 @@ the default preset's by that of the best simple peer on these very people, with 
 who is learned from); simple peers are a mixed model for each feature, a ridge for each feature, ridge-gaussian,
 ridge-empirical, carry-forward-gaussian, and miceforest where features and pairs are few. Place: tied where the interval
 of the difference holds zero. Off: what the preset expected of itself less what came, as a share of that, and the
-standard error over choices of people; beyond: by how much more than chance explains, by which people's mean absolute change differs between the few who are learned from
-and those who are judged.
+standard error over choices of people; beyond: by how much more than chance explains, by which people's mean absolute
+change differs between the few who are learned from and those who are judged.
 """
