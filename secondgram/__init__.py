@@ -25,7 +25,7 @@ except PackageNotFoundError:
 if TYPE_CHECKING:
     from .analysis.fit import completed_tables, fit_pooled
     from .analysis.pool import Pooled, pool
-    from .cohort import Cohort, SimulatedCohort, read_cohort, simulate
+    from .cohort import Cohort, SimulatedCohort, SimulatedTrajectories, read_cohort, simulate
     from .comparison.compare import compare
     from .comparison.report import report
     from .denoiser import Denoiser
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Cohort": "cohort",
     "SimulatedCohort": "cohort",
+    "SimulatedTrajectories": "cohort",
     "read_cohort": "cohort",
     "simulate": "cohort",
     "Denoiser": "denoiser",
@@ -68,6 +69,7 @@ __all__ = [
     "Sampler",
     "SecondgramImputer",
     "SimulatedCohort",
+    "SimulatedTrajectories",
     "TrajectoryImputation",
     "__version__",
     "compare",

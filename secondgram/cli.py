@@ -442,15 +442,32 @@ def simulate(
     features: Annotated[int, typer.Option(help="imaging features")] = 128,
     paired: Annotated[float, typer.Option(help="share of people with a follow-up")] = 0.12,
     seed: Seed = 0,
-    mode: Annotated[str, typer.Option(help="cohort, gaussian or converters")] = "cohort",
+    mode: Annotated[str, typer.Option(help="cohort, gaussian, converters or trajectories")] = "cohort",
     selection: Annotated[str, typer.Option(help="who returns: random, or health for the healthier")] = "random",
+    visits: Annotated[int | None, typer.Option(help="mode trajectories: visits of each person [5]")] = None,
+    slope: Annotated[float | None, typer.Option(help="mode trajectories: SD of a change a year, in SD [0.06]")] = None,
+    wander: Annotated[float | None, typer.Option(help="mode trajectories: SD of what passes in two years [0]")] = None,
+    sites: Annotated[int | None, typer.Option(help="mode trajectories: scanners [1]")] = None,
+    dropout: Annotated[float | None, typer.Option(help="mode trajectories: how much the ill leave [0]")] = None,
 ) -> None:
     """Simulate a cohort with known hidden follow-ups; they are written beside it as NAME-truth."""
     from .cohort import simulate as make
 
     hidden = out.with_name(f"{out.stem}-truth{out.suffix}")
     with _output(out, False), _output(hidden, False):
-        cohort = make(subjects, features, paired, seed, mode, selection)
+        cohort = make(
+            subjects,
+            features,
+            paired,
+            seed,
+            mode,
+            selection,
+            visits=visits,
+            slope=slope,
+            wander=wander,
+            sites=sites,
+            dropout=dropout,
+        )
         cohort.write(out)
         cohort.write_truth(hidden)
     _say(f"{cohort!r} written to {out}, the hidden follow-ups to {hidden}")

@@ -42,7 +42,10 @@ OPTIONS = {
     ],
     "evaluate": [*COHORT_OPTIONS, "--out", "--seed", "--quiet"],
     "compare": [*COHORT_OPTIONS, *"--out --methods --folds --repeats --draws --seed --time-limit --quiet".split()],
-    "simulate": ["--out", "--subjects", "--features", "--paired", "--seed", "--mode", "--selection"],
+    "simulate": [
+        *("--out", "--subjects", "--features", "--paired", "--seed", "--mode", "--selection"),
+        *("--visits", "--slope", "--wander", "--sites", "--dropout"),
+    ],
     "report": ["--out", "--open", "--quiet"],
     "demo": ["--out", "--subjects", "--features", "--seed"],
     "doctor": [],

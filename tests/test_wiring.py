@@ -737,8 +737,12 @@ def test_options_of_simulate_reach_it(monkeypatch: pytest.MonkeyPatch, tmp_path:
     words = "--subjects 30 --features 4 --paired 0.4 --seed 6 --mode converters --selection health"
     outcome = cli("simulate", "--out", tmp_path / "made.csv", *words.split())
     assert outcome.code == 0, outcome.err
-    assert asked["simulate"] == ((30, 4, 0.4, 6, "converters", "health"), {})
+    unsaid = dict.fromkeys(("visits", "slope", "wander", "sites", "dropout"))
+    assert asked["simulate"] == ((30, 4, 0.4, 6, "converters", "health"), unsaid)
     assert (asked["write"][0], asked["truth"][0]) == ((tmp_path / "made.csv",), (tmp_path / "made-truth.csv",))
+    more = "--mode trajectories --visits 4 --slope 0.1 --wander 0.2 --sites 3 --dropout 0.5"
+    assert cli("simulate", "--out", tmp_path / "more.csv", *more.split()).code == 0
+    assert asked["simulate"][1] == {"visits": 4, "slope": 0.1, "wander": 0.2, "sites": 3, "dropout": 0.5}
 
 
 # -- the report -----------------------------------------------------------------------------------

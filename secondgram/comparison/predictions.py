@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..cohort.simulate import SimulatedCohort
+from ..cohort.simulated import SimulatedCohort
 from ..cohort.table import Cohort
 from ..cohort.value_findings import WARN
 from ..imputation.imputer import SecondgramImputer

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..cohort.formats import read_cohort
 from ..cohort.scaling import SharedScaling
-from ..cohort.simulate import SimulatedCohort
+from ..cohort.simulated import SimulatedCohort
 from ..cohort.table import Cohort
 from ..errors import InputError, some
 from ..imputation.draws_file import read_draws
