@@ -142,6 +142,9 @@ def run(name: str, part: Part, data: Path, seed: int, methods: list[str] | None)
         return
     old = _earlier(name)
     asked = ALL if ALL in (methods or part.methods) else methods or part.methods
+    if ALL in part.methods and asked != ALL:
+        # Where it wins and loses is said against these.
+        asked = list(dict.fromkeys([*asked, win_tie_loss.OURS, *win_tie_loss.PEERS.values()]))
     table = sg.compare(cohort, asked, part.folds, DRAWS, seed=seed, repeats=part.repeats, out=RUNS / name, show=False)
     if ALL in part.methods:
         with replacing(RUNS / name / win_tie_loss.FILE) as temporary:

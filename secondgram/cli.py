@@ -386,6 +386,7 @@ def compare(
     methods: Annotated[str | None, typer.Option(help="names separated by commas, or all")] = None,
     folds: Annotated[int, typer.Option(min=1, help="every person is tested once; 1: a quarter is held out")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="repeat with other folds")] = 1,
+    task: Annotated[str, typer.Option(help="first, forecast, interpolate, backcast or as-missing")] = "first",
     draws: Draws = 20,
     seed: Seed = 0,
     time_limit: Annotated[float, typer.Option(help="seconds another library may take for one fold")] = 1800.0,
@@ -395,17 +396,22 @@ def compare(
 ) -> None:
     """Compare methods on people held out whole: carry-forward, ridge, the published method, and this library.
 
+    By --task: the follow-up from the first visit (first), or visits of a person
+    that were measured and are hidden, from those before (forecast), around
+    (interpolate) or after them (backcast), or as others missed them (as-missing).
     A rerun with the same --out goes on where an interrupted one stopped.
     """
     _check_tables(*cohort)
-    from .comparison.compare import ALL, DEFAULT_METHODS
     from .comparison.compare import compare as run
     from .comparison.run_folder import show_comparison
 
     look(out, Kind.FOLDER)
     people = _cohort(cohort, quiet, roles)
-    asked = ALL if methods == ALL else _names(methods) or DEFAULT_METHODS
-    options = {"seed": seed, "repeats": repeats, "out": out, "time_limit": time_limit, "show": not quiet}
+    # One word is a method, or all.
+    names = _names(methods) or None
+    asked = names[0] if names is not None and len(names) == 1 else names
+    options = {"task": task, "seed": seed, "repeats": repeats, "out": out}
+    options |= {"time_limit": time_limit, "show": not quiet}
     with _output(out, quiet, Kind.FOLDER):
         table = run(people, asked, folds, draws, **options)  # type: ignore[arg-type]
     show_comparison(table)

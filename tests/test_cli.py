@@ -41,7 +41,10 @@ OPTIONS = {
         *"--threads --resume --quiet".split(),
     ],
     "evaluate": [*COHORT_OPTIONS, "--out", "--seed", "--quiet"],
-    "compare": [*COHORT_OPTIONS, *"--out --methods --folds --repeats --draws --seed --time-limit --quiet".split()],
+    "compare": [
+        *COHORT_OPTIONS,
+        *"--out --methods --folds --repeats --task --draws --seed --time-limit --quiet".split(),
+    ],
     "simulate": [
         *("--out", "--subjects", "--features", "--paired", "--seed", "--mode", "--selection"),
         *("--visits", "--slope", "--wander", "--sites", "--dropout"),

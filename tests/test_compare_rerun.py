@@ -238,12 +238,12 @@ def test_a_table_of_before_is_still_written(few):
 
 
 def test_methods_all_and_unknown_ones(few, monkeypatch):
-    chosen, _ = comparing._chosen(few, "all", show=False)
+    chosen, _ = comparing._chosen(few, "all", "first", show=False)
     assert set(FAST) < set(chosen)
     assert "exact-posterior" in chosen
     measured = sg.Cohort(ids=few.ids, visits=few.visits, features=few.features)
-    assert "exact-posterior" not in comparing._chosen(measured, "all", show=False)[0]
-    assert comparing._chosen(few, "ridge", show=False)[0] == ["ridge"]
+    assert "exact-posterior" not in comparing._chosen(measured, "all", "first", show=False)[0]
+    assert comparing._chosen(few, "ridge", "first", show=False)[0] == ["ridge"]
     for wrong in ("magic", ["ridge", "magic"], []):
         with pytest.raises(sg.InputError, match="unknown methods"):
             compared(few, wrong)

@@ -39,6 +39,7 @@ WITHIN = {
     "evaluation": {"metrics": 0, "evaluate": 1, "memorisation": 1, "score_tables": 1},
     "comparison": {
         "columns": 0,
+        "hidden_visits": 0,
         "methods": 0,
         "predictions": 1,
         "cache": 2,

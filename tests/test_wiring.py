@@ -722,12 +722,12 @@ def test_options_of_compare_reach_it(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.chdir(tmp_path)
     Path("good.csv").touch()
     out = tmp_path / "run"
-    words = "--methods ridge,paper --folds 3 --repeats 2 --draws 9 --seed 4 --time-limit 60 --quiet"
+    words = "--methods ridge,paper --folds 3 --repeats 2 --draws 9 --task forecast --seed 4 --time-limit 60 --quiet"
     outcome = cli("compare", "good.csv", "--out", out, *words.split())
     assert outcome.code == 0, outcome.err
     given, named = asked["compare"]
     assert given == ("the cohort", ["ridge", "paper"], 3, 9)
-    assert named == {"seed": 4, "repeats": 2, "out": out, "time_limit": 60.0, "show": False}
+    assert named == {"task": "forecast", "seed": 4, "repeats": 2, "out": out, "time_limit": 60.0, "show": False}
 
 
 def test_options_of_simulate_reach_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Callable[..., Any]) -> None:

@@ -127,7 +127,7 @@ class SimulatedTrajectories(SimulatedCohort):
             raise InputError("visits and at say the same in two ways", mend="Give one of them")
         rows = np.arange(len(self))[:, None]
         places = np.broadcast_to(np.arange(self.visits.shape[1]), self.times.shape) if visits is None else visits
-        known = self._sites()
+        known = self.scanned_on
         times, sites = self.times[rows, places], None if known is None else known[rows, places]
         if at is not None:
             times = self.times[:, :1] + np.asarray(at, dtype=float)
@@ -135,8 +135,9 @@ class SimulatedTrajectories(SimulatedCohort):
         people = people_of(self.covariate_table)
         return self.world.posterior(people, self.visits, self.times, times, known, sites)
 
-    def _sites(self) -> np.ndarray | None:
-        """(N, V) text; None of one scanner."""
+    @property
+    def scanned_on(self) -> np.ndarray | None:
+        """(N, V) the site of every visit; None of one scanner."""
         if self.visit_sites is not None or self.site is None:
             return self.visit_sites
         # Of people who all stay, a cohort keeps one site each.

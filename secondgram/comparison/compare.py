@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
 from ..cohort.scaling import SharedScaling
+from ..cohort.simulated import SimulatedTrajectories
 from ..cohort.table import C, Cohort
 from ..errors import InputError, some
 from ..evaluation.evaluate import BOOTSTRAPS, true_followup
@@ -33,11 +35,12 @@ from ..imputation.trainable import check_trainable
 from ..progress import progress
 from .cache import FoldCache
 from .evidence import Evidence
+from .hidden_visits import FIRST, TASKS, HiddenVisits, first_cells
 from .isolated import PeerFailure, predictions_isolated
-from .methods import DEFAULT_METHODS, METHODS, PEERS
+from .methods import BETWEEN, DEFAULT_METHODS, HIDDEN_METHODS, METHODS, PEERS
 from .predictions import predictions
 
-ALL = "all"
+ALL, EXACT = "all", "exact-posterior"
 REFERENCE, CARRY = "ridge-gaussian", "carry-forward"
 # Seconds that another library may take for one fold.
 TIME_LIMIT = 1800.0
@@ -47,10 +50,11 @@ FURTHER_BOOTSTRAPS, FEWEST_BOOTSTRAPS, FURTHER_CELLS = 200, 50, 200_000_000
 
 def compare(
     cohort: Cohort,
-    methods: Sequence[str] | str = DEFAULT_METHODS,
+    methods: Sequence[str] | str | None = None,
     folds: int = 5,
     draws: int = 20,
     *,
+    task: str = FIRST,
     seed: int = 0,
     repeats: int = 1,
     bootstraps: int = BOOTSTRAPS,
@@ -62,10 +66,16 @@ def compare(
 
     Parameters
     ----------
-    methods : names from `METHODS`, or "all" for every one that this cohort and this machine allow.
+    methods : names from `METHODS`, or "all" for every one that this cohort and this machine allow; None for the usual
+        ones of the task.
     folds, repeats : every person is tested once a repeat, by models that saw neither them nor their group; one fold
         holds a quarter of the people out once.
     draws : per person, for the methods that draw.
+    task : what is imputed of whom is held out. `first`, the follow-up from the first visit. Of cohorts of three visits
+        or more also visits that were measured and are hidden: `forecast`, each from those before it; `interpolate`,
+        each between others, from all others; `backcast`, the first from all later ones; `as-missing`, with the patterns
+        of those who missed some. The preset and the mixed model are then conditioned on every visit that is shown,
+        other methods on the nearest, which stands for the baseline in all that is reported.
     seed : decides folds, training, draws and bootstrap.
     out : a folder for the table as CSV and Markdown, the scores per feature, calibration, components, resemblance,
         outcomes and noise ceilings as CSV, what was run, and the report. What is finished of a method and fold is
@@ -84,18 +94,24 @@ def compare(
     holds both as `skipped` and `failed`. Raises `InputError` for unknown methods, or a cohort that cannot be learned
     from.
     """
-    methods, skipped = _chosen(cohort, methods, show)
+    if task not in TASKS:
+        raise InputError(f"task={task!r} is unknown", mend=f"Use one of {', '.join(TASKS)}")
+    methods, skipped = _chosen(cohort, methods, task, show)
     if draws < 1 or repeats < 1:
         raise InputError(f"draws={draws}, repeats={repeats}", mend="Use 1 or more of each")
     if not time_limit > 0:
         raise InputError(f"time_limit={time_limit}", mend="Use a number of seconds above zero")
     check_trainable(cohort)
-    parts = FoldCache(None if out is None else Path(out), cohort, draws=draws, folds=folds, seed=seed)
+    settings = {"draws": draws, "folds": folds, "seed": seed} | ({} if task == FIRST else {"task": task})
+    parts = FoldCache(None if out is None else Path(out), cohort, **settings)
+    people, cohort = cohort, cohort if task == FIRST else HiddenVisits.of(cohort, task, seed)
     evidence = None if out is None else Evidence(out, methods)
     cells, failed = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, parts, time_limit, evidence)
     table = comparison_table(cells, bootstraps, seed, further=True, failed=failed)
     table.attrs.update(people=len(next(iter(cells.values())).truth) // repeats, draws=draws, folds=folds)
     table.attrs.update(repeats=repeats, seed=seed, features=len(cohort.features), pairs=int(cohort.paired.sum()))
+    if task != FIRST:
+        table.attrs.update(task=task, subjects=len(people))
     table.attrs.update(skipped=skipped, failed=failed)
     table.attrs["peers"] = {name: PEERS[name].versions() for name in cells if name in PEERS}
     if out is not None and evidence is not None:
@@ -111,16 +127,25 @@ def compare(
     return table
 
 
-def _chosen(cohort: Cohort, methods: Sequence[str] | str, show: bool) -> tuple[list[str], dict[str, str]]:
+def _chosen(
+    cohort: Cohort, methods: Sequence[str] | str | None, task: str, show: bool
+) -> tuple[list[str], dict[str, str]]:
     """The methods that can be run, and why others cannot; raises `InputError` for unknown ones or none."""
-    exact = getattr(cohort, "posterior_mean", None) is not None
-    if isinstance(methods, str):
-        methods = [m for m in METHODS if exact or m != "exact-posterior"] if methods == ALL else [methods]
+    exact = isinstance(cohort, SimulatedTrajectories) or getattr(cohort, "posterior_mean", None) is not None
+    able = [name for name in METHODS if (exact or name != EXACT) and (task != FIRST or name not in BETWEEN)]
+    if methods is None:
+        usual = DEFAULT_METHODS if task == FIRST else HIDDEN_METHODS
+        methods = [name for name in usual if name in able]
+    elif isinstance(methods, str):
+        methods = able if methods == ALL else [methods]
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise InputError(f"unknown methods: {some(unknown)}", mend=f"Choose from {', '.join(METHODS)}, or {ALL}")
-    if "exact-posterior" in methods and not exact:
-        raise InputError("only a simulation in mode 'gaussian' knows its exact posterior")
+    if EXACT in methods and not exact:
+        raise InputError("only a simulation in mode 'gaussian' or 'trajectories' knows its exact posterior")
+    if not set(methods) <= {*able}:
+        between = some([name for name in methods if name not in able])
+        raise InputError(f"{between}: from the first visit alone nothing lies between two", mend="Give a task")
     skipped = {}
     for name in dict.fromkeys(methods):
         absent = PEERS[name].absent() if name in PEERS else None
@@ -137,16 +162,22 @@ def _chosen(cohort: Cohort, methods: Sequence[str] | str, show: bool) -> tuple[l
 def splits(cohort: C, folds: int, repeats: int, seed: int) -> Iterator[tuple[str, C, C]]:
     """What, people to learn from, and people to judge by: those held out whose follow-up is known.
 
-    One fold is a single split with a quarter of the people held out.
+    One fold is a single split with a quarter of the people held out. Of hidden visits, people are those of the whole
+    cohort, and those to learn from come with all of their visits.
     """
     for repeat in range(repeats):
         for number, (train, test) in enumerate(cohort.folds(4 if folds == 1 else folds, seed + repeat)):
             judge = cohort.take(test)
             known = judge.scanned & np.isfinite(true_followup(judge)).any(axis=1)
             what = f"repeat {repeat + 1}" + (f", fold {number + 1}" if folds > 1 else "")
-            yield what, cohort.take(train), judge.take(known)
+            yield what, _learning(cohort, train), judge.take(known)
             if number + 1 == folds:
                 break
+
+
+def _learning(cohort: C, train: np.ndarray) -> C:
+    learn = cohort.take(train)
+    return cast(C, learn.without(cohort.units()[~train])) if isinstance(learn, HiddenVisits) else learn
 
 
 def _cross_validated(
@@ -162,7 +193,7 @@ def _cross_validated(
     evidence: Evidence | None,
 ) -> tuple[dict[str, Cells], dict[str, str]]:
     """The cells of every method that came through, and why the others did not."""
-    scaling = SharedScaling.fit(cohort.baseline, cohort.site)
+    scaling = _scaling(cohort)
     yardstick = Yardstick.fit(
         scaling.apply(true_followup(cohort), cohort.site), scaling.apply(cohort.baseline, cohort.site)
     )
@@ -191,6 +222,13 @@ def _cross_validated(
     return through, failed
 
 
+def _scaling(cohort: Cohort) -> SharedScaling:
+    """Units of a comparison: SD of the first visits."""
+    if isinstance(cohort, HiddenVisits):
+        return SharedScaling.fit(first_cells(cohort.whole), cohort.whole.site)
+    return SharedScaling.fit(cohort.baseline, cohort.site)
+
+
 def _remembered(
     parts: FoldCache,
     name: str,
@@ -206,6 +244,8 @@ def _remembered(
     found = parts.load(name, what)
     if found is None:
         if name in PEERS:
+            # They read two visits, and are sent no more.
+            learn, judge = (each.plain() if isinstance(each, HiddenVisits) else each for each in (learn, judge))
             found = predictions_isolated(name, learn, judge, draws, seed, time_limit)
         else:
             found = predictions(name, learn, judge, draws, seed, fitted)

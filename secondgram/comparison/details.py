@@ -24,8 +24,11 @@ from ..evaluation.metrics import (
     resemblance_table,
     retest_reliability,
 )
+from ..evaluation.metrics.bootstrap import over_features
+from ..evaluation.metrics.calibration import thirds
 from ..files import writing
 from .columns import numbers_of
+from .hidden_visits import HiddenVisits
 
 BOOTSTRAPS = 200
 
@@ -39,6 +42,7 @@ def details(cells: dict[str, Cells], cohort: Cohort, seed: int) -> tuple[dict[st
     resemblance : correlation matrices, MMD and a classifier test, with the floor that real visits reach.
     outcomes : prediction of declared outcomes without and with the imputed visits.
     ceilings : the best values possible given the error of measurement, where people were scanned twice.
+    hidden : of hidden visits, errors and coverage by how many visits are shown, and by the years to the nearest.
     """
     groups = _groups(next(iter(cells.values())), cohort)
     weights = resamples(next(iter(cells.values())).unit, BOOTSTRAPS, seed)
@@ -51,6 +55,7 @@ def details(cells: dict[str, Cells], cohort: Cohort, seed: int) -> tuple[dict[st
             "components": _components(part, weights),
             "resemblance": resemblance_table(part, seed).reset_index(),
             "outcomes": _outcomes(part, cohort, seed, notes),
+            "hidden": _hidden(part, cohort, weights) if isinstance(cohort, HiddenVisits) else pd.DataFrame(),
         }
         for name, table in found.items():
             if len(table):
@@ -94,6 +99,27 @@ def _components(cells: Cells, weights: np.ndarray) -> pd.DataFrame:
     found = cell_mean(values, weights)
     rows = [(number + 1, *interval(found[:, number])) for number in range(found.shape[1])]
     return pd.DataFrame(rows, columns=["component", "value", "low", "high"])
+
+
+def _hidden(cells: Cells, cohort: HiddenVisits, weights: np.ndarray) -> pd.DataFrame:
+    """CRPS, RMSE and coverage by the number of visits shown, and by thirds of the years to the nearest of them."""
+    rows = _rows(cells, cohort)
+    known, years = cohort.known[rows].sum(axis=1), cohort.gap[rows]
+    third = thirds(years)
+    parts = [("visits shown", str(count), known == count) for count in np.unique(known)]
+    for number in np.unique(third[third >= 0]):
+        mine = third == number
+        parts.append(("years to the nearest", f"{years[mine].min():.3g} to {years[mine].max():.3g}", mine))
+    found = []
+    for by, part, mine in parts:
+        values = {"crps": cells.crps, "rmse": (cells.mean - cells.truth) ** 2, "coverage_90": cells.covered}
+        for metric, of_cells in values.items():
+            average = over_features(cell_mean(of_cells[mine], weights[:, mine]))
+            average = np.sqrt(average) if metric == "rmse" else average
+            if np.isfinite(average[0]):
+                people = len(np.unique(cohort.person[rows[mine]]))
+                found.append((by, part, int(mine.sum()), people, metric, *interval(average)))
+    return pd.DataFrame(found, columns=["by", "part", "visits", "people", "metric", "value", "low", "high"])
 
 
 def _outcomes(cells: Cells, cohort: Cohort, seed: int, notes: list[str]) -> pd.DataFrame:

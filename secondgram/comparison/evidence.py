@@ -33,6 +33,7 @@ from ..ops.registry import choose
 from . import findings
 from .cache import cohort_digest
 from .columns import labels_of, numbers_of
+from .hidden_visits import HiddenVisits
 
 EVIDENCE_VERSION = 2
 FILE, TRAINING = "evidence.json", "training.json"
@@ -64,13 +65,17 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """Who was tested: ids (N,), and age, gap in years, sex, site of each, NaN or None where unknown."""
+    """Who was tested: ids (N,), and age, gap in years, sex, site of each, NaN or None where unknown.
+
+    known : (N,) text, how many visits a hidden one was told from; None where all are told from the first.
+    """
 
     ids: np.ndarray
     age: np.ndarray
     gap: np.ndarray
     sex: np.ndarray
     site: np.ndarray
+    known: np.ndarray
 
     @classmethod
     def of(cls, judge: Cohort) -> Tested:
@@ -83,6 +88,7 @@ class Tested:
             judge.gap.astype(float),
             none if sex is None else _texts(sex),
             none if judge.site is None else judge.site.astype(object),
+            judge.known.sum(axis=1).astype(str).astype(object) if isinstance(judge, HiddenVisits) else none,
         )
 
     @classmethod
@@ -109,10 +115,11 @@ class Evidence:
         self.drawn: dict[str, list[Drawn]] = {}
         self.tested: list[Tested] = []
         self.models: dict[str, dict[str, Any]] = {}
+        self.scaling: SharedScaling | None = None
 
     def add(self, method: str, learn: Cohort, judge: Cohort, scaling: SharedScaling, draws: np.ndarray) -> None:
         """draws (M, N, D) of `judge`, original units, by a method that learned from `learn`."""
-        parts = self.drawn.setdefault(method, [])
+        parts, self.scaling = self.drawn.setdefault(method, []), scaling
         if len(parts) == len(self.tested):
             self.tested.append(Tested.of(judge))
         scaled = np.stack([scaling.apply(draw, judge.site) for draw in draws])
@@ -179,7 +186,27 @@ class Evidence:
             "values": [_doubtful(finding) for finding in cohort.check()],
             "provenance": _provenance(cohort, table),
         }
+        if isinstance(cohort, HiddenVisits) and found["people"] is not None:
+            assert self.scaling is not None
+            self._show(found["people"], cohort, self.scaling)
         return rounded(found)
+
+    def _show(self, people: dict[str, Any], cohort: HiddenVisits, scaling: SharedScaling) -> None:
+        """Add to each of a few people the visits that are shown: per feature pairs of years after the hidden visit, and
+        value, as change from the nearest, scaled."""
+        columns = [cohort.features.index(name) for name in people["features"]]
+        for person in people["people"]:
+            one = cohort.take([person["row"] - 1])
+            history = one.history()
+            nearest = scaling.apply(one.baseline, one.site)[0]
+            away = history.times[0] - history.at[0]
+            values = scaling.apply(history.visits[0], None if one.site is None else np.repeat(one.site, len(away)))
+            person["shown"] = [
+                [(away[v], values[v, column] - nearest[column]) for v in np.flatnonzero(np.isfinite(values[:, column]))]
+                for column in columns
+            ]
+            # The row of the person, not that of the hidden visit.
+            person["row"] = int(one.person[0]) + 1
 
 
 def digest(content: Any) -> str:
@@ -263,6 +290,7 @@ def _grouped(tested: Tested) -> dict[str, np.ndarray]:
     """Labels (N,) of the groups of people a report tells apart, in their order; "" where it is not known."""
     return {
         "gap": findings.quarters(tested.gap),
+        "shown": findings.named(tested.known, tested.ids),
         "age": findings.quarters(tested.age),
         "sex": findings.named(tested.sex, tested.ids),
         "site": findings.named(tested.site, tested.ids),

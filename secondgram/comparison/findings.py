@@ -193,6 +193,8 @@ def _ordered(label: np.ndarray, kind: str) -> list[str]:
     names, count = np.unique(label[label != ""].astype(str), return_counts=True)
     if kind in ("gap", "age"):
         return sorted(names, key=lambda name: float(name.split()[0]))
+    if kind == "shown":
+        return sorted(names, key=lambda name: (name == POOLED, name.zfill(4)))
     return sorted(names, key=lambda name: (name == POOLED, -int(count[names == name][0]), name))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,7 +99,7 @@ def show_comparison(table: pd.DataFrame, console: Console | None = None) -> None
     console = console or Console()
     attrs, table = table.attrs, ranked(table)
     lines = Table(
-        title=f"{attrs['people']} people held out whole, {attrs['features']} features, {attrs['draws']} draws",
+        title=f"{_whom(attrs)}, {attrs['features']} features, {attrs['draws']} draws",
         caption="95 % bootstrap intervals over people; rmse and crps in baseline SD; "
         f"nominal coverage {nominal_coverage(attrs['draws']):.3f}",
     )
@@ -120,6 +122,12 @@ def show_comparison(table: pd.DataFrame, console: Console | None = None) -> None
     console.print(lines)
     for line in not_compared(table):
         console.print(line, markup=False)
+
+
+def _whom(attrs: Mapping[Hashable, Any]) -> str:
+    if "task" in attrs:
+        return f"{attrs['people']} hidden visits ({attrs['task']}) of people held out whole"
+    return f"{attrs['people']} people held out whole"
 
 
 def _best(table: pd.DataFrame, metric: str, draws: int) -> set[str]:

@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 from .baseline import Baseline
-from .method_catalogue import ARMS, BASELINES, DEFAULT_METHODS, METHODS, PEERS, RIVALS, TITLES, Method
+from .method_catalogue import (
+    ARMS,
+    BASELINES,
+    BETWEEN,
+    DEFAULT_METHODS,
+    HIDDEN_METHODS,
+    METHODS,
+    PEERS,
+    RIVALS,
+    TITLES,
+    Method,
+)
 
-__all__ = ["ARMS", "BASELINES", "DEFAULT_METHODS", "METHODS", "PEERS", "RIVALS", "TITLES", "Baseline", "Method"]
+__all__ = [
+    "ARMS",
+    "BASELINES",
+    "BETWEEN",
+    "DEFAULT_METHODS",
+    "HIDDEN_METHODS",
+    "METHODS",
+    "PEERS",
+    "RIVALS",
+    "TITLES",
+    "Baseline",
+    "Method",
+]

@@ -34,6 +34,10 @@ class CarryForwardGaussian(GaussianBaseline):
         return lambda X: np.zeros((len(X), self.width))
 
 
+class LinearInterpolation(CarryForwardGaussian):
+    """The line through a person's two neighbouring visits, which stands in place of the nearest (`Method.between`)."""
+
+
 class MeanChange(PointBaseline):
     """Baseline plus the change expected from covariates and gap (least squares)."""
 

@@ -12,6 +12,7 @@ from .linear import (
     CarryForward,
     CarryForwardGaussian,
     FeatureRidge,
+    LinearInterpolation,
     MeanChange,
     PartialLeastSquares,
     Ridge,
@@ -32,7 +33,9 @@ class Method:
         process of its own.
     preset, options : of `SecondgramImputer`; options leave out a part of the published method, or combine the gradients
         of its tasks.
-    usual : compared where nobody says which.
+    usual : compared where nobody says which;  usual_hidden : where visits are hidden by task.
+    history : it reads all visits of a person that are shown;  between : it starts from the line through two of them,
+        and is of no use where the first alone is shown.
     """
 
     name: str
@@ -43,15 +46,32 @@ class Method:
     preset: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     usual: bool = False
+    usual_hidden: bool = False
+    history: bool = False
+    between: bool = False
     title: str = ""
 
 
 CATALOGUE = (
-    Method("carry-forward", "the follow-up equals the baseline", learner=CarryForward, simple=True, usual=True),
+    Method(
+        "carry-forward",
+        "the follow-up equals the baseline, or the nearest visit that is shown",
+        learner=CarryForward,
+        simple=True,
+        usual=True,
+        usual_hidden=True,
+    ),
     Method(
         "carry-forward-gaussian",
         "the same, with draws from a Gaussian of its errors on the training pairs",
         learner=CarryForwardGaussian,
+    ),
+    Method(
+        "linear-interpolation",
+        "the line through the two neighbouring visits, with Gaussian residuals",
+        learner=LinearInterpolation,
+        usual_hidden=True,
+        between=True,
     ),
     Method(
         "mean-change",
@@ -74,6 +94,7 @@ CATALOGUE = (
         learner=RidgeGaussian,
         simple=True,
         usual=True,
+        usual_hidden=True,
     ),
     Method(
         "ridge-empirical",
@@ -81,6 +102,7 @@ CATALOGUE = (
         learner=RidgeEmpirical,
         simple=True,
         usual=True,
+        usual_hidden=True,
     ),
     Method(
         "pls",
@@ -91,6 +113,8 @@ CATALOGUE = (
         "mixed-model",
         "a linear mixed model for each feature: random intercept and slope of every person",
         learner=MixedModel,
+        usual_hidden=True,
+        history=True,
     ),
     Method(
         "lightgbm",
@@ -150,11 +174,26 @@ CATALOGUE = (
         options={"gradients": "upgrad"},
     ),
     Method("paper", "the published method", preset="paper", usual=True, title="the published method"),
-    Method("default", "this library", preset="default", usual=True, title="secondgram"),
-    Method("exact-posterior", "the simulator's own posterior, the best possible (mode gaussian)"),
+    Method(
+        "default",
+        "this library",
+        preset="default",
+        usual=True,
+        usual_hidden=True,
+        history=True,
+        title="secondgram",
+    ),
+    Method(
+        "exact-posterior",
+        "the simulator's own posterior, the best possible (modes gaussian and trajectories)",
+        usual_hidden=True,
+        history=True,
+    ),
 )
 BY_NAME = {method.name: method for method in CATALOGUE}
 METHODS: dict[str, str] = {method.name: method.meaning for method in CATALOGUE}
+BETWEEN = frozenset(method.name for method in CATALOGUE if method.between)
+HIDDEN_METHODS = tuple(method.name for method in CATALOGUE if method.usual_hidden)
 DEFAULT_METHODS = tuple(method.name for method in CATALOGUE if method.usual)
 TITLES: dict[str, str] = {method.name: method.title or method.name for method in CATALOGUE}
 PEERS: dict[str, type[Any]] = {each.name: each.learner for each in CATALOGUE if each.learner and each.peer}

@@ -7,7 +7,7 @@ import numpy as np
 from ...cohort.table import Cohort
 from ...diffusion.noise import Purpose
 from ...imputation.context import Context
-from ...imputation.history import years
+from ...imputation.history import History, years
 from ...imputation.model_data import People, TrainingPairs
 from ...ops.noise import normals
 from .baseline import Baseline
@@ -25,8 +25,8 @@ class MixedModel(Baseline):
 
     x holds 1, covariates, time and their products; (u, v) is a person's random intercept and slope, N(0, G), and e is
     N(0, s2). Maximum likelihood by EM (Laird and Ware 1982), all features at once. A follow-up is predicted by its
-    normal distribution given the measured baseline of that feature; features are independent of each other. Where no
-    times are recorded, visits are one year apart.
+    normal distribution given the measured baseline of that feature, or given all of its visits that are shown; features
+    are independent of each other. Where no times are recorded, visits are one year apart.
     """
 
     def fit(self, train: Cohort, seed: int) -> MixedModel:
@@ -89,7 +89,9 @@ class MixedModel(Baseline):
         return np.stack([V[0] * b0 + V[1] * b1, V[1] * b0 + V[2] * b1]) / self.s2, V
 
     def _conditional(self, people: People) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance (N, D), scaled, of the follow-up given the measured cells of the baseline."""
+        """Mean and variance (N, D), scaled, of the follow-up given measured cells of the baseline or of all visits."""
+        if people.history is not None:
+            return self._given_all(people, people.history)
         baseline = self.context.scaling.apply(people.baseline, people.site)
         time = np.where(np.isfinite(people.gap), people.gap, self.usual_gap)[:, None] / self.usual_gap
         static = self.context.encoder.transform(people.table, people.source)
@@ -101,6 +103,21 @@ class MixedModel(Baseline):
         pull = shared / (g0 + self.s2)
         surprise = np.where(seen, baseline - before, 0.0)
         return after + pull * surprise, np.maximum(spread - pull * shared, 1e-12)
+
+    def _given_all(self, people: People, history: History) -> tuple[np.ndarray, np.ndarray]:
+        static = self.context.encoder.transform(people.table, people.source)
+        sums = np.zeros((5, len(people), self.width))
+        for visit in range(history.visits.shape[1]):
+            site = people.site if history.sites is None else history.sites[:, visit]
+            y = self.context.scaling.apply(history.visits[:, visit], site)
+            time = np.nan_to_num(history.times[:, visit], nan=visit * self.usual_gap)[:, None] / self.usual_gap
+            seen = np.isfinite(y)
+            r = np.where(seen, y - _fixed(time, static)[:, 0] @ self.beta, 0.0)
+            sums += np.stack([seen, seen * time, seen * time**2, r, time * r])
+        mu, V = self._posterior(*sums)
+        at = np.where(np.isfinite(history.at), history.at, people.gap)[:, None] / self.usual_gap
+        mean = _fixed(at, static)[:, 0] @ self.beta + mu[0] + at * mu[1]
+        return mean, np.maximum(V[0] + 2 * at * V[1] + at**2 * V[2] + self.s2, 1e-12)
 
     def mean(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None

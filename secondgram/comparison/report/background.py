@@ -8,7 +8,7 @@ from ...evaluation.memorisation import LIMIT
 from . import labels
 from .drawing import spanning, strip
 from .html import Html, join, tag
-from .shared import EvidenceContent
+from .shared import EvidenceContent, judged
 from .tables import breakable, cell, folded, paragraph, row, section, table, value
 
 # Rows of the table of values.
@@ -113,7 +113,7 @@ def provenance(evidence: EvidenceContent, about: dict[str, Any]) -> Html:
             f"{_number(run, 'pairs')} pairs",
         ),
         ("Data, SHA-256", tag("code", origin["data"])),
-        ("Design", f"{design}; {_number(run, 'people')} people scored, {_number(run, 'draws')} draws each"),
+        ("Design", f"{design}; {judged(run)} scored, {_number(run, 'draws')} draws each"),
         ("Seed", _number(run, "seed")),
         ("Methods", ", ".join(dict.fromkeys(evidence["table"]["method"]))),
         ("Backends", ", ".join(f"{name}: {backend}" for name, backend in origin["backends"].items())),

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ...evaluation.metrics import Estimate, win_tie_loss
+from ..hidden_visits import TASKS
 from . import figures, labels
 from .drawing import strip
 from .html import Html, join, tag
-from .shared import FIRST, KINDS, EvidenceContent, ours, strip_ends, upper
+from .shared import FIRST, KINDS, EvidenceContent, judged, ours, strip_ends, upper
 from .tables import breakable, cell, figure, folded, paragraph, row, section, table, value
 
 # Rows shown: more losses than wins.
@@ -54,9 +55,15 @@ def lead(evidence: EvidenceContent) -> Html:
     parts.append(f"The simplest method that nothing clearly beats: {labels.listed(phrases)}.")
     run = evidence["run"]
     parts.append(
-        f"Judged on {labels.count(int(run['people']), 'person', 'people')} held out whole: nothing that was fitted "
-        "had seen them."
+        f"Judged on {judged(run)} of people held out whole: nothing that was fitted had seen them."
+        if "task" in run
+        else f"Judged on {judged(run)} held out whole: nothing that was fitted had seen them."
     )
+    if "task" in run:
+        parts.append(
+            f"Hidden is {TASKS[run['task']]}. What is called baseline or carried forward below is the nearest visit "
+            "that is shown."
+        )
     return paragraph(" ".join(parts), kind="lead")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -160,6 +161,33 @@ def trajectory(values: Sequence[float | None], gap: float | None, ends: tuple[fl
     after = "follow-up" if gap is None else f"{labels.number(gap, 1)} y"
     parts.append(tag("text", "baseline", x=x(0) - 10, y=height - 6, class_="tick"))
     parts.append(tag("text", after, x=x(1) + 34, y=height - 6, class_="tick end"))
+    return picture(label, width, height, *parts, kind="small")
+
+
+def visits(
+    known: Sequence[tuple[float, float]], values: Sequence[float | None], ends: tuple[float, float], label: str
+) -> Html:
+    """One person and feature: visits that are shown, the hidden one at year 0, and where the draws say it would be.
+
+    known : years after the hidden visit, and value.  values : as of `trajectory`.
+    """
+    width, height = 200.0, 150.0
+    years = [year for year, _ in known if math.isfinite(year)]
+    x = Scale(*spanning([*years, 0.0], 0.1), 42.0, width - 14.0)
+    y = Scale(*ends, height - 26.0, 10.0)
+    truth, mean, low, inner_low, inner_high, high = (float(v) if v is not None else 0.0 for v in values)
+    ticks, after = y.ticks(6), x.ticks(4)
+    written, when = decimals(ticks), decimals(after)
+    parts = [tag("line", x1=34, x2=width - 10, y1=y(t), y2=y(t), class_="grid") for t in ticks]
+    parts += [tag("text", written(t), x=28, y=y(t) + 4, class_="tick end") for t in ticks]
+    parts += [tag("text", when(t), x=x(t), y=height - 6, class_="tick middle") for t in after]
+    parts.append(tag("line", x1=x(0), x2=x(0), y1=y(low), y2=y(high), class_="whisker ours"))
+    parts.append(tag("line", x1=x(0), x2=x(0), y1=y(inner_low), y2=y(inner_high), class_="whisker ours thick"))
+    points = sorted([*((year, value) for year, value in known if math.isfinite(year)), (0.0, truth)])
+    steps = " ".join(f"{x(year):.1f},{y(y.cut(value)):.1f}" for year, value in points)
+    parts.append(tag("polyline", points=steps, class_="line strong"))
+    parts += [mark(x(year), y(y.cut(value)), "tie" if year == 0.0 else "strong", 3.5) for year, value in points]
+    parts.append(mark(x(0), y(mean), "ours", 3.0))
     return picture(label, width, height, *parts, kind="small")
 
 

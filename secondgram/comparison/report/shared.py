@@ -15,12 +15,24 @@ EvidenceContent = dict[str, Any]
 # Longer lists are cut or folded.
 FIRST = 8
 KINDS = {"better": "Better", "tie": "Ties", "worse": "Worse"}
-GROUPS = {"gap": "Years between the visits", "age": "Age at baseline", "sex": "Sex", "site": "Site"}
+GROUPS = {
+    "gap": "Years between the visits",
+    "shown": "Visits that are shown",
+    "age": "Age at baseline",
+    "sex": "Sex",
+    "site": "Site",
+}
 
 
 def ours(evidence: EvidenceContent) -> str:
     """The method that the report is about."""
     return labels.method(evidence["roles"]["ours"])
+
+
+def judged(run: dict[str, Any]) -> str:
+    """How many people or hidden visits were scored."""
+    count = int(run["people"])
+    return labels.count(count, "hidden visit") if "task" in run else labels.count(count, "person", "people")
 
 
 def upper(text: str) -> str:
