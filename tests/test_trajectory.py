@@ -14,7 +14,7 @@ import secondgram as sg
 from secondgram.errors import InputError
 from secondgram.imputation.history import History, filled_times, usual_times, years
 from secondgram.imputation.model_data import People, TrainingPairs, WeightedCohort
-from secondgram.imputation.trajectory.anchor import Anchor
+from secondgram.imputation.trajectory.anchor import Anchor, _estimated
 from secondgram.imputation.trajectory.hidden import Hidden
 from secondgram.imputation.trajectory.statement import conditional, log_likelihood
 from secondgram.imputation.trajectory.trajectory_model import INPUTS, Anchored, TrajectoryModel, _Parts
@@ -96,6 +96,24 @@ def test_the_anchor_has_the_greatest_likelihood(monkeypatch: pytest.MonkeyPatch)
             b = anchor.b.copy()
             b[part] += shift
             assert _whole(replace(anchor, b=b), y, time, person, 0) < best + 1e-3
+
+
+@pytest.mark.parametrize("holes", [0.0, 0.2])
+def test_people_who_were_seen_once_are_summed_and_features_are_alone(holes: float) -> None:
+    rng = np.random.default_rng(4)
+    made = sg.simulate(300, 5, 0.3, 6, "trajectories", visits=4)
+    values = (made.visits - made.baseline.mean(axis=0)) / made.baseline.std(axis=0)
+    values[rng.random(values.shape) < holes] = np.nan
+    person = np.column_stack([np.ones(300), rng.standard_normal(300)])
+    whole = _estimated(values, made.times, person)
+    # Seen a moment later nobody is seen at time 0, and each is summed by itself.
+    each = _estimated(values, made.times + 1e-9, person)
+    for one, other in zip(whole, each, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for feature in range(5):
+        alone = _estimated(values[:, :, [feature]], made.times, person)
+        for one, other in zip(whole, alone, strict=True):
+            np.testing.assert_allclose(one[..., [feature]], other, rtol=1e-8, atol=1e-9)
 
 
 def test_the_anchor_finds_what_data_were_made_with() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..cohort.simulate_trajectories import TrajectoryPosterior
 from ..cohort.simulated import SimulatedCohort, SimulatedTrajectories, people_of
 from ..cohort.table import Cohort
 from ..cohort.value_findings import WARN
@@ -71,7 +72,8 @@ def _of_hidden(
         people, numbers = judge.people(), np.arange(draws)
         return model.mean(people, numbers, seed), model.draw(people, numbers, seed)
     if method.preset is None:
-        return _exact(judge, draws, seed)
+        found = exact_posterior(judge)
+        return found.mean[:, 0], found.draws(draws, seed)[:, :, 0]
     imputer = SecondgramImputer(method.preset, seed=seed, history="all", **method.options).fit(learn.whole, show=False)
     if fitted is not None:
         fitted(method.name, imputer.model_)
@@ -82,12 +84,13 @@ def _of_hidden(
     return mean, drawn
 
 
-def _exact(judge: HiddenVisits, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def exact_posterior(judge: HiddenVisits) -> TrajectoryPosterior:
+    """Of hidden visits of a simulation in mode `trajectories`, one of each row."""
     whole, person, slot = judge.whole, judge.person, judge.slot
     assert isinstance(whole, SimulatedTrajectories)
     rows, on = np.arange(len(judge)), whole.scanned_on
     sites = None if on is None else on[person]
-    found = whole.world.posterior(
+    return whole.world.posterior(
         people_of(whole.covariate_table.iloc[person]),
         judge.history().visits,
         whole.times[person],
@@ -95,4 +98,3 @@ def _exact(judge: HiddenVisits, draws: int, seed: int) -> tuple[np.ndarray, np.n
         sites,
         None if sites is None else sites[rows, slot][:, None],
     )
-    return found.mean[:, 0], found.draws(draws, seed)[:, :, 0]

@@ -9,16 +9,16 @@ that shared this code would share its faults.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from ...ops.thread_pool import in_parallel
 
-ROUNDS = 200
+ROUNDS = 1000
 # Relative change of every variance at which the rounds end.
-CLOSE = 1e-4
+CLOSE = 5e-5
 # Features that are fitted together: the arrays of so many stay in a processor's cache for a few hundred people.
 AT_ONCE = 64
 # People that the variances are learned from at most: the standard error of a variance is sqrt(2 / n) of it.
@@ -121,59 +121,169 @@ def _posterior(
 
 
 def _estimated(values: np.ndarray, time: np.ndarray, person: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """b (2, p, D), G (3, D) and s2 (D,) of some features."""
+    """b (2, p, D), G (3, D) and s2 (D,) of some features, each until it moves no more."""
     seen = np.isfinite(values)
-    y = np.where(seen, values, 0.0).astype(float)
     t = np.where(np.isfinite(time), time, 0.0)
-    n, t1, t2 = (np.einsum("nv,nvd->nd", t**power, seen) for power in (0, 1, 2))
-    sums = n, t1, t2
-    y1, yt = y.sum(axis=1), np.einsum("nv,nvd->nd", t, y)
-    squares = (y**2).sum(axis=(0, 1))
-    cells, known = np.maximum(seen.sum(axis=(0, 1)), 1), n > 0
-    people = np.maximum(known.sum(axis=0), 1)
-    solver = _solver(person, known)
-    whole = np.maximum(squares / cells, 1e-12)
+    there = seen.any(axis=2)
+    once = (there.sum(axis=1) == 1) & (np.where(there, t, 0.0) == 0.0).all(axis=1)
+    people: list[_Once | _Several] = [
+        _Once.of(values[once], person[once]),
+        _Several.of(values[~once], t[~once], person[~once]),
+    ]
+    cells = np.maximum(seen.sum(axis=(0, 1)), 1)
+    known = seen.any(axis=1)
+    solver, count = _solver(person, known), np.maximum(known.sum(axis=0), 1)
+    whole = np.maximum((np.where(seen, values, 0.0).astype(float) ** 2).sum(axis=(0, 1)) / cells, 1e-12)
+    width = values.shape[2]
     s2, G = 0.3 * whole, np.stack([0.6 * whole, 0.0 * whole, 0.05 * whole])
-    b = np.zeros((2, person.shape[1], values.shape[2]))
+    b = np.zeros((2, person.shape[1], width))
+    # Features that still move.
+    left = np.arange(width)
     for _ in range(ROUNDS):
-        f0, f1 = person @ b
-        r = np.stack([y1 - f0 * n - f1 * t1, yt - f0 * t1 - f1 * t2])
-        level, slope, V = _posterior(sums, r, G, s2)
-        moments = np.where(known, np.stack([level**2, level * slope, slope**2]) + V, 0.0)
-        scale = _expanded(sums, r, level, slope, moments)
-        before = G, s2
-        G = _scaled(moments.sum(axis=1) / people, scale)
-        rest = (
-            squares
-            - 2.0 * (f0 * y1 + f1 * yt).sum(axis=0)
-            + (f0 * (f0 * n + f1 * t1) + f1 * (f0 * t1 + f1 * t2)).sum(axis=0)
-        )
-        # The residual of the expanded model: r'r - 2 sum of a r b + sum of a S a' b b'.
-        s2 = np.maximum(_left(rest, sums, r, level, slope, moments, scale) / cells, LEAST * whole)
+        sums = _Sums.added([part.expected(b[:, :, left], G[:, left], s2[left]) for part in people])
+        square, cross = sums.square(), sums.cross.transpose(2, 0, 1).reshape(-1, 4)
+        scale = _expanded(square, cross)
+        flat = scale.reshape(-1, 4)
+        before = s2[left], G[:, left]
+        G[:, left] = _scaled(sums.moments / count[left], scale)
+        # The residual of the expanded model: r'r - 2 sum of r a b + sum of a S a' b b'.
+        rest = sums.rest - 2.0 * (cross * flat).sum(axis=1) + np.einsum("dk,dkl,dl->d", flat, square, flat)
+        s2[left] = np.maximum(rest / cells[left], LEAST * whole[left])
         # The means of levels and slopes given what is known of the person: far fewer rounds than by rows of visits.
-        step = np.stack(
-            [np.einsum("dpq,qd->pd", solver, person.T @ np.where(known, each, 0.0)) for each in (level, slope)]
-        )
-        b = b + step
-        moved = np.abs(np.stack([s2 - before[1], *(G - before[0])])).max(axis=0) / (s2 + G[0])
-        if max(moved.max(), (np.abs(step).max(axis=(0, 1)) / np.sqrt(whole)).max()) < CLOSE:
+        step = np.einsum("dpq,kqd->kpd", solver[left], sums.means)
+        b[:, :, left] += step
+        moved = np.abs(np.stack([s2[left] - before[0], *(G[:, left] - before[1])])).max(axis=0) / (s2 + G[0])[left]
+        far = np.maximum(moved, np.abs(step).max(axis=(0, 1)) / np.sqrt(whole[left])) >= CLOSE
+        if not far.any():
             break
+        if not far.all():
+            left, people = left[far], [part.only(np.flatnonzero(far)) for part in people]
     return b, G, s2
 
 
-def _expanded(
-    sums: tuple[np.ndarray, ...], r: np.ndarray, level: np.ndarray, slope: np.ndarray, moments: np.ndarray
-) -> np.ndarray:
-    """(D, 2, 2) a: least squares of r on Z a (u, s), over what is known of (u, s)."""
-    S = np.stack([[sums[0], sums[1]], [sums[1], sums[2]]])  # [2, 2, people, features]
-    M = np.stack([[moments[0], moments[1]], [moments[1], moments[2]]])
-    left = np.einsum("klnd,pqnd->dkplq", S, M).reshape(-1, 4, 4)
-    right = np.einsum("knd,pnd->dkp", r, np.stack([level, slope])).reshape(-1, 4)
-    usual = np.maximum(np.einsum("dqq->d", left) / 4.0, 1e-12)
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """What a round needs of people, expected given what is known of them: sums over these.
+
+    moments : (3, D) of u u, u s, s s.  products : (3, 3, D) of [n, t1, t2] times these.  cross : (2, 2, D) of residual
+    sums times [u, s].  means : (2, p, D) of what is known of a person times [u, s].  rest : (D,) squared residuals.
+    """
+
+    moments: np.ndarray
+    products: np.ndarray
+    cross: np.ndarray
+    means: np.ndarray
+    rest: np.ndarray
+
+    @classmethod
+    def added(cls, parts: list[_Sums]) -> _Sums:
+        return cls(*(sum(getattr(part, each.name) for part in parts) for each in fields(cls)))  # type: ignore[arg-type]
+
+    def square(self) -> np.ndarray:
+        """(D, 4, 4) sum of S times the moments, rows and columns by [part of S, part of the moments]."""
+        place = np.array([[0, 1], [1, 2]])
+        whole = self.products[place[:, None, :, None], place[None, :, None, :]]
+        return np.asarray(np.moveaxis(whole, -1, 0).reshape(-1, 4, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class _Once:
+    """People who were seen once, at time 0, as most are: r'r and what belongs to it are sums that no round changes.
+
+    count : (D,).  xx : (D, p, p).  xy : (p, D).  yy : (D,).
+    """
+
+    count: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+    yy: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, person: np.ndarray) -> _Once:
+        """values (N, V, D), one visit of each person;  person (N, p)."""
+        seen = np.isfinite(values)
+        y, known = np.where(seen, values, 0.0).sum(axis=1, dtype=float), seen.any(axis=1)
+        p = person.shape[1]
+        products = np.einsum("np,nq->npq", person, person).reshape(-1, p * p)
+        return cls(known.sum(axis=0), (products.T @ known).T.reshape(-1, p, p), person.T @ y, (y**2).sum(axis=0))
+
+    def only(self, columns: np.ndarray) -> _Once:
+        """These features."""
+        return _Once(self.count[columns], self.xx[columns], self.xy[:, columns], self.yy[columns])
+
+    def expected(self, b: np.ndarray, G: np.ndarray, s2: np.ndarray) -> _Sums:
+        g0, g01, g1 = G
+        fitted = np.einsum("dpq,qd->pd", self.xx, b[0])
+        rr = np.maximum(self.yy - 2.0 * (b[0] * self.xy).sum(axis=0) + (b[0] * fitted).sum(axis=0), 0.0)
+        pull = np.stack([g0, g01]) / (g0 + s2)
+        V = np.stack([pull[0] * s2, pull[1] * s2, g1 - pull[1] * g01])
+        moments = np.stack([pull[0] ** 2, pull[0] * pull[1], pull[1] ** 2]) * rr + self.count * V
+        none = np.zeros_like(moments)
+        cross = np.stack([pull * rr, np.zeros_like(pull)])
+        return _Sums(moments, np.stack([moments, none, none]), cross, pull[:, None] * (self.xy - fitted), rr)
+
+
+@dataclass(frozen=True, eq=False)
+class _Several:
+    """Everybody else. sums : of 1, time and its square over visits, (N, D) each, or (N, 1) where nothing is missing.
+
+    y1, yt : (N, D) of y, and of time times y.  yy : (D,).  known : (N, D) bool; None where everybody is.
+    """
+
+    sums: tuple[np.ndarray, ...]
+    y1: np.ndarray
+    yt: np.ndarray
+    yy: np.ndarray
+    known: np.ndarray | None
+    person: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, t: np.ndarray, person: np.ndarray) -> _Several:
+        """values (N, V, D) with NaN, t (N, V), person (N, p)."""
+        seen = np.isfinite(values)
+        y = np.where(seen, values, 0.0).astype(float)
+        there = seen.any(axis=2)
+        whole = bool((seen == there[:, :, None]).all())
+        shape = there[:, :, None] if whole else seen
+        sums = tuple(np.einsum("nv,nvd->nd", t**power, shape) for power in (0, 1, 2))
+        known = None if whole and there.any(axis=1).all() else seen.any(axis=1)
+        return cls(sums, y.sum(axis=1), np.einsum("nv,nvd->nd", t, y), (y**2).sum(axis=(0, 1)), known, person)
+
+    def only(self, columns: np.ndarray) -> _Several:
+        """These features."""
+        return _Several(
+            tuple(each if each.shape[1] == 1 else each[:, columns] for each in self.sums),
+            self.y1[:, columns],
+            self.yt[:, columns],
+            self.yy[columns],
+            None if self.known is None else self.known[:, columns],
+            self.person,
+        )
+
+    def expected(self, b: np.ndarray, G: np.ndarray, s2: np.ndarray) -> _Sums:
+        f0, f1 = self.person @ b
+        n, t1, t2 = self.sums
+        r = np.stack([self.y1 - f0 * n - f1 * t1, self.yt - f0 * t1 - f1 * t2])
+        level, slope, V = _posterior(self.sums, r, G, s2)
+        moments = np.stack([level**2, level * slope, slope**2]) + V
+        if self.known is not None:
+            moments *= self.known
+        return _Sums(
+            moments.sum(axis=1),
+            np.stack([np.einsum("nd,qnd->qd", np.broadcast_to(each, level.shape), moments) for each in self.sums]),
+            np.einsum("knd,pnd->kpd", r, np.stack([level, slope])),
+            np.stack([self.person.T @ each for each in (level, slope)]),
+            self.yy - (f0 * (self.y1 + r[0]) + f1 * (self.yt + r[1])).sum(axis=0),
+        )
+
+
+def _expanded(square: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    """(D, 2, 2) a: least squares of r on Z a (u, s), over what is known of (u, s), of sums (D, 4, 4) and (D, 4)."""
+    usual = np.maximum(np.einsum("dqq->d", square) / 4.0, 1e-12)
     # A prior of "as it is": what data do not tell stays.
     ridge = 1e-6 * usual
-    left = left + ridge[:, None, None] * np.eye(4)
-    right = right + ridge[:, None] * np.eye(2).reshape(4)
+    left = square + ridge[:, None, None] * np.eye(4)
+    right = cross + ridge[:, None] * np.eye(2).reshape(4)
     return np.asarray(np.linalg.solve(left, right[:, :, None])[:, :, 0].reshape(-1, 2, 2))
 
 
@@ -182,23 +292,6 @@ def _scaled(G: np.ndarray, a: np.ndarray) -> np.ndarray:
     full = np.moveaxis(np.stack([[G[0], G[1]], [G[1], G[2]]]), -1, 0)
     made = a @ full @ a.transpose(0, 2, 1)
     return np.stack([made[:, 0, 0], made[:, 0, 1], made[:, 1, 1]])
-
-
-def _left(
-    squares: np.ndarray,
-    sums: tuple[np.ndarray, ...],
-    r: np.ndarray,
-    level: np.ndarray,
-    slope: np.ndarray,
-    moments: np.ndarray,
-    a: np.ndarray,
-) -> np.ndarray:
-    """(D,) expected sum of squares that the expanded model leaves; squares (D,) is r'r."""
-    S = np.stack([[sums[0], sums[1]], [sums[1], sums[2]]])
-    M = np.stack([[moments[0], moments[1]], [moments[1], moments[2]]])
-    cross = np.einsum("knd,pnd,dkp->d", r, np.stack([level, slope]), a)
-    square = np.einsum("klnd,pqnd,dkp,dlq->d", S, M, a, a, optimize=True)
-    return np.asarray(squares - 2.0 * cross + square)
 
 
 def _solver(person: np.ndarray, known: np.ndarray) -> np.ndarray:

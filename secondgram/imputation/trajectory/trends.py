@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 # Features that are inputs each for itself; of more, so many leading directions are.
-EACH, LEADING = 64, 16
+EACH, LEADING = 24, 16
 # Of the fixed directions that a basis is turned to.
 SEED = 20_240
 
