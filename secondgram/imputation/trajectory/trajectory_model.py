@@ -28,6 +28,7 @@ from ..kinds.relations import found_relations
 from ..model_data import People, WeightedCohort
 from ..provenance import tree_digest
 from .anchor import MOST, Anchor
+from .attendance import Attendance
 from .hidden import Hidden
 from .trends import trend_basis
 
@@ -70,17 +71,22 @@ class TrajectoryModel:
         rows = hidden.people(cohort)
         anchored: Anchored | None = None
         fold = unit_folds(cohort.units().astype(str), seed)
+        values, person = parts.seen(cohort)
+        weight = np.ones(len(rows))
         # A person's own visits teach no anchor that the ladder learns from or is judged by.
         for number in np.unique(fold):
             own, trends = parts.fit(cohort, fold != number)
             mine = np.flatnonzero(fold[hidden.person] == number)
+            attendance = Attendance.fit(values[fold != number], person[fold != number])
+            if attendance is not None:
+                weight[mine] = attendance.weights(hidden, mine, values, person)
             made = parts.anchored(own, rows.take(mine), trends)
             anchored = Anchored.empty(len(rows), made) if anchored is None else anchored
             anchored.put(mine, made)
         assert anchored is not None
         anchor, trends = parts.fit(cohort, np.ones(len(cohort), dtype=bool))
         usual_doubt = np.median(anchored.deviation[hidden.measured], axis=0)
-        pairs = _as_pairs(cohort, hidden, rows, anchored, anchored.deviation / usual_doubt)
+        pairs = _as_pairs(cohort, hidden, rows, anchored, anchored.deviation / usual_doubt, weight)
         ladder = DefaultModel.fit(pairs, options, seed=seed, run=run)
         ladder.record["cautions"] += kinds_notes(cohort)
         longest = float(anchored.gap[hidden.measured].max())
@@ -312,6 +318,11 @@ class _Parts:
         baseline = self.scaling.invert(posterior.at(at), people.site)
         return Anchored(baseline.astype(people.baseline.dtype), np.maximum(nearest, SHORTEST), inputs, deviation)
 
+    def seen(self, cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+        """All visits (N, V, D), scaled, and what is known of people (N, p)."""
+        history = History.of(cohort, hide=False)
+        return self._scaled(history, cohort.site), self._person(cohort.covariate_table, cohort.source)
+
     def _scaled(self, history: History, site: np.ndarray | None) -> np.ndarray:
         """(N, V, D), each visit within its own site; cells beyond `FARTHEST` count as that far."""
         scaled = [
@@ -351,10 +362,12 @@ def _with_anchor(people: People, anchored: Anchored, doubt: np.ndarray | None = 
     return replace(people, baseline=baseline, known=known, gap=anchored.gap, table=table, history=None)
 
 
-def _as_pairs(cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored, doubt: np.ndarray) -> WeightedCohort:
+def _as_pairs(
+    cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored, doubt: np.ndarray, weight: np.ndarray
+) -> WeightedCohort:
     """A cohort of T people who are hidden visits: the anchor is the baseline, the visit the follow-up.
 
-    Who is yet to be imputed has no follow-up, and shows what such anchors are like.
+    Who is yet to be imputed has no follow-up, and shows what such anchors are like. weight : (T,), by attendance.
     """
     people = _with_anchor(rows, anchored)
     visits = np.full((len(people), 2, len(cohort.features)), np.nan, people.baseline.dtype)
@@ -379,5 +392,5 @@ def _as_pairs(cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored, 
         site=people.site,
         visit_sites=sites,
         source=cohort.source,
-        row_weight=1.0 / np.maximum(count, 1),
+        row_weight=weight / np.maximum(count, 1),
     )
