@@ -28,12 +28,13 @@ import numpy as np
 from ledger import commit, flags, processor
 
 import secondgram as sg
-from secondgram.comparison.hidden_visits import HiddenVisits, first_cells
+from secondgram.comparison.hidden_visits import HiddenVisits
 from secondgram.comparison.methods.mixed import MixedModel
 from secondgram.comparison.predictions import exact_posterior
 from secondgram.evaluation.metrics.bootstrap import cell_mean, interval, resamples
 from secondgram.evaluation.metrics.cell_scores import central_interval
 from secondgram.files import replacing
+from secondgram.imputation.history import first_cells
 from secondgram.imputation.scores import crps, normal_crps
 
 RESULT = Path(__file__).parent / "results" / "trajectory_simulation.json"

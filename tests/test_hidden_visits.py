@@ -15,7 +15,7 @@ import secondgram as sg
 from secondgram.comparison import compare as comparing
 from secondgram.comparison.hidden_visits import TASKS, HiddenVisits, interpolated, nearest
 from secondgram.comparison.methods.mixed import MixedModel
-from secondgram.comparison.predictions import predictions
+from secondgram.comparison.predictions import exact_posterior, predictions
 from secondgram.imputation.history import History
 from secondgram.imputation.model_data import People
 
@@ -44,23 +44,28 @@ def small(seen: list[str], **more: Any) -> sg.Cohort:
     )
 
 
+def named(made: HiddenVisits) -> list[str]:
+    return [f"{unit} {slot}" for unit, slot in zip(made.units(), made.slot, strict=True)]
+
+
 # -- what is hidden ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
-        ("forecast", {"p0 v1": "x...", "p0 v2": "xx..", "p0 v3": "xxx.", "p1 v3": ".x.."}),
-        ("interpolate", {"p0 v1": "x.xx", "p0 v2": "xx.x"}),
-        ("backcast", {"p0 v0": ".xxx", "p1 v1": "...x"}),
+        ("forecast", {"p0 1": "x...", "p0 2": "xx..", "p0 3": "xxx.", "p1 3": ".x.."}),
+        ("interpolate", {"p0 1": "x.xx", "p0 2": "xx.x"}),
+        ("backcast", {"p0 0": ".xxx", "p1 1": "...x"}),
     ],
 )
 def test_which_visits_are_hidden_and_which_are_known(task: str, expected: dict[str, str]) -> None:
     made = HiddenVisits.of(small(["xxxx", ".x.x", "x..."]), task)
-    found = {name: "".join(".x"[int(each)] for each in row) for name, row in zip(made.ids, made.known, strict=True)}
+    found = {name: "".join(".x"[int(each)] for each in row) for name, row in zip(named(made), made.known, strict=True)}
     assert found == expected
+    assert list(made.ids) == [f"{name}#{row}" for row, name in enumerate(made.units())]
     np.testing.assert_array_equal(made.followup, made.whole.visits[made.person, made.slot])
-    assert list(made.units()) == [name.split()[0] for name in made.ids]
+    assert list(made.units()) == [name.split()[0] for name in named(made)]
 
 
 def test_patterns_are_those_of_others() -> None:
@@ -115,8 +120,20 @@ def test_the_columns_of_a_hidden_visit(cohort: sg.SimulatedTrajectories) -> None
 def test_visits_on_another_scanner_are_no_truth() -> None:
     sites = np.array([["A", "A", "B"], ["A", "B", "A"], ["A", "A", "A"]], dtype=object)
     made = HiddenVisits.of(small(["xxx", "xxx", "xxx"], visit_sites=sites), "forecast")
-    assert list(made.ids) == ["p0 v1", "p2 v1", "p2 v2"]
-    assert list(HiddenVisits.of(small(["xxx"] * 3, visit_sites=sites), "backcast").ids) == ["p0 v0", "p2 v0"]
+    assert named(made) == ["p0 1", "p1 2", "p2 1", "p2 2"]
+    assert named(HiddenVisits.of(small(["xxx"] * 3, visit_sites=sites), "backcast")) == ["p0 0", "p1 0", "p2 0"]
+    # Nor is it the nearest, or a neighbour, of any feature.
+    np.testing.assert_array_equal(made.baseline[1], made.whole.visits[1, 0])
+    assert made.gap[1] == 4.0
+    there = HiddenVisits.of(
+        small(["xxxx"] * 2, visit_sites=np.array([["A", "A", "A", "B"]] * 2, dtype=object)), "forecast"
+    )
+    between = HiddenVisits.of(there.whole, "interpolate").between()
+    assert named(between) == ["p0 1", "p0 2", "p1 1", "p1 2"]
+    np.testing.assert_array_equal(between.baseline[1], between.whole.visits[0, 1])
+    # A method that reads all visits is shown it, with its site.
+    assert made.history().sites is not None
+    assert made.history().known[1].tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +161,7 @@ def test_people_held_out_are_seen_by_nothing(cohort: sg.SimulatedTrajectories, t
         assert not held & set(learn.units())
         # Who was scanned once teaches too.
         assert len(learn.whole) == len(cohort) - len(set(rows.units()) - set(learn.units()))
-        np.testing.assert_array_equal(learn.whole.ids[learn.person], [name.split()[0] for name in learn.ids])
+        np.testing.assert_array_equal(learn.whole.ids[learn.person], [name.split("#")[0] for name in learn.ids])
 
 
 @pytest.mark.parametrize("name", ["carry-forward", "linear-interpolation", "ridge-gaussian", "mixed-model"])
@@ -260,8 +277,68 @@ def test_a_comparison_by_task(cohort: sg.SimulatedTrajectories, tmp_path: Path) 
     # A rerun takes what is finished; another task does not.
     again = sg.compare(cohort, FAST, 3, 19, task="interpolate", out=tmp_path, show=False)
     pd.testing.assert_frame_equal(table, again)
-    assert "hidden" not in sg.compare(cohort, FAST[:1], 3, 19, out=tmp_path / "first", show=False).attrs
+    other = sg.compare(cohort, FAST, 3, 19, task="backcast", out=tmp_path, show=False)
+    assert other.attrs["people"] == len(HiddenVisits.of(cohort, "backcast"))
+    assert "task" not in sg.compare(cohort, FAST[:1], 3, 19, out=tmp_path / "first", show=False).attrs
     assert not (tmp_path / "first" / "hidden.csv").exists()
+
+
+def test_a_comparison_with_scanners_unknown_times_and_repeats(tmp_path: Path) -> None:
+    made = sg.simulate(120, 3, 0.9, 2, "trajectories", sites=2)
+    assert isinstance(made, sg.SimulatedTrajectories)
+    times = made.times.copy()
+    times[np.random.default_rng(0).random(times.shape) < 0.1] = np.nan
+    holed = replace(made, times=times)
+    table = sg.compare(
+        holed, ["carry-forward", "linear-interpolation", "mixed-model"], 3, 9, task="as-missing", seed=4, repeats=2,
+        out=tmp_path, show=False,
+    )  # fmt: skip
+    rows = HiddenVisits.of(holed, "as-missing", 4)
+    assert table.attrs["people"] == len(rows)
+    assert len(rows) != len(HiddenVisits.of(holed, "as-missing", 5))
+    hidden = pd.read_csv(tmp_path / "hidden.csv")
+    mine = hidden[(hidden["method"] == "mixed-model") & (hidden["metric"] == "crps") & (hidden["by"] == "visits shown")]
+    assert mine["visits"].sum() == len(rows)
+    content = json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8"))["content"]
+    sites = {group["name"]: group["people"] for group in content["groups"] if group["kind"] == "site"}
+    assert sites == {name: len(set(rows.units()[rows.site == name])) for name in ("A", "B")}
+    shown = [person["row"] for person in content["people"]["people"]]
+    assert len(set(shown)) == len(shown)
+    assert np.isfinite([year for person in content["people"]["people"] for year, _ in person["shown"][0]]).all()
+
+
+def test_the_exact_posterior_of_a_hidden_visit_knows_scanners() -> None:
+    made = sg.simulate(150, 2, 0.9, 3, "trajectories", sites=3)
+    assert isinstance(made, sg.SimulatedTrajectories)
+    rows = HiddenVisits.of(made, "backcast")
+    found = exact_posterior(rows)
+    one = made.take(rows.person)
+    visits = one.visits.copy()
+    visits[~rows.known] = np.nan
+    expected = replace(one, visits=visits).posterior(rows.slot[:, None])
+    np.testing.assert_allclose(found.mean, expected.mean)
+    score = (rows.followup - found.mean[:, 0]) / found.standard_deviation()[:, 0]
+    assert score.var() == pytest.approx(1, abs=0.25)
+    # Of a mixed model on all visits, each is scaled within its own site.
+    model = MixedModel().fit(made, 0)
+    people = rows.people()
+    assert people.history is not None
+    mean = model._conditional(people)[0]
+    plain = replace(people, history=replace(people.history, sites=None))
+    moved = (people.history.sites != made.site[rows.person][:, None]) & people.history.known  # type: ignore[index]
+    assert moved.any()
+    changed = np.abs(mean - model._conditional(plain)[0]).max(axis=1) > 1e-9
+    np.testing.assert_array_equal(changed, moved.any(axis=1))
+
+
+def test_what_a_task_reads_is_what_has_to_be_learnable() -> None:
+    made = sg.simulate(200, 2, 0.9, 3, "trajectories")
+    visits = made.visits.copy()
+    visits[4:, 1] = np.nan
+    lacking = replace(made, visits=visits)
+    assert sg.compare(lacking, ["carry-forward"], 3, task="forecast", show=False)["value"].notna().any()
+    with pytest.raises(sg.InputError, match="have a follow-up"):
+        sg.compare(lacking, ["mixed-model"], 3, task="forecast", show=False)
 
 
 def test_the_usual_methods_of_a_task(cohort: sg.SimulatedTrajectories) -> None:

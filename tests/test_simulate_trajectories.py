@@ -133,6 +133,14 @@ def test_times_that_are_asked_for(rich: SimulatedTrajectories) -> None:
         few.posterior(np.full((30, 1), 2), at=np.ones((30, 1)))
 
 
+def test_measurements_without_error_have_a_posterior() -> None:
+    cohort = made(60, 3, seed=2, reliability=(1.0, 1.0), slope=0.1)
+    found = cohort.posterior()
+    seen = np.isfinite(cohort.visits)
+    np.testing.assert_allclose(found.mean[seen], cohort.visits[seen], atol=1e-3)
+    assert np.isfinite(found.draws(2)).all()
+
+
 # -- who, when and where -----------------------------------------------------------------------------------------------
 
 

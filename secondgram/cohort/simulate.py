@@ -49,7 +49,8 @@ def simulate(
     Parameters
     ----------
     subjects, features : N >= 2 and D >= 1.
-    paired : share of people whose follow-up is observed, or who come back at all; exactly round(paired * N) of them.
+    paired : share of people whose follow-up is observed, exactly round(paired * N) of them; in mode `trajectories`
+        share of those who come back at all, fewer where people drop out.
     seed : the same arguments and seed give the same cohort; `paired` and `selection` change only who is observed.
     mode : `gaussian`, where the posterior is Gaussian and given exactly; `converters`, where some people lose tissue
         along an axis; `cohort`, named regions in mm3, mm2 and mm with sites, a diagnosis and missing cells;

@@ -22,6 +22,8 @@ SPACING, JITTER = 1.5, 0.35
 MISSED, DROPPED, MOVED = 0.15, 0.1, 0.1
 # Share of a slope's variance that is each feature's own.
 OWN_SLOPE = 0.5
+# Of the true spread, what a measurement errs by at least as the posterior is computed.
+LEAST_ERROR = 1e-5
 # SD of a site's offset, in spreads; years in which the Ornstein-Uhlenbeck part forgets all but 1 / e.
 SITE_SPREAD, MEMORY = 0.5, 2.0
 
@@ -142,10 +144,11 @@ class TrajectoryWorld:
         seen = np.isfinite(left).T  # [features, visits]
         r = np.where(seen, left.T, 0.0)[:, :, None]
         A = np.where(seen[:, :, None], self.loadings(times).transpose(1, 0, 2), 0.0)
-        error = self.model.error[:, None, None] ** 2
+        # Without any error, visits of a person tell each other exactly, and the matrix has no inverse.
+        error = np.maximum(self.model.error, LEAST_ERROR * self.model.spread)[:, None, None] ** 2
         # A cell that is not known is independent of all others, and 0.
         both = seen[:, :, None] & seen[:, None]
-        C = np.where(both, self.own(times, times), 0.0) + error * np.eye(len(times))
+        C = np.where(both, self.own(times, times), 0.0) + np.where(both, error, 1.0) * np.eye(len(times))
         cross = np.where(seen[:, None], self.own(at, times), 0.0)
         gain = np.linalg.solve(C, cross.transpose(0, 2, 1)).transpose(0, 2, 1)  # [features, K, visits]
         weighted = np.linalg.solve(C, A)
@@ -202,7 +205,7 @@ def attended(
 ) -> np.ndarray:
     """(N, V) bool: who came to which visit.
 
-    returns : (N,) bool, who comes back at all.  health : (N, V), of measured values, mean 0 and SD 1 at the first.
+    returns : (N,) bool, who comes back at all.  health : (N, V), of measured values, mean 0 and SD 1 at each visit.
     dropout : log odds of leaving for good per SD of the health that was last seen; 0 and nobody leaves.
 
     Attendance rests on measured values alone: visits are missing at random.

@@ -30,14 +30,15 @@ from ..evaluation.metrics import (
     win_tie_loss,
 )
 from ..evaluation.metrics import scores as headline
+from ..imputation.history import first_cells
 from ..imputation.interfaces import FollowupModel
 from ..imputation.trainable import check_trainable
 from ..progress import progress
 from .cache import FoldCache
 from .evidence import Evidence
-from .hidden_visits import FIRST, TASKS, HiddenVisits, first_cells
+from .hidden_visits import FIRST, TASKS, HiddenVisits
 from .isolated import PeerFailure, predictions_isolated
-from .methods import BETWEEN, DEFAULT_METHODS, HIDDEN_METHODS, METHODS, PEERS
+from .methods import BETWEEN, BY_NAME, DEFAULT_METHODS, HIDDEN_METHODS, METHODS, PEERS
 from .predictions import predictions
 
 ALL, EXACT = "all", "exact-posterior"
@@ -101,10 +102,10 @@ def compare(
         raise InputError(f"draws={draws}, repeats={repeats}", mend="Use 1 or more of each")
     if not time_limit > 0:
         raise InputError(f"time_limit={time_limit}", mend="Use a number of seconds above zero")
-    check_trainable(cohort)
-    settings = {"draws": draws, "folds": folds, "seed": seed} | ({} if task == FIRST else {"task": task})
-    parts = FoldCache(None if out is None else Path(out), cohort, **settings)
     people, cohort = cohort, cohort if task == FIRST else HiddenVisits.of(cohort, task, seed)
+    _check(cohort, methods)
+    settings = {"draws": draws, "folds": folds, "seed": seed} | ({} if task == FIRST else {"task": task})
+    parts = FoldCache(None if out is None else Path(out), people, **settings)
     evidence = None if out is None else Evidence(out, methods)
     cells, failed = _cross_validated(cohort, methods, folds, draws, seed, repeats, show, parts, time_limit, evidence)
     table = comparison_table(cells, bootstraps, seed, further=True, failed=failed)
@@ -202,7 +203,7 @@ def _cross_validated(
     fitted = None if evidence is None else evidence.fitted
     with progress("comparing", folds * repeats * len(methods), show) as advance:
         for what, learn, judge in splits(cohort, folds, repeats, seed):
-            check_trainable(learn)
+            _check(learn, methods)
             if not len(judge):
                 continue
             for name in methods:
@@ -220,6 +221,18 @@ def _cross_validated(
     if not through:
         raise InputError(f"no method came through: {'; '.join(f'{name}, {why}' for name, why in failed.items())}")
     return through, failed
+
+
+def _check(learn: Cohort, methods: Sequence[str]) -> None:
+    """Raise `InputError` for people whom a method cannot learn from: of hidden visits, those that it reads."""
+    if not isinstance(learn, HiddenVisits):
+        check_trainable(learn)
+        return
+    readers = [name for name in methods if BY_NAME[name].history]
+    if any(BY_NAME[name].learner or BY_NAME[name].preset for name in readers):
+        check_trainable(learn.whole)
+    if len(readers) < len(methods):
+        check_trainable(learn.plain())
 
 
 def _scaling(cohort: Cohort) -> SharedScaling:

@@ -118,7 +118,7 @@ def _hidden(cells: Cells, cohort: HiddenVisits, weights: np.ndarray) -> pd.DataF
             average = np.sqrt(average) if metric == "rmse" else average
             if np.isfinite(average[0]):
                 people = len(np.unique(cohort.person[rows[mine]]))
-                found.append((by, part, int(mine.sum()), people, metric, *interval(average)))
+                found.append((by, part, len(np.unique(rows[mine])), people, metric, *interval(average)))
     return pd.DataFrame(found, columns=["by", "part", "visits", "people", "metric", "value", "low", "high"])
 
 

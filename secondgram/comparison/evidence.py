@@ -65,12 +65,13 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """Who was tested: ids (N,), and age, gap in years, sex, site of each, NaN or None where unknown.
+    """Who was tested: rows' ids (N,), whom they are of, and age, gap in years, sex, site, NaN or None where unknown.
 
     known : (N,) text, how many visits a hidden one was told from; None where all are told from the first.
     """
 
     ids: np.ndarray
+    person: np.ndarray
     age: np.ndarray
     gap: np.ndarray
     sex: np.ndarray
@@ -84,6 +85,7 @@ class Tested:
         age, sex = numbers_of(table, "age"), labels_of(table, "sex", "gender")
         return cls(
             judge.ids,
+            judge.whole.ids[judge.person] if isinstance(judge, HiddenVisits) else judge.ids,
             np.full(people, np.nan) if age is None else age.to_numpy(dtype=float),
             judge.gap.astype(float),
             none if sex is None else _texts(sex),
@@ -166,7 +168,9 @@ class Evidence:
         judged = [roles[role] for role in ("ours", "ridge") if role in roles]
         drawing = [name for name in judged if cells[name].draws > 1]
         ends = np.concatenate([part.ends for part in self.drawn[roles["ours"]]], axis=1)
-        rows = {name: row for row, name in enumerate(cohort.ids)}
+        place = {name: row for row, name in enumerate(cohort.ids)}
+        rows = np.array([place[name] for name in tested.ids])
+        people = cohort.person[rows] if isinstance(cohort, HiddenVisits) else rows
         models = self._earlier() | self.models
         found = {
             "roles": roles,
@@ -178,35 +182,33 @@ class Evidence:
             "change": {name: findings.change(cells[name], weights) for name in judged},
             "calibration": {name: findings.calibration(cells[name], weights) for name in drawing},
             "pit": {name: findings.pit(cells[name], weights) for name in drawing},
-            "groups": findings.groups(focus, _grouped(tested), tested.ids, weights),
+            "groups": findings.groups(focus, _grouped(tested), tested.person, weights),
             "correlation": findings.correlations(ours, seed),
-            "people": findings.people(ours, ends, tested.gap, [rows[name] for name in tested.ids], cohort.features),
+            "people": findings.people(ours, ends, tested.gap, list(people), cohort.features),
             "memory": {name: _joined_memory(self.drawn[name][:folds]) for name in drawing},
             "training": {name: models[name] for name in cells if name in models},
             "values": [_doubtful(finding) for finding in cohort.check()],
             "provenance": _provenance(cohort, table),
         }
-        if isinstance(cohort, HiddenVisits) and found["people"] is not None:
-            assert self.scaling is not None
-            self._show(found["people"], cohort, self.scaling)
+        for person in (found["people"] or {"people": []})["people"]:
+            row = rows[person.pop("place")]
+            if isinstance(cohort, HiddenVisits):
+                person["shown"] = self._shown(cohort.take([row]), found["people"]["features"])
         return rounded(found)
 
-    def _show(self, people: dict[str, Any], cohort: HiddenVisits, scaling: SharedScaling) -> None:
-        """Add to each of a few people the visits that are shown: per feature pairs of years after the hidden visit, and
-        value, as change from the nearest, scaled."""
-        columns = [cohort.features.index(name) for name in people["features"]]
-        for person in people["people"]:
-            one = cohort.take([person["row"] - 1])
-            history = one.history()
-            nearest = scaling.apply(one.baseline, one.site)[0]
-            away = history.times[0] - history.at[0]
-            values = scaling.apply(history.visits[0], None if one.site is None else np.repeat(one.site, len(away)))
-            person["shown"] = [
-                [(away[v], values[v, column] - nearest[column]) for v in np.flatnonzero(np.isfinite(values[:, column]))]
-                for column in columns
-            ]
-            # The row of the person, not that of the hidden visit.
-            person["row"] = int(one.person[0]) + 1
+    def _shown(self, one: HiddenVisits, features: Sequence[str]) -> list[list[tuple[float, float]]]:
+        """Per feature, of the visits that one hidden visit is told from: years after it, and change from the nearest,
+        scaled."""
+        assert self.scaling is not None
+        history = one.history()
+        nearest = self.scaling.apply(one.baseline, one.site)[0]
+        away = history.times[0] - history.at[0]
+        sites = None if one.site is None else np.repeat(one.site, len(away))
+        values = self.scaling.apply(history.visits[0], sites if history.sites is None else history.sites[0])
+        return [
+            [(away[v], values[v, column] - nearest[column]) for v in np.flatnonzero(np.isfinite(values[:, column]))]
+            for column in map(one.features.index, features)
+        ]
 
 
 def digest(content: Any) -> str:
@@ -290,10 +292,10 @@ def _grouped(tested: Tested) -> dict[str, np.ndarray]:
     """Labels (N,) of the groups of people a report tells apart, in their order; "" where it is not known."""
     return {
         "gap": findings.quarters(tested.gap),
-        "shown": findings.named(tested.known, tested.ids),
+        "shown": findings.named(tested.known, tested.person),
         "age": findings.quarters(tested.age),
-        "sex": findings.named(tested.sex, tested.ids),
-        "site": findings.named(tested.site, tested.ids),
+        "sex": findings.named(tested.sex, tested.person),
+        "site": findings.named(tested.site, tested.person),
     }
 
 

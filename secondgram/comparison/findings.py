@@ -264,7 +264,7 @@ def people(
 
     The features are those that change most on average, the people those at fixed shares of the order of error, among
     people complete in these features. rows : place of each person in the cohort's table, from 0; of a person who was
-    tested several times the first counts.
+    tested several times the first counts. `place` is that among those tested.
     """
     step = ours.truth - ours.baseline
     moved = np.abs(np.nansum(step, axis=0)) / np.maximum(np.isfinite(step).sum(axis=0), 1)
@@ -285,6 +285,7 @@ def people(
         examples.append(
             {
                 "row": int(rows[person]) + 1,
+                "place": int(person),
                 "share": share,
                 "gap": float(gap[person].round(1)),
                 "values": series[:, columns].T,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..cohort.table import Cohort
 from ..errors import InputError
-from ..imputation.history import History, years
+from ..imputation.history import History, filled_times, usual_times, years
 from ..imputation.model_data import People
 
 FIRST = "first"
@@ -31,8 +31,9 @@ NEAREST, HIDDEN = "nearest", "hidden"
 class HiddenVisits(Cohort):
     """T hidden visits as a cohort of two: of each feature the nearest cell that is shown, and the hidden visit.
 
-    Ids are those of the people with the label of the visit; groups are the people's, or they themselves. Covariates are
-    the people's, and how many visits are shown.
+    Ids are those of the people with the number of the row; groups are the people's, or they themselves. Covariates are
+    the people's, and how many visits are shown. Unknown times are usual ones; cells of another site than the person's
+    first are neither nearest nor hidden, and are shown to methods that read all visits.
 
     whole : the people, with all of their visits.   person : (T,) their rows;  slot : (T,) the hidden visit;
     known : (T, V) bool, visits that the hidden one is told from.
@@ -47,8 +48,7 @@ class HiddenVisits(Cohort):
     def of(cls, cohort: Cohort, task: str, seed: int = 0) -> HiddenVisits:
         """All of a task.
 
-        seed : of the people whose patterns are copied. A visit on another site than the person's first, or than the
-        nearest that is shown, is no truth. Raises `InputError` where nothing is to be hidden.
+        seed : of the people whose patterns are copied. Raises `InputError` where nothing is to be hidden.
         """
         if len(cohort.visit_labels) < 3:
             raise InputError(
@@ -60,7 +60,7 @@ class HiddenVisits(Cohort):
         found = list(_chosen(seen, task, seed))
         if found:
             person, slot, known = (np.array(each) for each in zip(*found, strict=True))
-            kept = _on_one_site(cohort, person, slot, known)
+            kept = _told_on_one_site(cohort, person, slot, known)
             person, slot, known = person[kept], slot[kept], known[kept]
         if not found or not len(person):
             raise InputError(
@@ -72,18 +72,17 @@ class HiddenVisits(Cohort):
 
     @classmethod
     def _made(cls, cohort: Cohort, person: np.ndarray, slot: np.ndarray, known: np.ndarray) -> HiddenVisits:
-        times = years(cohort)[person]
-        rows = np.arange(len(person))
-        values = np.where(known[:, :, None], cohort.visits[person], np.nan)
+        times, rows = dated(cohort)[person], np.arange(len(person))
+        there = known & _on_first_site(cohort)[person]
+        values = np.where(there[:, :, None], cohort.visits[person], np.nan)
         at = times[rows, slot]
         table = cohort.covariate_table.iloc[person].reset_index(drop=True)
         shows = known.sum(axis=1)
         if shows.max() > shows.min():
             table = table.assign(**{"known visits": np.log(shows)})
-        labels = np.array(cohort.visit_labels, dtype=object)[slot]
-        away = np.where(known, np.abs(times - at[:, None]), np.inf).min(axis=1)
+        away = np.where(there, np.abs(times - at[:, None]), np.inf).min(axis=1)
         return cls(
-            ids=np.array([f"{name} {label}" for name, label in zip(cohort.ids[person], labels, strict=True)]),
+            ids=np.array([f"{name}#{row}" for row, name in enumerate(cohort.ids[person])], dtype=object),
             visits=np.stack([nearest(values, times, at), cohort.visits[person, slot]], axis=1),
             features=cohort.features,
             visit_labels=(NEAREST, HIDDEN),
@@ -115,7 +114,7 @@ class HiddenVisits(Cohort):
 
     def history(self) -> History:
         """What is shown of each person; the site of a visit is its own."""
-        times, sites = years(self.whole)[self.person], self.whole.visit_sites
+        times, sites = dated(self.whole)[self.person], self.whole.visit_sites
         visits = np.where(self.known[:, :, None], self.whole.visits[self.person], np.nan)
         at = times[np.arange(len(times)), self.slot]
         return History(visits, times, at, None if sites is None else sites[self.person])
@@ -127,8 +126,10 @@ class HiddenVisits(Cohort):
     def between(self) -> HiddenVisits:
         """The same, with the line through the two neighbours that are shown in place of the nearest visit."""
         history = self.history()
+        there = _on_first_site(self.whole)[self.person]
+        known = np.where(there[:, :, None], history.visits, np.nan)
         visits = self.visits.copy()
-        visits[:, 0] = interpolated(history.visits, history.times, history.at)
+        visits[:, 0] = interpolated(known, history.times, history.at)
         return replace(self, visits=visits)
 
     def plain(self) -> Cohort:
@@ -145,10 +146,9 @@ class HiddenVisits(Cohort):
             yield rows, str(self.whole.visit_labels[slot]), part
 
 
-def first_cells(cohort: Cohort) -> np.ndarray:
-    """(N, D) each feature's first measured value of each person."""
-    place = np.isfinite(cohort.visits).argmax(axis=1)
-    return np.take_along_axis(cohort.visits, place[:, None], axis=1)[:, 0]
+def dated(cohort: Cohort) -> np.ndarray:
+    """(N, V) years since a person's first recorded time; an unknown one is usual for its visit."""
+    return filled_times(years(cohort), usual_times(cohort))
 
 
 def nearest(visits: np.ndarray, times: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -205,11 +205,14 @@ def _chosen(seen: np.ndarray, task: str, seed: int) -> Iterator[Row]:
                     break
 
 
-def _on_one_site(cohort: Cohort, person: np.ndarray, slot: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(T,) bool: the hidden visit and the nearest one shown are on the site of the person's first."""
+def _on_first_site(cohort: Cohort) -> np.ndarray:
+    """(N, V) bool: visits on the site of the person's first."""
     if cohort.visit_sites is None or cohort.site is None:
-        return np.ones(len(person), dtype=bool)
-    times, rows = years(cohort)[person], np.arange(len(person))
-    away = np.where(known, np.abs(times - times[rows, slot][:, None]), np.inf)
-    first, sites = cohort.site[person], cohort.visit_sites[person]
-    return np.asarray((sites[rows, slot] == first) & (sites[rows, away.argmin(axis=1)] == first))
+        return np.ones(cohort.visits.shape[:2], dtype=bool)
+    return np.asarray(cohort.visit_sites == cohort.site[:, None])
+
+
+def _told_on_one_site(cohort: Cohort, person: np.ndarray, slot: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(T,) bool: the hidden visit, and some that are shown, are on the site of the person's first."""
+    there = _on_first_site(cohort)[person]
+    return np.asarray(there[np.arange(len(slot)), slot] & (known & there).any(axis=1))

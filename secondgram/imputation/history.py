@@ -80,3 +80,9 @@ def filled_times(times: np.ndarray, usual: np.ndarray) -> np.ndarray:
         return times
     away = np.where(unknown, 0.0, times - usual).sum(axis=1) / np.maximum((~unknown).sum(axis=1), 1)
     return np.where(unknown, usual + away[:, None], times)
+
+
+def first_cells(cohort: Cohort) -> np.ndarray:
+    """(N, D) each feature's first measured value of each person."""
+    place = np.isfinite(cohort.visits).argmax(axis=1)
+    return np.take_along_axis(cohort.visits, place[:, None], axis=1)[:, 0]

@@ -3,10 +3,11 @@
 A visit that is told from an early one alone was measured because the person stayed, and who stays may depend on visits
 in between, which are not shown. Such a visit then counts by
 
-    w = product over the visits m in between of  p(stay at m | the last shown) / p(stay at m | the last seen before m)
+    w = product over the visits m after the last shown of  p(stay at m | the last shown) / p(stay at m | the last seen)
 
-so that those who stayed stand for all who were there (inverse probability weights, stabilised; Robins, Hernan and
-Brumback 2000). Where all visits in between are shown the weight is one.
+up to itself, so that those who stayed stand for all who were there (inverse probability weights, stabilised; Robins,
+Hernan and Brumback 2000; both chances are by one model of the visit last seen). Where all visits in between are shown
+the weight is one.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Attendance:
         who, visit, last = _at_risk(seen)
         if not len(who):
             return None
-        stayed = np.array([seen[i, m:].any() for i, m in zip(who, visit, strict=True)])
+        stayed = (seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1))[who] >= visit
         if min(stayed.sum(), (~stayed).sum()) < FEWEST:
             return None
         cells = values[who, last]

@@ -21,7 +21,7 @@ from ...diffusion.noise import person_keys
 from ...training.trainer import Run
 from ..default.model import DefaultModel, DefaultOptions
 from ..folds import unit_folds
-from ..history import History, filled_times, usual_times
+from ..history import History, filled_times, first_cells, usual_times
 from ..kinds.feature_kinds import FeatureKinds, notes_of
 from ..kinds.recognise import recognised
 from ..kinds.relations import found_relations
@@ -65,7 +65,7 @@ class TrajectoryModel:
     @classmethod
     def fit(cls, cohort: Cohort, options: DefaultOptions, *, seed: int, run: Run) -> TrajectoryModel:
         """The anchor by maximum likelihood on everybody, and the ladder on visits that were hidden."""
-        scaling = SharedScaling.fit(_first(cohort), cohort.site, robust=True)
+        scaling = SharedScaling.fit(first_cells(cohort), cohort.site, robust=True)
         parts = _Parts(scaling, CovariateEncoder.fit(cohort.covariate_table), usual_times(cohort))
         hidden = Hidden.of(cohort)
         rows = hidden.people(cohort)
@@ -334,12 +334,6 @@ class _Parts:
     def _person(self, table: pd.DataFrame, source: str | None) -> np.ndarray:
         covariates = self.encoder.transform(table, source)
         return np.concatenate([np.ones((len(covariates), 1)), covariates], axis=1)
-
-
-def _first(cohort: Cohort) -> np.ndarray:
-    """(N, D) each feature's first measured value of each person."""
-    place = np.isfinite(cohort.visits).argmax(axis=1)
-    return np.take_along_axis(cohort.visits, place[:, None], axis=1)[:, 0]
 
 
 def kinds_notes(cohort: Cohort) -> list[str]:
