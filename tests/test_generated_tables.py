@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 
 import secondgram as sg
@@ -223,7 +223,9 @@ def judge(meant: Meant, written: Written, time: str, sites: str, cohort: sg.Coho
             continue
         read = cohort.visits[rows][:, :, cohort.features.index(name)]
         if not np.array_equal(read, meant.values[mine][:, :, at], equal_nan=True):
-            assert name in written.touched, name
+            # Of a code written `9.999` nothing may tell thousands from decimals: a note says which it was taken for.
+            assumed = any(name in note and "is read as" in note for note in cohort.notes)
+            assert name in written.touched or assumed, (name, cohort.notes)
             assert said_of(cohort, name), (name, cohort.notes)
     assert set(cohort.features) <= set(meant.features), cohort.features
     if sites != "none":
@@ -266,6 +268,23 @@ def judge(meant: Meant, written: Written, time: str, sites: str, cohort: sg.Coho
             "wide": st.booleans(),
         }
     ),
+)
+@example(
+    seed=622,
+    style="words",
+    kinds=["count", "grade", "percentage", "volume", "count"],
+    time="ISO dates",
+    sites="of people",
+    fault="named code",
+    form={
+        "gap": "n/a",
+        "delimiter": ",",
+        "mark": ",",
+        "shuffled": False,
+        "permuted": True,
+        "thousands": "other",
+        "wide": False,
+    },
 )
 def test_what_is_read_is_what_was_meant_or_something_is_said(
     seed: int, style: str, kinds: list[str], time: str, sites: str, fault: str, form: dict[str, Any]

@@ -455,3 +455,11 @@ def test_impute_refuses_another_unit_and_leaves_nothing(study: Path, tmp_path: P
     assert done.code == 0
     # Told once, though -q was given.
     assert done.err.count("column 'left'") == 1
+
+
+def test_one_more_of_a_few_whole_numbers_is_a_count_and_no_code() -> None:
+    counts = np.array([1, 2, 2, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 3, 3, 5, 5, 4, 10, 10, 10], dtype=float)
+    people = np.arange(len(counts)).astype(str)
+    assert not check_column(counts, people, "holes")
+    far = np.where(counts == 10, 30.0, counts)
+    assert [each.kind for each in check_column(far, people, "holes")] == ["code"]

@@ -106,6 +106,15 @@ def _spiked(values: np.ndarray) -> np.ndarray:
     return found
 
 
+def _counted(value: float, rest: np.ndarray) -> bool:
+    """Whether a value may be one more of a few whole numbers, each of which stands there several times, as of a count:
+    no further from them than they are from each other."""
+    distinct, count = np.unique(rest, return_counts=True)
+    if (distinct % 1 != 0).any() or value % 1 != 0 or np.median(count) < 2:
+        return False
+    return min(abs(value - distinct[0]), abs(value - distinct[-1])) < distinct[-1] - distinct[0]
+
+
 class _Column:
     """Values x (n,) of people who (n,), and what is left of them while far ones are taken out."""
 
@@ -171,7 +180,8 @@ class _Column:
         clear = log is None or (log[0] >= 5 and log[0] - log[1] >= 2)
         if value in (7, 8, 9) and people > 2 and far >= 4.5 and far - edge >= 3:
             return self._repeated(value, where, people, usual)
-        if people > 1 and clear and far >= 8 and far - edge >= 4 and (people > 2 or far >= 12):
+        apart = far >= 8 and far - edge >= 4 and (people > 2 or far >= 12)
+        if people > 1 and clear and apart and not _counted(value, rest):
             return self._repeated(value, where, people, usual)
         if self._slipped(value, scale, log, positive, rest):
             problem = f"{short(value)} stands far off alone: {usual}"
