@@ -6,8 +6,8 @@ Every task holds people and their families out whole. `default` is run anew; sim
 build/cohorts/TASK.PEER.npz for as long as neither their sources nor the data of a task change (`--peers` makes these
 alone, and with `--kept` their sources may have changed). CRPS with 99 draws, in the baseline SD of the whole task;
 coverage is the share of true values between the 5th and the 95th of them. Beside these stands what the ladder expected
-of itself. Writes benchmarks/results/cohorts.json, in which tasks that are not run keep their entries, or with
-`--shape off` build/cohorts/off.json.
+of itself, again from what was kept with `--judge`. Writes benchmarks/results/cohorts.json, in which tasks that are not
+run keep their entries, or with `--shape off` build/cohorts/off.json.
 """
 
 from __future__ import annotations
@@ -223,6 +223,17 @@ def learned_features(model: DefaultModel, names: tuple[str, ...]) -> tuple[list[
     return learned, np.array([place in scaled for place in range(len(learned))])
 
 
+def judged_again(name: str, task: Task, data: Path) -> dict[str, float]:
+    """The judgement of a task by the scores and expectations that its last run kept. Raises `OSError` without any."""
+    cohort = task.cohort(data)
+    ends = np.cumsum([len(judge) for _, judge in task.splits(name, cohort)])
+    with np.load(KEPT / f"{name}.default.npz", allow_pickle=False) as kept:
+        if len(kept["crps"]) != ends[-1]:
+            raise OSError(f"{name}: what is kept is of {len(kept['crps'])} people, and the task judges {ends[-1]}")
+        held_out = np.stack([_mean(rows) for rows in np.split(kept["crps"], ends[:-1])])
+        return judgement(kept["expected"], held_out)
+
+
 def change(scaling: SharedScaling, names: tuple[str, ...], people: sg.Cohort) -> np.ndarray:
     """(D,) mean absolute change of those whose follow-up is known, in units of the task."""
     pairs = people.take(people.paired)
@@ -339,10 +350,24 @@ def main() -> None:
     parser.add_argument(
         "--kept", action="store_true", help="take what is kept of the peers, their sources changed or not"
     )
+    parser.add_argument(
+        "--judge", action="store_true", help="only judge again by the scores that were kept, which takes no fitting"
+    )
     parser.add_argument("--out", type=Path, help="the file of results")
     given = parser.parse_args()
     chosen = given.only or [name for name, task in TASKS.items() if task.quick or not given.quick]
     out = given.out or (RESULTS if given.shape == "auto" else KEPT / "off.json")
+    if given.judge:
+        earlier = json.loads(out.read_text(encoding="utf-8"))["tasks"]
+        again = [each for each in earlier if each["task"] in chosen and "judgement" in each]
+        for each in again:
+            of_task = judged_again(each["task"], TASKS[each["task"]], given.data)
+            moved = of_task["off"] - each["judgement"]["off"]
+            print(f"{each['task']}: off {of_task['off']:+.4f}, error {of_task['error']:.4f}, moved {moved:+.1e}")
+            each["judgement"] = of_task
+        write(out, again)
+        print(summary_text(summary(again)))
+        return
     results = {}
     # Read by numpy when a process loads it.
     os.environ |= ONE_THREAD

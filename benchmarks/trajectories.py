@@ -13,23 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from bed_tasks import REAL, only
 from ledger import commit, flags, processor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 import secondgram as sg
+from secondgram.comparison.hidden_visits import HiddenVisits
 from secondgram.evaluation.metrics.bootstrap import cell_mean, interval, resamples
+from secondgram.evaluation.metrics.cell_scores import central_interval
 from secondgram.files import replacing
 from secondgram.imputation.default.model import DefaultOptions
-from secondgram.imputation.history import History, years
-from secondgram.imputation.model_data import People
+from secondgram.imputation.history import first_cells
 from secondgram.imputation.scores import crps, normal_crps
 from secondgram.imputation.trajectory.trajectory_model import TrajectoryModel
 from secondgram.training.trainer import Run
@@ -39,55 +38,7 @@ TASKS = ("forecast", "interpolate", "backcast")
 OURS = "default"
 DRAWS = 99
 BOOTSTRAPS = 2000
-# Of `People`, one row a person.
-JOINED = ("ids", "keys", "baseline", "gap", "known")
 PENALTIES = tuple(10.0 ** np.arange(1, 7))
-
-
-def hidden(cohort: sg.Cohort, task: str) -> tuple[People, np.ndarray, np.ndarray]:
-    """People with a hidden visit each, what it showed (T, D), and the rows (T,) of the cohort that they are."""
-    seen = np.isfinite(cohort.visits).any(axis=2)
-    slot = np.arange(seen.shape[1])
-    person: list[int] = []
-    visit: list[int] = []
-    shown: list[np.ndarray] = []
-    for row, visits in enumerate(map(np.flatnonzero, seen)):
-        chosen: dict[str, np.ndarray] = {
-            "forecast": visits[1:],
-            "interpolate": visits[1:-1],
-            "backcast": visits[: min(1, len(visits) - 1)],
-        }
-        for at in chosen[task]:
-            person.append(row)
-            visit.append(at)
-            shown.append(seen[row] & {"forecast": slot < at, "interpolate": slot != at, "backcast": slot > at}[task])
-    who, at, known = np.array(person), np.array(visit), np.array(shown)
-    times = years(cohort)[who]
-    history = History(np.where(known[:, :, None], cohort.visits[who], np.nan), times, times[np.arange(len(who)), at])
-    people = replace(People.of(cohort, keep_known=False).take(who), history=history)
-    return people, cohort.visits[who, at], who
-
-
-def nearest(history: History) -> tuple[np.ndarray, np.ndarray]:
-    """(T, D) each feature's nearest known visit, and (T,) signed years from it to the hidden one."""
-    away = np.where(history.known, history.at[:, None] - history.times, np.inf)
-    place = np.abs(away).argmin(axis=1)
-    rows = np.arange(len(away))
-    return history.visits[rows, place], away[rows, place]
-
-
-def between(history: History) -> np.ndarray:
-    """(T, D) the line through the neighbours in time; the nearest visit where there is one on one side alone."""
-    value, _ = nearest(history)
-    for row in range(len(value)):
-        known = np.flatnonzero(history.known[row])
-        known = known[np.argsort(history.times[row, known])]
-        times, at = history.times[row, known], history.at[row]
-        if times[0] < at < times[-1]:
-            right = int(np.searchsorted(times, at))
-            share = (at - times[right - 1]) / (times[right] - times[right - 1])
-            value[row] = (1 - share) * history.visits[row, known[right - 1]] + share * history.visits[row, known[right]]
-    return value
 
 
 class NearestRidge:
@@ -96,17 +47,21 @@ class NearestRidge:
     def __init__(self, model: TrajectoryModel) -> None:
         self.model = model
 
-    def inputs(self, people: People) -> np.ndarray:
-        assert people.history is not None
-        value, away = nearest(people.history)
-        scaled = self.model.scaling.apply(value, people.site)
-        covariates = self.model.encoder.transform(people.table, people.source)
-        count = np.log(people.history.known.sum(axis=1))
+    def inputs(self, rows: HiddenVisits) -> np.ndarray:
+        history = rows.history()
+        away = np.where(rows.known, history.at[:, None] - history.times, np.inf)
+        away = away[np.arange(len(away)), np.abs(away).argmin(axis=1)]
+        scaled = self.model.scaling.apply(rows.baseline, rows.site)
+        # The number of visits is among the covariates of hidden visits, and not among those of the model.
+        covariates = self.model.encoder.transform(rows.covariate_table, rows.source)
+        count = np.log(rows.known.sum(axis=1))
         return np.nan_to_num(np.column_stack([scaled, covariates, away, np.abs(away), count]))
 
-    def fit(self, people: People, truth: np.ndarray, group: np.ndarray) -> NearestRidge:
-        X = self.inputs(people)
-        change = np.nan_to_num(self.model.scaling.apply(truth, people.site)) - X[:, : truth.shape[1]]
+    def fit(self, learned: list[HiddenVisits]) -> NearestRidge:
+        X = np.concatenate([self.inputs(rows) for rows in learned])
+        truth = np.concatenate([self.model.scaling.apply(rows.followup, rows.site) for rows in learned])
+        group = np.concatenate([rows.units() for rows in learned]).astype(str)
+        change = np.nan_to_num(truth) - X[:, : truth.shape[1]]
         # By people held back whole: rows of one person would tell each other.
         left = np.stack(
             [change - cross_val_predict(Ridge(each), X, change, groups=group, cv=GroupKFold(5)) for each in PENALTIES]
@@ -116,11 +71,11 @@ class NearestRidge:
         self.spread = left[best, :, np.arange(len(best))].std(axis=1)
         return self
 
-    def predict(self, people: People) -> tuple[np.ndarray, np.ndarray]:
-        X = self.inputs(people)
+    def predict(self, rows: HiddenVisits) -> tuple[np.ndarray, np.ndarray]:
+        X = self.inputs(rows)
         mean = X[:, : len(self.spread)] + self.ridge.predict(X)
-        unit = self.model.scaling.original_scale(len(X), people.site)[1]
-        return self.model.scaling.invert(mean, people.site), np.broadcast_to(unit * self.spread, mean.shape)
+        unit = self.model.scaling.original_scale(len(X), rows.site)[1]
+        return self.model.scaling.invert(mean, rows.site), np.broadcast_to(unit * self.spread, mean.shape)
 
 
 def scored(mean: np.ndarray, spread: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,42 +91,26 @@ def scored(mean: np.ndarray, spread: np.ndarray, truth: np.ndarray, unit: np.nda
 def fold(train: sg.Cohort, test: sg.Cohort, seed: int) -> dict[str, dict[str, Any]]:
     """By task: people judged, and by method what `scored` gives."""
     model = TrajectoryModel.fit(train, DefaultOptions(shape="off"), seed=seed, run=Run(None, 1e9, False, False))
-    unit = np.nanstd(train.visits[np.arange(len(train)), np.isfinite(train.visits).any(axis=2).argmax(axis=1)], axis=0)
-    learned = [hidden(train, task) for task in TASKS]
-    everyone = [np.concatenate(each) for each in zip(*[(truth, who) for _, truth, who in learned], strict=True)]
-    rows = joined([people for people, _, _ in learned])
-    ridge = NearestRidge(model).fit(rows, *everyone)
+    unit = np.nanstd(first_cells(train), axis=0)
+    learned = [HiddenVisits.of(train, task) for task in TASKS]
+    ridge = NearestRidge(model).fit(learned)
     found = {}
-    for task, (people, truth, who), (before, known, _) in zip(
-        TASKS, [hidden(test, task) for task in TASKS], learned, strict=True
-    ):
-        assert people.history is not None
-        assert before.history is not None
+    for task, before in zip(TASKS, learned, strict=True):
+        rows = HiddenVisits.of(test, task)
+        people, truth = rows.people(), rows.followup
         draws = model.draw(people, np.arange(DRAWS), seed=1)
-        low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+        low, high = central_interval(draws)
         inside = np.where(np.isfinite(truth), (truth >= low) & (truth <= high), np.nan)
         square = ((truth - model.mean(people, np.arange(DRAWS), seed=1)) / unit) ** 2
         anchored = model.expected(people)
         methods = {OURS: {"crps": crps(draws, truth) / unit, "square": square, "covered": inside}}
         methods["mixed-model"] = scored(*anchored, truth, unit)
-        methods["ridge on the nearest"] = scored(*ridge.predict(people), truth, unit)
-        for name, of in (("nearest", lambda each: nearest(each)[0]), ("linear", between)):
-            spread = np.nanstd(known - of(before.history), axis=0)
-            methods[name] = scored(of(people.history), np.broadcast_to(spread, truth.shape), truth, unit)
-        found[task] = {"unit": test.units()[who].astype(str), **methods}
+        methods["ridge on the nearest"] = scored(*ridge.predict(rows), truth, unit)
+        for name, of in (("nearest", lambda each: each), ("linear", HiddenVisits.between)):
+            spread = np.nanstd(before.followup - of(before).baseline, axis=0)
+            methods[name] = scored(of(rows).baseline, np.broadcast_to(spread, truth.shape), truth, unit)
+        found[task] = {"unit": rows.units().astype(str), **methods}
     return found
-
-
-def joined(parts: list[People]) -> People:
-    """The people of several, in order."""
-    first = parts[0]
-    histories = [each.history for each in parts if each.history is not None]
-    history = History(*(np.concatenate([getattr(h, name) for h in histories]) for name in ("visits", "times", "at")))
-    columns: dict[str, Any] = {name: np.concatenate([getattr(each, name) for each in parts]) for name in JOINED}
-    columns["table"] = pd.concat([each.table for each in parts], ignore_index=True)
-    if first.site is not None:
-        columns["site"] = np.concatenate([each.site for each in parts if each.site is not None])
-    return replace(first, history=history, **columns)
 
 
 def summary(folds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:

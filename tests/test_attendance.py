@@ -47,6 +47,20 @@ def test_staying_is_told_from_what_was_last_seen() -> None:
     np.testing.assert_allclose(np.exp(model.log_stay(cells, np.ones((3, 1)), np.full(3, 2))), expected, atol=0.05)
 
 
+def test_others_than_the_rows_teach_nothing() -> None:
+    values, seen, person = study(2000, 1.0)
+    known = np.where(seen[:, :, None], values, np.nan)
+    rows = np.arange(2000) % 5 != 0
+    some, alone = Attendance.fit(known, person, rows), Attendance.fit(known[rows], person[rows])
+    assert some is not None
+    assert alone is not None
+    np.testing.assert_allclose(some.slope, alone.slope, rtol=1e-9)
+    known[~rows] += 100.0
+    moved = Attendance.fit(known, person, rows)
+    assert moved is not None
+    np.testing.assert_array_equal(moved.slope, some.slope)
+
+
 def test_nothing_is_told_where_leaving_depends_on_nothing_or_few_leave() -> None:
     for seed in range(5):
         values, seen, person = study(400, 0.0, seed)
@@ -108,7 +122,7 @@ def test_weighted_stayers_stand_for_everybody() -> None:
 
 def test_the_model_learns_by_these_weights_from_other_people(monkeypatch: pytest.MonkeyPatch) -> None:
     made = sg.simulate(250, 3, 0.9, 1, "trajectories", dropout=3.0, slope=0.12)
-    taught: list[np.ndarray] = []
+    taught: list[set[int]] = []
     asked: list[Any] = []
 
     class Noting:
@@ -116,8 +130,8 @@ def test_the_model_learns_by_these_weights_from_other_people(monkeypatch: pytest
             asked.append((hidden.person[rows], len(values), len(person)))
             return np.full(len(rows), 3.0)
 
-    def fit(values: np.ndarray, person: np.ndarray) -> Noting:
-        taught.append(values[:, 0])
+    def fit(values: np.ndarray, person: np.ndarray, rows: np.ndarray | None = None) -> Noting:
+        taught.append(set(np.flatnonzero(np.ones(len(values), bool) if rows is None else rows)))
         assert len(values) == len(person)
         return Noting()
 
@@ -133,10 +147,10 @@ def test_the_model_learns_by_these_weights_from_other_people(monkeypatch: pytest
     sg.SecondgramImputer(shape="off", history="all").fit(made, show=False)
     assert len(taught) == len(asked) == 5
     assert all(count == people == 250 for _, count, people in asked)
-    assert sum(len(values) for values in taught) == 4 * 250
+    assert sum(map(len, taught)) == 4 * 250
     # Nobody's own fold teaches who leaves.
-    for values, (person, _, _) in zip(taught, asked, strict=True):
-        assert len(values) + len(np.unique(person)) <= 250
+    for people_of, (person, _, _) in zip(taught, asked, strict=True):
+        assert not people_of & set(person)
     hidden = Hidden.of(made)
     count = np.bincount(hidden.person[hidden.measured], minlength=250)[hidden.person]
     np.testing.assert_allclose(kept[0], 3.0 / np.maximum(count, 1))

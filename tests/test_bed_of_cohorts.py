@@ -288,6 +288,10 @@ def test_a_tiny_task_from_end_to_end_and_again_with_the_peers_that_were_kept(bed
     assert abs(found["judgement"]["off"]) < 0.5
     assert abs(found["chance"]["off"]) < 0.5
     assert {path.name for path in bed.KEPT.iterdir()} == {f"tiny.{name}.npz" for name in (*bed.SIMPLE, "default")}
+    # Judged again by what was kept, it is what it was; of another task it is not.
+    assert bed.judged_again("tiny", task, Path()) == pytest.approx(found["judgement"], rel=1e-5)
+    with pytest.raises(OSError, match="and the task judges"):
+        bed.judged_again("tiny", replace(task, repeats=task.repeats + 1), Path())
     # The scores are those of `compare`, in units of the whole task.
     cohort = task.cohort(Path())
     splits = list(task.splits("tiny", cohort))

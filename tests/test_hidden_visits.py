@@ -113,6 +113,9 @@ def test_the_columns_of_a_hidden_visit(cohort: sg.SimulatedTrajectories) -> None
     history = made.take(np.arange(3)).history()
     assert not np.isfinite(history.visits[np.arange(3), made.slot[:3]]).any()
     np.testing.assert_array_equal(history.known, made.known[:3])
+    # A model that reads all visits counts them itself.
+    assert list(made.people().table) == list(cohort.covariate_table)
+    assert list(made.people().table["age"]) == list(made.covariate_table["age"])
     # Shown visits alike: no column of them.
     assert "known visits" not in HiddenVisits.of(small(["xxx", "xxx"]), "backcast").covariate_table
 

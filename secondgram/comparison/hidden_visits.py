@@ -121,7 +121,8 @@ class HiddenVisits(Cohort):
 
     def people(self) -> People:
         """For a method that reads all visits: the hidden one is the target, the others are in the history."""
-        return replace(People.of(self, keep_known=False), history=self.history())
+        table = self.whole.covariate_table.iloc[self.person].reset_index(drop=True)
+        return replace(People.of(self, keep_known=False), table=table, history=self.history())
 
     def between(self) -> HiddenVisits:
         """The same, with the line through the two neighbours that are shown in place of the nearest visit."""

@@ -53,9 +53,9 @@ def predictions(
     if fitted is not None:
         fitted(name, imputer.model_)
     # Values were judged when the cohort was read; every method predicts the same people.
-    imputed = imputer.impute(judge, draws=draws, seed=seed, who="all", checks=WARN)
+    result = imputer.impute(judge, draws=draws, seed=seed, who="all", checks=WARN)
     # The order of the people is that of `judge`: every one of them has a baseline.
-    return (imputed.draws.mean(axis=0) if method.preset == "paper" else imputed.mean), imputed.draws
+    return (result.draws.mean(axis=0) if method.preset == "paper" else result.mean), result.draws
 
 
 def _of_hidden(
@@ -77,10 +77,15 @@ def _of_hidden(
     imputer = SecondgramImputer(method.preset, seed=seed, history="all", **method.options).fit(learn.whole, show=False)
     if fitted is not None:
         fitted(method.name, imputer.model_)
+    return imputed(imputer, judge, draws, seed)
+
+
+def imputed(imputer: SecondgramImputer, judge: HiddenVisits, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (T, D) and draws (M, T, D) of hidden visits by a model of all visits."""
     mean, drawn = np.empty(judge.baseline.shape), np.empty((draws, *judge.baseline.shape))
     for rows, visit, part in judge.by_visit():
-        imputed = imputer.impute(part, draws=draws, seed=seed, visits=[visit], checks=WARN)
-        mean[rows], drawn[:, rows] = imputed.mean, imputed.draws
+        found = imputer.impute(part, draws=draws, seed=seed, visits=[visit], checks=WARN, show=False)
+        mean[rows], drawn[:, rows] = found.mean, found.draws
     return mean, drawn
 
 

@@ -45,10 +45,13 @@ class Attendance:
     intercept: float
 
     @classmethod
-    def fit(cls, values: np.ndarray, person: np.ndarray) -> Attendance | None:
-        """values (N, V, D), NaN where missing;  person (N, p). None where leaving does not depend on what was seen."""
+    def fit(cls, values: np.ndarray, person: np.ndarray, rows: np.ndarray | None = None) -> Attendance | None:
+        """values (N, V, D), NaN where missing;  person (N, p);  rows : (N,) bool, who is learned from, None for all.
+
+        None where leaving does not depend on what was seen.
+        """
         seen = np.isfinite(values).any(axis=2)
-        who, visit, last = _at_risk(seen)
+        who, visit, last = _at_risk(seen if rows is None else seen & rows[:, None])
         if not len(who):
             return None
         stayed = (seen.shape[1] - 1 - seen[:, ::-1].argmax(axis=1))[who] >= visit

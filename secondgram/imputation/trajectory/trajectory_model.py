@@ -77,7 +77,7 @@ class TrajectoryModel:
         for number in np.unique(fold):
             own, trends = parts.fit(cohort, fold != number)
             mine = np.flatnonzero(fold[hidden.person] == number)
-            attendance = Attendance.fit(values[fold != number], person[fold != number])
+            attendance = Attendance.fit(values, person, fold != number)
             if attendance is not None:
                 weight[mine] = attendance.weights(hidden, mine, values, person)
             made = parts.anchored(own, rows.take(mine), trends)
