@@ -10,7 +10,8 @@ trap 'rm -rf "$scratch"' EXIT
 
 flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$scratch/site" \
-  -C install.strip=false -C cmake.define.SECONDGRAM_CUDA=OFF -C cmake.build-type=RelWithDebInfo -C "cmake.define.CMAKE_CXX_FLAGS=$flags" .
+  -C install.strip=false -C cmake.define.SECONDGRAM_CUDA=OFF -C cmake.build-type=RelWithDebInfo \
+  -C "cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -DNDEBUG" -C "cmake.define.CMAKE_CXX_FLAGS=$flags" .
 
 # Python itself is not instrumented, so the run-time library has to be there first; its leaks are not ours.
 export LD_PRELOAD=$("$compiler" -print-file-name=libasan.so):$("$compiler" -print-file-name=libubsan.so)
