@@ -51,6 +51,11 @@ class Suspect:
     code: str | None = None
 
 
+def is_fill(value: float) -> bool:
+    """Whether programs write this number into empty cells, whatever the column measures."""
+    return any(np.isclose(value, fill, rtol=1e-6, atol=0) for fill in _FILLS)
+
+
 def is_code(value: float) -> bool:
     """Whether a number is a usual code for missing: 0, -1 to -10, two or more nines, eights or sevens (99, -9.99)."""
     digits = f"{abs(value):.10g}".replace(".", "")
@@ -166,7 +171,7 @@ class _Column:
         far, edge = scale.far(value)
         usual = f"the others are {short(rest.min())} to {short(rest.max())}"
         positive = rest.min() > 0
-        sure = (far >= 20 and any(np.isclose(value, fill, rtol=1e-6, atol=0) for fill in _FILLS)) or (
+        sure = (far >= 20 and is_fill(value)) or (
             np.count_nonzero(rest) >= 10 and abs(value) >= _IMPOSSIBLE * np.abs(rest).max()
         )
         if sure:
@@ -374,7 +379,7 @@ def _system(value: float, where: np.ndarray) -> Suspect:
 
 def _alone_in_few(x: np.ndarray, known: np.ndarray) -> Iterator[Suspect]:
     """Of few values only what no others can explain."""
-    for place in np.flatnonzero([any(np.isclose(value, fill, rtol=1e-6, atol=0) for fill in _FILLS) for value in x]):
+    for place in np.flatnonzero([is_fill(value) for value in x]):
         value = float(x[place])
         if len(x) > 1 and abs(value) >= 1e4 * np.abs(np.delete(x, place)).max():
             problem = f"{short(value)} is no measurement"

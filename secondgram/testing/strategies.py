@@ -13,6 +13,7 @@ import pandas as pd
 from ..cohort.cells import LARGEST
 from ..cohort.reading import MISSING
 from ..cohort.table import Cohort
+from ..cohort.value_checks import is_fill
 from .optional import st
 
 # Legal, and what careless code trips over: numbers, quotes, separators, patterns, formulas, other scripts.
@@ -60,9 +61,13 @@ def _is_kept(text: str) -> bool:
 
 @cache
 def numbers(width: Literal[32, 64] = 64) -> st.SearchStrategy[float]:
-    """Numbers of any size that is read and a float of so many bits holds, simple ones first."""
+    """Numbers of any size that is read and a float of so many bits holds, simple ones first; none that fills cells."""
     most = LARGEST if width == 64 else float(np.finfo(np.float32).max)
-    return st.integers(-9, 9).map(float) | st.floats(-most, most, width=width)
+    return st.integers(-9, 9).map(float) | st.floats(-most, most, width=width).filter(_is_measured)
+
+
+def _is_measured(value: float) -> bool:
+    return not is_fill(value)
 
 
 @st.composite
