@@ -1,7 +1,7 @@
 """Rung 1, the mean of the follow-up: linear predictors of the change, blended by cross-validation.
 
 Every candidate is a linear map from X = [baseline, covariates, gap] to the change, and so is their blend: what is kept
-is a single map. From simple to rich:
+is a single map, whose average is not shrunk where many people tell it. From simple to rich:
 
     carry_forward            no change
     mean_change              each feature's regression on covariates and gap
@@ -35,6 +35,7 @@ from .borrowing import without_scarce
 from .design import Design, Fold
 from .hierarchy import DEVIATION, fit_hierarchy
 from .population import Population, Surprise
+from .unbiased import averages
 
 CANDIDATES = (
     "carry_forward",
@@ -147,6 +148,8 @@ def fit_means(
     yardstick = _Yardstick.of(whole, error)
     weights = _blend(error, yardstick)
     error["blend"] = _cross_blended(error, yardstick, folds)
+    for name in set(choices) - {"carry_forward"}:
+        error[name] = _unbiased_elsewhere(error[name], whole, folds)
     unit = whole.pairs.unit
     gain = gains({name: unit_averages(yardstick.loss(each), whole.weight, unit) for name, each in error.items()})
     fitted, bounds = judged.everybody, _bounds(whole)
@@ -160,8 +163,32 @@ def fit_means(
         total = _without(total, whole.absent)
         chosen = [choice] * whole.width
         predictor = MeanPredictor(total, beyond, fitted.reach, bounds, chosen, choice, weights, judged.shrinkage, gain)
+        if choice != "carry_forward":
+            predictor = _unbiased(predictor, whole)
         found[choice] = predictor, error[choice]
     return found
+
+
+def _unbiased(predictor: MeanPredictor, whole: Design) -> MeanPredictor:
+    """The same, without a bias of the average change of features that many people tell."""
+    lacks = _average(whole.change - predictor.change(whole.X), whole, slice(None))
+    linear = predictor.map
+    return replace(predictor, map=LinearMap(linear.W, linear.intercept + lacks, linear.by_gap))
+
+
+def _unbiased_elsewhere(error: np.ndarray, whole: Design, folds: list[Fold]) -> np.ndarray:
+    """Errors (P, D) out of fold of such a mean, the average of each fold being taken from the others."""
+    found = error.copy()
+    for fold in folds:
+        others = np.ones(len(error), dtype=bool)
+        others[fold.rows] = False
+        found[fold.rows] -= _average(error[others], whole, others)
+    return found
+
+
+def _average(left: np.ndarray, whole: Design, rows: np.ndarray | slice) -> np.ndarray:
+    pairs = whole.pairs
+    return averages(left, whole.weight[rows], pairs.unit[rows], pairs.wanted[rows])
 
 
 def _without(linear: LinearMap, absent: np.ndarray) -> LinearMap:
