@@ -24,6 +24,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 import secondgram as sg
 from secondgram.comparison.hidden_visits import HiddenVisits
+from secondgram.comparison.methods.mixed import MixedModel
 from secondgram.evaluation.metrics.bootstrap import cell_mean, interval, resamples
 from secondgram.evaluation.metrics.cell_scores import central_interval
 from secondgram.files import replacing
@@ -91,6 +92,7 @@ def scored(mean: np.ndarray, spread: np.ndarray, truth: np.ndarray, unit: np.nda
 def fold(train: sg.Cohort, test: sg.Cohort, seed: int) -> dict[str, dict[str, Any]]:
     """By task: people judged, and by method what `scored` gives."""
     model = TrajectoryModel.fit(train, DefaultOptions(shape="off"), seed=seed, run=Run(None, 1e9, False, False))
+    mixed = MixedModel().fit(train, seed)
     unit = np.nanstd(first_cells(train), axis=0)
     learned = [HiddenVisits.of(train, task) for task in TASKS]
     ridge = NearestRidge(model).fit(learned)
@@ -102,9 +104,11 @@ def fold(train: sg.Cohort, test: sg.Cohort, seed: int) -> dict[str, dict[str, An
         low, high = central_interval(draws)
         inside = np.where(np.isfinite(truth), (truth >= low) & (truth <= high), np.nan)
         square = ((truth - model.mean(people, np.arange(DRAWS), seed=1)) / unit) ** 2
-        anchored = model.expected(people)
+        centre, variance = mixed._conditional(people)
+        scale = mixed.context.scaling.original_scale(len(centre), rows.site)[1]
+        of_each = mixed.context.scaling.invert(centre, rows.site), scale * np.sqrt(variance)
         methods = {OURS: {"crps": crps(draws, truth) / unit, "square": square, "covered": inside}}
-        methods["mixed-model"] = scored(*anchored, truth, unit)
+        methods["mixed-model"] = scored(*of_each, truth, unit)
         methods["ridge on the nearest"] = scored(*ridge.predict(rows), truth, unit)
         for name, of in (("nearest", lambda each: each), ("linear", HiddenVisits.between)):
             spread = np.nanstd(before.followup - of(before).baseline, axis=0)

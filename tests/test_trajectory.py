@@ -15,10 +15,12 @@ from secondgram.errors import InputError
 from secondgram.imputation.history import History, filled_times, usual_times, years
 from secondgram.imputation.model_data import People, TrainingPairs, WeightedCohort
 from secondgram.imputation.trajectory.anchor import Anchor, _estimated
-from secondgram.imputation.trajectory.hidden import Hidden
-from secondgram.imputation.trajectory.statement import conditional, log_likelihood
-from secondgram.imputation.trajectory.trajectory_model import INPUTS, Anchored, TrajectoryModel, _Parts
-from secondgram.imputation.trajectory.trends import LEADING, trend_basis
+from secondgram.imputation.trajectory.anchored import INPUTS, PENALTIES, Anchoring
+from secondgram.imputation.trajectory.factors import Factors
+from secondgram.imputation.trajectory.hidden import Hidden, enough
+from secondgram.imputation.trajectory.posterior import VisitSums
+from secondgram.imputation.trajectory.statement import conditional, conditional_of_all, log_likelihood
+from secondgram.imputation.trajectory.trajectory_model import TrajectoryModel
 
 G = np.array([[1.0, -0.03], [-0.03, 0.04]])
 ERROR = 0.3
@@ -287,33 +289,46 @@ def test_two_visits_are_imputed_as_before() -> None:
 
 
 def test_an_anchor_is_fitted_without_the_fold_it_serves(monkeypatch: pytest.MonkeyPatch, cohort: sg.Cohort) -> None:
-    """Each fold's anchor, and with it its rows, is a function of the other people alone; families stay together."""
+    """Each fold's anchors, and with them its rows, are a function of the other people alone; families stay together."""
     family = np.array([f"F{number // 2}" for number in range(len(cohort))], dtype=object)
     whole = replace(cohort, groups=family)
-    served: list[tuple[set[str], set[str]]] = []
-    taught: list[set[str]] = []
-    learned: list[tuple[Anchor, np.ndarray]] = []
-    fit, anchored = _Parts.fit, _Parts.anchored
+    taught: dict[int, set[str]] = {}
+    asked: list[tuple[float | None, ...]] = []
+    served: dict[str, list[tuple[set[str], set[str]]]] = {"of_hidden": [], "score": []}
+    kept: list[Anchor] = []
+    fit = Anchoring.fit
 
-    def noting_fit(parts: _Parts, people: sg.Cohort, rows: np.ndarray) -> tuple[Anchor, np.ndarray]:
-        taught.append(set(people.units()[rows]))
-        learned.append(fit(parts, people, rows))
-        return learned[-1]
+    def noting_fit(
+        parts: Anchoring, people: sg.Cohort, rows: np.ndarray, *penalties: tuple[float | None, ...]
+    ) -> list[Anchor]:
+        found = fit(parts, people, rows, *penalties)
+        kept.extend(found)
+        asked.extend(penalties)
+        taught.update({id(anchor): set(people.units()[rows]) for anchor in found})
+        return found
 
-    def noting_rows(parts: _Parts, anchor: Anchor, people: People, trends: np.ndarray) -> Anchored:
-        assert anchor is learned[-1][0]
-        assert trends is learned[-1][1]
-        place = {name: row for row, name in enumerate(whole.ids)}
-        served.append((taught[-1], {family[place[name.split("#")[0]]] for name in people.ids}))
-        return anchored(parts, anchor, people, trends)
+    def noting(name: str) -> None:
+        plain = getattr(Anchoring, name)
 
-    monkeypatch.setattr(_Parts, "fit", noting_fit)
-    monkeypatch.setattr(_Parts, "anchored", noting_rows)
-    sg.SecondgramImputer(shape="off", history="all").fit(whole, show=False)
-    assert len(served) == 5
-    assert all(not teach & serve for teach, serve in served)
-    assert set.union(*(serve for _, serve in served)) == set(family)
-    assert taught[-1] == set(family)
+        def instead(parts: Anchoring, anchor: Anchor, people: sg.Cohort, hidden: Hidden) -> object:
+            served[name].append((taught[id(anchor)], set(people.units()[hidden.person])))
+            return plain(parts, anchor, people, hidden)
+
+        monkeypatch.setattr(Anchoring, name, instead)
+
+    monkeypatch.setattr(Anchoring, "fit", noting_fit)
+    for name in served:
+        noting(name)
+    model = sg.SecondgramImputer(shape="off", history="all").fit(whole, show=False).model_
+    assert isinstance(model, TrajectoryModel)
+    for pairs in served.values():
+        assert all(not teach & serve for teach, serve in pairs)
+        assert set.union(*(serve for _, serve in pairs)) == set(family)
+    assert taught[id(model.anchor)] == set(family)
+    assert model.anchor is kept[-1]
+    assert len(asked) == 1
+    assert len(asked[0]) == 1
+    assert asked[0][0] in PENALTIES
 
 
 def test_a_visit_is_read_within_its_own_site() -> None:
@@ -359,34 +374,127 @@ def test_kinds_that_are_not_kept_to_are_told(cohort: sg.Cohort, imputer: sg.Seco
     assert re.search(r"(count|ordinal) \(whole numbers.*\): vol_0; total = ", note)
 
 
-# -- trends of other features -----------------------------------------------------------------------------------------
+# -- what features tell of each other ---------------------------------------------------------------------------------
 
 
-def test_a_basis_of_many_slopes_depends_on_their_space_alone() -> None:
-    rng = np.random.default_rng(0)
-    directions = np.linalg.qr(rng.standard_normal((90, 3)))[0]
-    slopes = rng.standard_normal((400, 3)) @ (np.diag([3.0, 2.9, 2.8]) @ directions.T)
-    slopes += 0.01 * rng.standard_normal(slopes.shape)
-    basis = trend_basis(slopes)
-    assert basis.shape == (90, LEADING)
-    np.testing.assert_allclose(basis.T @ basis, np.eye(LEADING), atol=1e-10)
-    np.testing.assert_allclose(np.linalg.norm(basis.T @ directions, axis=0), 1.0, atol=1e-3)
-    # Leading directions of nearly the same size swap between halves of the people; the basis does not.
-    strong = [trend_basis(rows @ directions @ directions.T) for rows in (slopes[::2], slopes[1::2])]
-    np.testing.assert_allclose(strong[0] @ strong[0].T @ directions, directions, atol=1e-8)
-    np.testing.assert_array_equal(trend_basis(slopes[:, :20]), np.eye(20))
-    assert trend_basis(slopes[:5]).shape == (90, 4)
-    assert trend_basis(slopes[:1]).shape == (90, 1)
+def _shared(people: int, features: int, seed: int, visits: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Visits (N, V, D) whose levels and slopes share two factors, times (N, V) and the loadings (2, 2, D)."""
+    rng = np.random.default_rng(seed)
+    loadings = np.stack([rng.normal(0, 0.6, (2, features)), rng.normal(0, 0.15, (2, features))])
+    f = rng.standard_normal((people, 2))
+    level, slope = (f @ part for part in loadings)
+    level = level + 0.5 * rng.standard_normal(level.shape)
+    slope = slope + 0.05 * rng.standard_normal(slope.shape)
+    time = np.arange(visits) * 1.5 + rng.uniform(-0.3, 0.3, (people, visits)) * (np.arange(visits) > 0)
+    y = level[:, None] + time[:, :, None] * slope[:, None]
+    return y + 0.4 * rng.standard_normal(y.shape), time, loadings
 
 
-def test_two_halves_have_nearly_one_basis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondgram.imputation.trajectory.trends.LEADING", 3)
-    rng = np.random.default_rng(1)
-    directions = np.linalg.qr(rng.standard_normal((90, 3)))[0]
-    slopes = rng.standard_normal((2000, 3)) @ (np.diag([3.0, 3.0, 3.0]) @ directions.T)
-    slopes += 0.05 * rng.standard_normal(slopes.shape)
-    first, second = trend_basis(slopes[::2]), trend_basis(slopes[1::2])
-    assert np.abs(first - second).max() < 0.02
+def test_factors_tell_what_the_dense_formula_tells() -> None:
+    rng = np.random.default_rng(3)
+    y, time, loadings = _shared(6, 5, seed=1)
+    y[rng.random(y.shape) < 0.3] = np.nan
+    y[1, 2], time[1, 2] = np.nan, np.nan
+    own, s2 = np.stack([np.full(5, 0.3), np.full(5, 0.02), np.full(5, 0.01)]), rng.uniform(0.1, 0.3, 5)
+    a, c = loadings
+    G = own + np.stack([(a**2).sum(axis=0), (a * c).sum(axis=0), (c**2).sum(axis=0)])
+    anchor = Anchor(rng.normal(0, 0.2, (2, 1, 5)), G, s2, Factors(loadings, own))
+    posterior, at = anchor.posterior(y, time, np.ones((6, 1))), rng.uniform(-1, 8, 6)
+    expected, variance = posterior.at(at), anchor.variance(posterior, at, error=False)
+    for person in range(6):
+        t = np.nan_to_num(time[person])
+        left = y[person] - anchor.b[0, 0] - t[:, None] * anchor.b[1, 0]
+        mean, covariance = conditional_of_all(left, t, at[person], loadings, own, s2)
+        np.testing.assert_allclose(expected[person] - anchor.b[0, 0] - at[person] * anchor.b[1, 0], mean, rtol=1e-9)
+        np.testing.assert_allclose(variance[person], np.diag(covariance), rtol=1e-9)
+
+
+def test_factors_are_found_and_leave_each_feature_as_it_is() -> None:
+    y, time, loadings = _shared(1500, 12, seed=2)
+    person = np.ones((len(y), 1))
+    plain = Anchor.fit(y, time, person)
+    anchor = plain.with_factors(y, time, person, 3.0)
+    assert anchor is not None
+    assert anchor.factors is not None
+    a, c = anchor.factors.loadings
+    whole = anchor.factors.own + np.stack([(a**2).sum(axis=0), (a * c).sum(axis=0), (c**2).sum(axis=0)])
+    np.testing.assert_allclose(whole, plain.G, rtol=1e-9, atol=1e-12)
+    apart = ~np.eye(12, dtype=bool)
+    for one, other in ((0, 0), (0, 1), (1, 1)):
+        true = loadings[one].T @ loadings[other]
+        found = anchor.factors.loadings[one].T @ anchor.factors.loadings[other]
+        assert np.abs(found - true)[apart].max() < 0.25 * np.abs(true[apart]).max()
+
+
+@pytest.mark.parametrize(("features", "people"), [(1, 200), (5, 4)])
+def test_few_features_or_people_have_no_factors(features: int, people: int) -> None:
+    y, time, _ = _shared(people, features, seed=5)
+    person = np.ones((people, 1))
+    assert Anchor.fit(y, time, person).with_factors(y, time, person, 3.0) is None
+
+
+def test_what_factors_tell_of_a_person_depends_on_no_other() -> None:
+    y, time, loadings = _shared(300, 6, seed=6)
+    own = np.stack([np.full(6, 0.3), np.full(6, 0.0), np.full(6, 0.01)])
+    factors, visits = Factors(loadings, own), VisitSums.of(y, time, np.zeros((300, 6)), np.zeros((300, 6)))
+    some = np.array([7, 290, 31])
+    alone = factors.posterior(VisitSums(visits.n[:, some], visits.r[:, some]), np.full(6, 0.2))
+    for one, other in zip(alone, factors.posterior(visits, np.full(6, 0.2)), strict=True):
+        np.testing.assert_array_equal(one, other[..., some, :])
+
+
+def _as_cohort(y: np.ndarray, time: np.ndarray) -> sg.Cohort:
+    return sg.Cohort(
+        np.array([f"P{number}" for number in range(len(y))], dtype=object),
+        y,
+        tuple(f"f{number}" for number in range(y.shape[2])),
+        tuple("abcd"),
+        time,
+        target=3,
+    )
+
+
+def test_people_held_out_decide_whether_features_tell_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    y, time, _ = _shared(200, 8, seed=7)
+    y[::2, 3] = np.nan
+    fitted = sg.SecondgramImputer(shape="off", history="all").fit(_as_cohort(y, time), show=False).model_
+    assert isinstance(fitted, TrajectoryModel)
+    assert fitted.anchor.factors is not None
+    again = TrajectoryModel.from_state(fitted.state(), fitted.options)
+    np.testing.assert_array_equal(again.anchor.factors.loadings, fitted.anchor.factors.loadings)  # type: ignore[union-attr]
+    # Whoever is judged worst is not chosen.
+    score = Anchoring.score
+    monkeypatch.setattr(
+        Anchoring, "score", lambda self, anchor, *rest: score(self, anchor, *rest) + 1e3 * (anchor.factors is not None)
+    )
+    fitted = sg.SecondgramImputer(shape="off", history="all").fit(_as_cohort(y, time), show=False).model_
+    assert isinstance(fitted, TrajectoryModel)
+    assert fitted.anchor.factors is None
+
+
+def test_of_many_people_and_hidden_visits_some_teach(monkeypatch: pytest.MonkeyPatch, cohort: sg.Cohort) -> None:
+    whole = Hidden.of(cohort)
+    assert enough(cohort) is cohort
+    monkeypatch.setattr("secondgram.imputation.trajectory.hidden.FEWEST", 30)
+    monkeypatch.setattr("secondgram.imputation.trajectory.hidden.LONG", 0.0)
+    kept = enough(cohort)
+    several = np.isfinite(kept.visits).any(axis=2).sum(axis=1) > 1
+    assert several.sum() == 30
+    assert set(enough(cohort.take(np.arange(len(cohort))[::-1])).ids) == set(kept.ids)
+    some = Hidden.of(cohort)
+    assert (some.measured.sum(), (~some.measured).sum()) == (30, (~whole.measured).sum())
+    sg.SecondgramImputer(shape="off", history="all").fit(cohort, show=False).impute(cohort, draws=1, show=False)
+
+
+def test_a_covariate_may_be_named_as_what_the_ladder_is_given(cohort: sg.Cohort) -> None:
+    age = cohort.covariate_table["age"]
+    results = [
+        sg.SecondgramImputer(shape="off", history="all")
+        .fit(made := replace(cohort, covariate_table=pd.DataFrame({name: age})), show=False)
+        .impute(made, draws=2, show=False)
+        for name in ("age", INPUTS[0])
+    ]
+    np.testing.assert_array_equal(results[0].draws, results[1].draws)
 
 
 def test_other_features_tell_of_a_trend() -> None:
@@ -410,7 +518,8 @@ def test_other_features_tell_of_a_trend() -> None:
     result = imputer.impute(cohort, draws=2, show=False)
     model = imputer.model_
     assert isinstance(model, TrajectoryModel)
-    anchor = model.expected(result.people)[0]
+    alone = replace(model.anchor, factors=None)
+    anchor = replace(model, anchor=alone).anchored(result.people).baseline
     error = [np.sqrt(np.mean((each - 100 - 10 * truth[::2]) ** 2)) / 10 for each in (result.mean, anchor)]
     assert error[0] < 0.85 * error[1]
 
@@ -428,7 +537,7 @@ def test_errors_are_as_wide_as_the_anchor_is_in_doubt() -> None:
     spread = result.draws.std(axis=0)
     model = imputer.model_
     assert isinstance(model, TrajectoryModel)
-    deviation = model.expected(result.people)[1]
+    deviation = model._anchoring.anchored(model.anchor, result.people).deviation
     np.testing.assert_allclose(
         spread[::2].mean() / spread[1::2].mean(), deviation[::2].mean() / deviation[1::2].mean(), rtol=0.15
     )

@@ -35,7 +35,7 @@ from .borrowing import without_scarce
 from .design import Design, Fold
 from .hierarchy import DEVIATION, fit_hierarchy
 from .population import Population, Surprise
-from .unbiased import averages
+from .unbiased import averages, shown_by_many
 
 CANDIDATES = (
     "carry_forward",
@@ -148,9 +148,10 @@ def fit_means(
     yardstick = _Yardstick.of(whole, error)
     weights = _blend(error, yardstick)
     error["blend"] = _cross_blended(error, yardstick, folds)
-    for name in set(choices) - {"carry_forward"}:
-        error[name] = _unbiased_elsewhere(error[name], whole, folds)
     unit = whole.pairs.unit
+    many = shown_by_many(whole.change, unit, whole.pairs.wanted)
+    for name in set(choices) - {"carry_forward"}:
+        error[name] = _unbiased_elsewhere(error[name], whole, folds, many)
     gain = gains({name: unit_averages(yardstick.loss(each), whole.weight, unit) for name, each in error.items()})
     fitted, bounds = judged.everybody, _bounds(whole)
     found = {}
@@ -164,31 +165,26 @@ def fit_means(
         chosen = [choice] * whole.width
         predictor = MeanPredictor(total, beyond, fitted.reach, bounds, chosen, choice, weights, judged.shrinkage, gain)
         if choice != "carry_forward":
-            predictor = _unbiased(predictor, whole)
+            predictor = _unbiased(predictor, whole, many)
         found[choice] = predictor, error[choice]
     return found
 
 
-def _unbiased(predictor: MeanPredictor, whole: Design) -> MeanPredictor:
-    """The same, without a bias of the average change of features that many people tell."""
-    lacks = _average(whole.change - predictor.change(whole.X), whole, slice(None))
+def _unbiased(predictor: MeanPredictor, whole: Design, many: np.ndarray) -> MeanPredictor:
+    """The same, without a bias of the average change of features (D,) that many people tell."""
+    lacks = averages(whole.change - predictor.change(whole.X), whole.weight, whole.pairs.wanted, many)
     linear = predictor.map
     return replace(predictor, map=LinearMap(linear.W, linear.intercept + lacks, linear.by_gap))
 
 
-def _unbiased_elsewhere(error: np.ndarray, whole: Design, folds: list[Fold]) -> np.ndarray:
+def _unbiased_elsewhere(error: np.ndarray, whole: Design, folds: list[Fold], many: np.ndarray) -> np.ndarray:
     """Errors (P, D) out of fold of such a mean, the average of each fold being taken from the others."""
     found = error.copy()
     for fold in folds:
         others = np.ones(len(error), dtype=bool)
         others[fold.rows] = False
-        found[fold.rows] -= _average(error[others], whole, others)
+        found[fold.rows] -= averages(error[others], whole.weight[others], whole.pairs.wanted[others], many)
     return found
-
-
-def _average(left: np.ndarray, whole: Design, rows: np.ndarray | slice) -> np.ndarray:
-    pairs = whole.pairs
-    return averages(left, whole.weight[rows], pairs.unit[rows], pairs.wanted[rows])
 
 
 def _without(linear: LinearMap, absent: np.ndarray) -> LinearMap:

@@ -19,16 +19,23 @@ UNBIASED = 100
 FAR_ERROR, ROUNDS = 3.0, 3
 
 
-def averages(left: np.ndarray, weight: np.ndarray, unit: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(D,) what predictions lack on average by their errors left (P, D), NaN where unknown; 0 of features with few.
+def shown_by_many(change: np.ndarray, unit: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(D,) bool: features whose change (P, D), NaN where unknown, enough people show in pairs like the imputed ones.
 
-    weight, unit, wanted : (P,), of pairs; those like the ones that are imputed count, where they are enough.
+    unit, wanted : (P,), of pairs; relatives count as one.
     """
-    seen = np.isfinite(left) & wanted[:, None]
-    many = (unit_sums(seen.astype(np.int64), unit) > 0).sum(axis=0) >= UNBIASED
+    seen = (np.isfinite(change) & wanted[:, None]).astype(np.int64)
+    return np.asarray((unit_sums(seen, unit) > 0).sum(axis=0) >= UNBIASED)
+
+
+def averages(left: np.ndarray, weight: np.ndarray, wanted: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """(D,) what predictions lack on average by their errors left (P, D), NaN where unknown; 0 but for a mask (D,).
+
+    weight, wanted : (P,), of pairs; those like the ones that are imputed count.
+    """
     found = np.zeros(left.shape[1])
     if many.any():
-        found[many] = _robust(np.where(seen, left, np.nan)[:, many], weight)
+        found[many] = _robust(np.where(wanted[:, None], left, np.nan)[:, many], weight)
     return found
 
 

@@ -9,20 +9,20 @@ that shared this code would share its faults.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from ...ops.thread_pool import in_parallel
+from .factors import Factors
+from .posterior import Posterior, VisitSums, conditioned
 
 ROUNDS = 1000
 # Relative change of every variance at which the rounds end.
 CLOSE = 5e-5
 # Features that are fitted together: the arrays of so many stay in a processor's cache for a few hundred people.
 AT_ONCE = 64
-# People that the variances are learned from at most: the standard error of a variance is sqrt(2 / n) of it.
-MOST = 6000
 # People's worth of the other features' variances that each feature's own are drawn towards.
 PRIOR = 4.0
 # Rows' worth of "no dependence" that keep collinear columns apart.
@@ -32,29 +32,15 @@ LEAST = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
-    """Level and slope of N people and D features given what is known of them.
-
-    level, slope : (N, D) expected.  variance : (3, N, D) of the level, of both, and of the slope.
-    """
-
-    level: np.ndarray
-    slope: np.ndarray
-    variance: np.ndarray
-
-    def at(self, time: np.ndarray) -> np.ndarray:
-        """(N, D) what is expected at a time (N,) of each person."""
-        return np.asarray(self.level + time[:, None] * self.slope)
-
-
-@dataclass(frozen=True, eq=False)
 class Anchor:
     """b : (2, p, D) of levels and slopes, by what is known of the person.  G : (3, D) variance of levels, covariance,
-    variance of slopes.  s2 : (D,) variance of errors."""
+    variance of slopes.  s2 : (D,) variance of errors.  factors : of levels and slopes, None where features tell nothing
+    of each other."""
 
     b: np.ndarray
     G: np.ndarray
     s2: np.ndarray
+    factors: Factors | None = None
 
     @classmethod
     def fit(cls, values: np.ndarray, time: np.ndarray, person: np.ndarray) -> Anchor:
@@ -73,20 +59,18 @@ class Anchor:
     def posterior(self, values: np.ndarray, time: np.ndarray, person: np.ndarray) -> Posterior:
         """Of people whose known visits are values (N, V, D), NaN where missing; person (N, p)."""
         f0, f1 = person @ self.b
-        r, n = np.zeros((2, *f0.shape)), np.zeros((3, *f0.shape))
-        for visit in range(values.shape[1]):
-            y = values[:, visit].astype(float)
-            seen = np.isfinite(y)
-            t = np.where(np.isfinite(time[:, visit]), time[:, visit], 0.0)[:, None]
-            rest = np.where(seen, y - f0 - t * f1, 0.0)
-            r += rest * np.stack([np.ones_like(t), t])
-            n += seen * np.stack([np.ones_like(t), t, t**2])
-        level, slope, variance = _posterior((n[0], n[1], n[2]), r, self.G, self.s2)
+        visits = VisitSums.of(values, time, f0, f1)
+        if self.factors is None:
+            level, slope, variance = conditioned(visits.n, visits.r, self.G, self.s2)
+        else:
+            level, slope, variance = self.factors.posterior(visits, self.s2)
         return Posterior(f0 + level, f1 + slope, variance)
 
-    def own_slope(self, posterior: Posterior, person: np.ndarray) -> np.ndarray:
-        """(N, D) how far slopes are from what is expected of people (N, p) like these."""
-        return np.asarray(posterior.slope - person @ self.b[1])
+    def with_factors(self, values: np.ndarray, time: np.ndarray, person: np.ndarray, penalty: float) -> Anchor | None:
+        """The same with what features tell of each other, by people as in `fit`; None where these are too few."""
+        visits = VisitSums.of(values, time, *(person @ self.b))
+        factors = Factors.fit(visits, self.G, self.s2, penalty)
+        return None if factors is None else replace(self, factors=factors)
 
     def variance(self, posterior: Posterior, time: np.ndarray, error: bool = True) -> np.ndarray:
         """(N, D) of what is expected at a time (N,), with the error of a measurement or without."""
@@ -95,29 +79,13 @@ class Anchor:
         return np.asarray(level + 2.0 * t * both + t**2 * slope + (self.s2 if error else 0.0))
 
     def state(self) -> dict[str, Any]:
-        return {"b": self.b, "G": self.G, "s2": self.s2}
+        own = {"b": self.b, "G": self.G, "s2": self.s2}
+        return own if self.factors is None else own | {"factors": self.factors.state()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Anchor:
-        return cls(**state)
-
-
-def _posterior(
-    sums: tuple[np.ndarray, ...], r: np.ndarray, G: np.ndarray, s2: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Level (N, D), slope (N, D) and variances (3, N, D): (I + G S / s2)^-1 G, with S = [[n, t1], [t1, t2]].
-
-    This form has no inverse of G, so that slopes may not vary at all.
-    """
-    n, t1, t2 = (each / s2 for each in sums)
-    g0, g01, g1 = G
-    # A = I + G S
-    a, b = 1.0 + g0 * n + g01 * t1, g0 * t1 + g01 * t2
-    c, d = g01 * n + g1 * t1, 1.0 + g01 * t1 + g1 * t2
-    size = a * d - b * c
-    V = np.stack([(d * g0 - b * g01) / size, (d * g01 - b * g1) / size, (a * g1 - c * g01) / size])
-    r0, r1 = r / s2
-    return V[0] * r0 + V[1] * r1, V[1] * r0 + V[2] * r1, V
+        factors = state.get("factors")
+        return cls(state["b"], state["G"], state["s2"], None if factors is None else Factors(**factors))
 
 
 def _estimated(values: np.ndarray, time: np.ndarray, person: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -264,7 +232,7 @@ class _Several:
         f0, f1 = self.person @ b
         n, t1, t2 = self.sums
         r = np.stack([self.y1 - f0 * n - f1 * t1, self.yt - f0 * t1 - f1 * t2])
-        level, slope, V = _posterior(self.sums, r, G, s2)
+        level, slope, V = conditioned(self.sums, r, G, s2)
         moments = np.stack([level**2, level * slope, slope**2]) + V
         if self.known is not None:
             moments *= self.known

@@ -7,8 +7,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...cohort.table import Cohort
+from ...diffusion.noise import person_keys
 from ..history import History, years
 from ..model_data import People
+
+# People who came back, people who did not, and hidden visits that are learned from: at least so many of each, and as
+# many as keep a product of all features with each other from taking long.
+FEWEST, LONG = 6000, 3e9
+
+
+def enough(cohort: Cohort) -> Cohort:
+    """The cohort, or of a large one people enough to learn from, as their ids decide."""
+    most = _most(cohort)
+    if len(cohort) <= most:
+        return cohort
+    several = np.isfinite(cohort.visits).any(axis=2).sum(axis=1) > 1
+    order = np.argsort(person_keys(cohort.ids, "anchor"), kind="stable")
+    kept = np.concatenate([order[several[order] == came][:most] for came in (True, False)])
+    return cohort.take(np.sort(kept))
+
+
+def _most(cohort: Cohort) -> int:
+    return int(max(FEWEST, LONG / len(cohort.features) ** 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +49,8 @@ class Hidden:
         """Every measured visit of everyone who has two or more, and the target of everyone who lacks it.
 
         A measured one is told from all others, from those before it (as of somebody who was last seen then), from those
-        after it (as of somebody who was first seen then), and from the first one (as of somebody who was seen once).
+        after it (as of somebody who was first seen then), and from the first one (as of somebody who was seen once). Of
+        very many some, as ids decide.
         """
         seen = np.isfinite(cohort.visits).any(axis=2)
         slot = np.arange(seen.shape[1])
@@ -53,15 +74,36 @@ class Hidden:
         lacking = ~seen[:, cohort.target] if cohort.target < len(slot) else np.ones(len(seen), dtype=bool)
         rest = np.flatnonzero(lacking & seen.any(axis=1))
         add(rest, cohort.target, seen[rest], measured=False)
-        return cls(*(np.concatenate(each) for each in zip(*found, strict=True)))
+        every = cls(*(np.concatenate(each) for each in zip(*found, strict=True)))
+        learned = every.some(np.flatnonzero(every.measured), cohort, _most(cohort))
+        return every.take(np.sort(np.concatenate([learned, np.flatnonzero(~every.measured)])))
+
+    def some(self, rows: np.ndarray, cohort: Cohort, most: int) -> np.ndarray:
+        """Of positions (n,) at most so many, as ids, visits and what is shown decide."""
+        if len(rows) <= most:
+            return rows
+        known = [np.flatnonzero(each) for each in self.known[rows]]
+        names = [f"{cohort.ids[self.person[row]]} {self.visit[row]} {of}" for row, of in zip(rows, known, strict=True)]
+        order = np.argsort(person_keys(np.array(names, dtype=object), "hidden"), kind="stable")
+        return np.asarray(rows[order[:most]])
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    def take(self, rows: np.ndarray) -> Hidden:
+        """These of them."""
+        return Hidden(self.person[rows], self.visit[rows], self.known[rows], self.measured[rows])
+
+    def rows(self, cohort: Cohort) -> People:
+        """T people, one a hidden visit, without what they showed; ids are the people's with the number of the row."""
+        people = People.of(cohort, keep_known=False).take(self.person)
+        return replace(people, ids=np.array([f"{name}#{row}" for row, name in enumerate(people.ids)], dtype=object))
 
     def people(self, cohort: Cohort) -> People:
-        """T people, one a hidden visit; ids are those of the people with the number of the row."""
+        """T people, one a hidden visit, with what is shown of them."""
         times = years(cohort)[self.person]
         visits = np.where(self.known[:, :, None], cohort.visits[self.person], np.nan)
         there = np.minimum(self.visit, times.shape[1] - 1)
         at = np.where(self.visit < times.shape[1], times[np.arange(len(times)), there], np.nan)
-        people = People.of(cohort, keep_known=False).take(self.person)
-        ids = np.array([f"{name}#{row}" for row, name in enumerate(people.ids)], dtype=object)
         sites = None if cohort.visit_sites is None else cohort.visit_sites[self.person]
-        return replace(people, ids=ids, history=History(visits, times, at, sites))
+        return replace(self.rows(cohort), history=History(visits, times, at, sites))

@@ -39,3 +39,28 @@ def conditional(
     pull = np.linalg.solve(known, across.T).T if seen.any() else across
     mean = x[hidden] @ b + pull @ (y[seen] - x[seen] @ b)
     return mean, sigma[np.ix_(hidden, hidden)] - pull @ across.T
+
+
+def conditional_of_all(
+    y: np.ndarray, time: np.ndarray, at: float, loadings: np.ndarray, own: np.ndarray, s2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and covariance (D, D), without error, of level + at * slope of one person, of features that share
+    factors.
+
+    y : (V, D) less what is expected of such people, NaN where missing.  loadings : (2, K, D) of levels and slopes.
+    own : (3, D) variance of levels, covariance and variance of slopes that are each feature's own.  s2 : (D,).
+    """
+    width = y.shape[1]
+    A = np.concatenate(list(loadings), axis=1)  # [factors, levels then slopes]
+    both = A.T @ A
+    for feature in range(width):
+        place = np.ix_([feature, width + feature], [feature, width + feature])
+        both[place] += own[[0, 1, 1, 2], feature].reshape(2, 2)
+    cells = np.argwhere(np.isfinite(y))
+    Z = np.zeros((len(cells), 2 * width))
+    for row, (visit, feature) in enumerate(cells):
+        Z[row, [feature, width + feature]] = 1.0, time[visit]
+    asked = np.concatenate([np.eye(width), at * np.eye(width)], axis=1)
+    known, across = Z @ both @ Z.T + np.diag(s2[cells[:, 1]]), asked @ both @ Z.T
+    pull = np.linalg.solve(known, across.T).T
+    return pull @ y[tuple(cells.T)], asked @ both @ asked.T - pull @ across.T

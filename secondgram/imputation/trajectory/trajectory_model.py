@@ -8,6 +8,7 @@ from are hidden as they are missing in the cohort, and their anchors come from p
 from __future__ import annotations
 
 import weakref
+from collections.abc import Container
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -17,28 +18,22 @@ import pandas as pd
 
 from ...cohort.scaling import CovariateEncoder, SharedScaling
 from ...cohort.table import Cohort
-from ...diffusion.noise import person_keys
 from ...training.trainer import Run
 from ..default.model import DefaultModel, DefaultOptions
 from ..folds import unit_folds
-from ..history import History, filled_times, first_cells, usual_times
+from ..history import first_cells, usual_times
 from ..kinds.feature_kinds import FeatureKinds, notes_of
 from ..kinds.recognise import recognised
 from ..kinds.relations import found_relations
 from ..model_data import People, WeightedCohort
 from ..provenance import tree_digest
-from .anchor import MOST, Anchor
+from .anchor import Anchor
+from .anchored import INPUTS, PENALTIES, SHORTEST, Anchored, Anchoring
 from .attendance import Attendance
-from .hidden import Hidden
-from .trends import trend_basis
+from .hidden import Hidden, enough
 
-# Robust spreads at which a cell is cut, as where the ladder learns.
-FARTHEST = 25.0
-# The gap to the nearest known visit is above zero.
-SHORTEST = 1e-3
-# Inputs of the ladder beside covariates: log of the number of known visits; 1 where the visit is after all of them, -1
-# where it is before; mean log of the anchor's standard deviation. After these come trends.
-INPUTS = ("known visits", "outside of the known visits", "doubt about the anchor")
+# Hidden visits of a fold that anchors are judged by.
+MOST_JUDGED = 2000
 
 
 @dataclass(eq=False)
@@ -50,7 +45,6 @@ class TrajectoryModel:
     longest : years to the nearest known visit, of the hidden visits that taught; None where a model does not say.
     usual_doubt : (D,) median standard deviation of the anchor, scaled; a change is learned in units of it, so that
     errors are as wide as the anchor is in doubt. None where a model does not say, and changes are as they are.
-    trends : (D, K) directions of slopes that are inputs of the ladder; None where a model does not say.
     """
 
     anchor: Anchor
@@ -60,37 +54,32 @@ class TrajectoryModel:
     ladder_model: DefaultModel
     longest: float | None = None
     usual_doubt: np.ndarray | None = None
-    trends: np.ndarray | None = None
 
     @classmethod
     def fit(cls, cohort: Cohort, options: DefaultOptions, *, seed: int, run: Run) -> TrajectoryModel:
         """The anchor by maximum likelihood on everybody, and the ladder on visits that were hidden."""
         scaling = SharedScaling.fit(first_cells(cohort), cohort.site, robust=True)
-        parts = _Parts(scaling, CovariateEncoder.fit(cohort.covariate_table), usual_times(cohort))
+        parts = Anchoring(scaling, CovariateEncoder.fit(cohort.covariate_table), usual_times(cohort))
+        notes = kinds_notes(cohort)
+        cohort = enough(cohort)
         hidden = Hidden.of(cohort)
-        rows = hidden.people(cohort)
-        anchored: Anchored | None = None
         fold = unit_folds(cohort.units().astype(str), seed)
-        values, person = parts.seen(cohort)
-        weight = np.ones(len(rows))
         # A person's own visits teach no anchor that the ladder learns from or is judged by.
-        for number in np.unique(fold):
-            own, trends = parts.fit(cohort, fold != number)
-            mine = np.flatnonzero(fold[hidden.person] == number)
-            attendance = Attendance.fit(values, person, fold != number)
-            if attendance is not None:
-                weight[mine] = attendance.weights(hidden, mine, values, person)
-            made = parts.anchored(own, rows.take(mine), trends)
-            anchored = Anchored.empty(len(rows), made) if anchored is None else anchored
-            anchored.put(mine, made)
-        assert anchored is not None
-        anchor, trends = parts.fit(cohort, np.ones(len(cohort), dtype=bool))
+        others = [fold != number for number in np.unique(fold)]
+        mine = [np.flatnonzero(~each[hidden.person]) for each in others]
+        anchors = [parts.fit(cohort, each) for each in others]
+        best = _best(parts, anchors, cohort, hidden, mine)
+        of_fold = zip(anchors, mine, strict=True)
+        found = [parts.of_hidden(each[best], cohort, hidden.take(rows)) for each, rows in of_fold]
+        anchored = Anchored.joined(found, np.concatenate(mine))
+        weight = _attendance_weights(parts, cohort, hidden, others, mine)
+        (anchor,) = parts.fit(cohort, np.ones(len(cohort), dtype=bool), PENALTIES[best : best + 1])
         usual_doubt = np.median(anchored.deviation[hidden.measured], axis=0)
-        pairs = _as_pairs(cohort, hidden, rows, anchored, anchored.deviation / usual_doubt, weight)
+        pairs = _as_pairs(cohort, hidden, anchored, anchored.deviation / usual_doubt, weight)
         ladder = DefaultModel.fit(pairs, options, seed=seed, run=run)
-        ladder.record["cautions"] += kinds_notes(cohort)
+        ladder.record["cautions"] += notes
         longest = float(anchored.gap[hidden.measured].max())
-        return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest, usual_doubt, trends)
+        return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest, usual_doubt)
 
     @property
     def options(self) -> DefaultOptions:
@@ -123,9 +112,9 @@ class TrajectoryModel:
         kept, made = self.__dict__.get("_made", (None, None))
         # Draws are made in two steps, which ask for the same.
         if kept is None or kept() is not people:
-            found = self._parts.anchored(self.anchor, people, self.trends)
+            found = self._anchoring.anchored(self.anchor, people)
             doubt = None if self.usual_doubt is None else found.deviation / self.usual_doubt
-            made = _with_anchor(people, found, doubt), doubt
+            made = _with_anchor(people, found, self.encoder.columns, doubt), doubt
             self._made = weakref.ref(people), made
         assert made is not None
         return made
@@ -138,15 +127,9 @@ class TrajectoryModel:
         found = (inner.baseline + doubt * (values - inner.baseline)).astype(values.dtype)
         return people.with_known(found) if found.ndim == 3 else people.with_known(found[None])[0]
 
-    def expected(self, people: People) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (N, D) by the anchor alone, a mixed model of each feature."""
-        anchored = self._parts.anchored(self.anchor, people, None)
-        unit = self.scaling.original_scale(len(people), people.site)[1]
-        return anchored.baseline, unit * anchored.deviation
-
     @property
-    def _parts(self) -> _Parts:
-        return _Parts(self.scaling, self.encoder, self.usual)
+    def _anchoring(self) -> Anchoring:
+        return Anchoring(self.scaling, self.encoder, self.usual)
 
     def mean(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -220,7 +203,6 @@ class TrajectoryModel:
                 "usual": self.usual,
                 **({} if self.longest is None else {"longest": self.longest}),
                 **({} if self.usual_doubt is None else {"usual_doubt": self.usual_doubt}),
-                **({} if self.trends is None else {"trends": self.trends}),
             },
             **self.ladder_model.state(),
         }
@@ -236,104 +218,33 @@ class TrajectoryModel:
             DefaultModel.from_state(state, options),
             own.get("longest"),
             own.get("usual_doubt"),
-            own.get("trends"),
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Anchored:
-    """baseline : (T, D) the anchor, original units;  gap : (T,) years to the nearest known visit;  inputs : (T, 3 + K);
-    deviation : (T, D) of the anchor, scaled."""
-
-    baseline: np.ndarray
-    gap: np.ndarray
-    inputs: np.ndarray
-    deviation: np.ndarray
-
-    @classmethod
-    def empty(cls, rows: int, like: Anchored) -> Anchored:
-        """Of so many rows, to be put in."""
-        parts = (like.baseline, like.gap, like.inputs, like.deviation)
-        return cls(*(np.empty((rows, *part.shape[1:]), part.dtype) for part in parts))
-
-    def put(self, rows: np.ndarray, made: Anchored) -> None:
-        """These rows."""
-        for each in fields(self):
-            getattr(self, each.name)[rows] = getattr(made, each.name)
+def _best(parts: Anchoring, anchors: list[list[Anchor]], cohort: Cohort, hidden: Hidden, mine: list[np.ndarray]) -> int:
+    """Which anchor tells hidden visits of people that it was not fitted to best, by CRPS; anchors and rows by fold."""
+    loss = np.zeros(len(PENALTIES))
+    for of_fold, rows in zip(anchors, mine, strict=True):
+        some = hidden.take(hidden.some(rows[hidden.measured[rows]], cohort, MOST_JUDGED))
+        if not len(some):
+            continue
+        share = 1.0 / np.bincount(some.person)[some.person]
+        found = {id(anchor): share @ parts.score(anchor, cohort, some) for anchor in of_fold}
+        loss += [found[id(anchor)] for anchor in of_fold]
+    return int(loss.argmin())
 
 
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """What turns people into the scales of an anchor."""
-
-    scaling: SharedScaling
-    encoder: CovariateEncoder
-    usual: np.ndarray
-
-    def fit(self, cohort: Cohort, rows: np.ndarray) -> tuple[Anchor, np.ndarray]:
-        """The anchor and the directions (D, K) of slopes, from the people of a mask (N,).
-
-        Of a large cohort some, as their ids decide.
-        """
-        chosen = np.flatnonzero(rows)
-        keys = person_keys(cohort.ids[chosen], "anchor")
-        several = np.isfinite(cohort.visits[chosen]).any(axis=2).sum(axis=1) > 1
-        kept = [
-            part[np.argsort(keys[part], kind="stable")[:MOST]]
-            for part in (np.flatnonzero(m) for m in (several, ~several))
-        ]
-        some = cohort.take(np.sort(chosen[np.concatenate(kept)]))
-        history = History.of(some, hide=False)
-        values, person = self._scaled(history, some.site), self._person(some.covariate_table, some.source)
-        times = filled_times(history.times, self.usual)
-        anchor = Anchor.fit(values, times, person)
-        again = history.known.sum(axis=1) > 1
-        posterior = anchor.posterior(values[again], times[again], person[again])
-        return anchor, trend_basis(anchor.own_slope(posterior, person[again]))
-
-    def anchored(self, anchor: Anchor, people: People, trends: np.ndarray | None) -> Anchored:
-        """What the anchor expects of each person's missing visit.
-
-        trends : (D, K) directions in which people's slopes are inputs, times the years from their known visits.
-        """
-        history = people.history or History.first(people.baseline, people.gap)
-        times = filled_times(history.times, self.usual)
-        at = np.where(np.isfinite(history.at), history.at, times[:, 0] + people.gap)
-        known = history.known
-        values = self._scaled(history, people.site)
-        person = self._person(people.table, people.source)
-        posterior = anchor.posterior(values, times, person)
-        deviation = np.sqrt(anchor.variance(posterior, at))
-        away = np.where(known, times - at[:, None], np.nan)
-        with np.errstate(all="ignore"):
-            nearest = np.fmin.reduce(np.abs(away), axis=1)
-            beyond = np.where(
-                np.fmax.reduce(away, axis=1) < 0, 1.0, np.where(np.fmin.reduce(away, axis=1) > 0, -1.0, 0.0)
-            )
-        inputs = np.stack([np.log(np.maximum(known.sum(axis=1), 1)), beyond, np.log(deviation).mean(axis=1)], axis=1)
-        if trends is not None:
-            middle = np.where(known, times, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-            own = anchor.own_slope(posterior, person) @ trends
-            inputs = np.concatenate([inputs, own * (at - middle)[:, None]], axis=1)
-        baseline = self.scaling.invert(posterior.at(at), people.site)
-        return Anchored(baseline.astype(people.baseline.dtype), np.maximum(nearest, SHORTEST), inputs, deviation)
-
-    def seen(self, cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
-        """All visits (N, V, D), scaled, and what is known of people (N, p)."""
-        history = History.of(cohort, hide=False)
-        return self._scaled(history, cohort.site), self._person(cohort.covariate_table, cohort.source)
-
-    def _scaled(self, history: History, site: np.ndarray | None) -> np.ndarray:
-        """(N, V, D), each visit within its own site; cells beyond `FARTHEST` count as that far."""
-        scaled = [
-            self.scaling.apply(history.visits[:, visit], site if history.sites is None else history.sites[:, visit])
-            for visit in range(history.visits.shape[1])
-        ]
-        return np.clip(np.stack(scaled, axis=1), -FARTHEST, FARTHEST)
-
-    def _person(self, table: pd.DataFrame, source: str | None) -> np.ndarray:
-        covariates = self.encoder.transform(table, source)
-        return np.concatenate([np.ones((len(covariates), 1)), covariates], axis=1)
+def _attendance_weights(
+    parts: Anchoring, cohort: Cohort, hidden: Hidden, others: list[np.ndarray], mine: list[np.ndarray]
+) -> np.ndarray:
+    """(T,) weights of hidden visits by who stayed, each from other people."""
+    weight = np.ones(len(hidden))
+    values, person = parts.seen(cohort)
+    for rows, learned in zip(mine, others, strict=True):
+        attendance = Attendance.fit(values, person, learned)
+        if attendance is not None:
+            weight[rows] = attendance.weights(hidden, rows, values, person)
+    return weight
 
 
 def kinds_notes(cohort: Cohort) -> list[str]:
@@ -345,11 +256,18 @@ def kinds_notes(cohort: Cohort) -> list[str]:
     return [f"with history='all' draws are any numbers, and these are not kept to: {'; '.join(found)}"]
 
 
-def _with_anchor(people: People, anchored: Anchored, doubt: np.ndarray | None = None) -> People:
-    """doubt : (N, D) that known changes are told in units of."""
-    names = [*INPUTS, *(f"trend {number}" for number in range(anchored.inputs.shape[1] - len(INPUTS)))]
+def _with_anchor(
+    people: People, anchored: Anchored, covariates: Container[str], doubt: np.ndarray | None = None
+) -> People:
+    """covariates : names of the model's;  doubt : (N, D) that known changes are told in units of."""
+    own = [name for name in people.table if name in covariates]
+    names = list(INPUTS)
+    for place, name in enumerate(names):
+        while name in covariates:
+            name += "'"
+        names[place] = name
     added = pd.DataFrame(anchored.inputs, columns=names, index=people.table.index)
-    table = pd.concat([people.table, added], axis=1)
+    table = pd.concat([people.table[own], added], axis=1)
     known, baseline = people.known, anchored.baseline
     if doubt is not None and np.isfinite(known).any():
         known = (baseline + (known - baseline) / doubt).astype(known.dtype)
@@ -357,13 +275,13 @@ def _with_anchor(people: People, anchored: Anchored, doubt: np.ndarray | None = 
 
 
 def _as_pairs(
-    cohort: Cohort, hidden: Hidden, rows: People, anchored: Anchored, doubt: np.ndarray, weight: np.ndarray
+    cohort: Cohort, hidden: Hidden, anchored: Anchored, doubt: np.ndarray, weight: np.ndarray
 ) -> WeightedCohort:
     """A cohort of T people who are hidden visits: the anchor is the baseline, the visit the follow-up.
 
     Who is yet to be imputed has no follow-up, and shows what such anchors are like. weight : (T,), by attendance.
     """
-    people = _with_anchor(rows, anchored)
+    people = _with_anchor(hidden.rows(cohort), anchored, cohort.covariate_table)
     visits = np.full((len(people), 2, len(cohort.features)), np.nan, people.baseline.dtype)
     visits[:, 0] = anchored.baseline
     learned = np.flatnonzero(hidden.measured)

@@ -1,0 +1,138 @@
+"""What an anchor expects of people's missing visits, in the scales that it was fitted in, and which kind of anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from ...cohort.scaling import CovariateEncoder, SharedScaling
+from ...cohort.table import Cohort
+from ...diffusion.noise import person_keys
+from ..history import History, filled_times, years
+from ..model_data import People
+from ..scores import normal_crps
+from .anchor import Anchor
+from .hidden import Hidden
+
+# Robust spreads at which a cell is cut, as where the ladder learns.
+FARTHEST = 25.0
+# The gap to the nearest known visit is above zero.
+SHORTEST = 1e-3
+# Inputs of the ladder beside covariates: log of the number of known visits; 1 where the visit is after all of them, -1
+# where it is before; mean log of the anchor's standard deviation.
+INPUTS = ("known visits", "outside of the known visits", "doubt about the anchor")
+
+# Of the factors by which features tell of each other, one of which is chosen on people held out; None for no factors.
+PENALTIES = (None, 3.0, 30.0)
+# People whose anchors are made at once.
+AT_ONCE = 2048
+# People that factors are learned from at most, who came back and who did not.
+MOST_OF_FACTORS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Anchored:
+    """baseline : (T, D) the anchor, original units;  gap : (T,) years to the nearest known visit;  inputs : (T, 3);
+    deviation : (T, D) of the anchor, scaled."""
+
+    baseline: np.ndarray
+    gap: np.ndarray
+    inputs: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: list[Anchored], order: np.ndarray | None = None) -> Anchored:
+        """One after the other; order : (T,) where in the result each row belongs, None as they are."""
+        made = []
+        for each in fields(cls):
+            whole = np.concatenate([getattr(part, each.name) for part in parts])
+            if order is not None:
+                whole[order] = whole.copy()
+            made.append(whole)
+        return cls(*made)
+
+
+@dataclass(frozen=True, eq=False)
+class Anchoring:
+    """What turns people into the scales of an anchor."""
+
+    scaling: SharedScaling
+    encoder: CovariateEncoder
+    usual: np.ndarray
+
+    def fit(self, cohort: Cohort, rows: np.ndarray, penalties: Sequence[float | None] = PENALTIES) -> list[Anchor]:
+        """Anchors from the people of a mask (N,), of factors by each penalty, None for none, as far as there are any.
+
+        Factors are learned from some of very many people, as their ids decide.
+        """
+        some = cohort.take(rows)
+        values, person = self.seen(some)
+        times = filled_times(years(some), self.usual)
+        plain = Anchor.fit(values, times, person)
+        if penalties == (None,):
+            return [plain]
+        several = np.isfinite(values).any(axis=2).sum(axis=1) > 1
+        order = np.argsort(person_keys(some.ids, "factors"), kind="stable")
+        few = np.sort(np.concatenate([order[several[order] == came][:MOST_OF_FACTORS] for came in (True, False)]))
+        of_few = values[few], times[few], person[few]
+        return [plain if each is None else plain.with_factors(*of_few, each) or plain for each in penalties]
+
+    def anchored(self, anchor: Anchor, people: People) -> Anchored:
+        """What the anchor expects of each person's missing visit."""
+        starts = range(0, max(len(people), 1), AT_ONCE)
+        return Anchored.joined([self._of(anchor, people.take(slice(k, k + AT_ONCE))) for k in starts])
+
+    def of_hidden(self, anchor: Anchor, cohort: Cohort, hidden: Hidden) -> Anchored:
+        """What the anchor expects of hidden visits, whose known visits are copied a few at a time."""
+        starts = range(0, max(len(hidden), 1), AT_ONCE)
+        some = (hidden.take(np.arange(k, min(k + AT_ONCE, len(hidden)))) for k in starts)
+        return Anchored.joined([self._of(anchor, each.people(cohort)) for each in some])
+
+    def _of(self, anchor: Anchor, people: People) -> Anchored:
+        history = people.history or History.first(people.baseline, people.gap)
+        times = filled_times(history.times, self.usual)
+        at = np.where(np.isfinite(history.at), history.at, times[:, 0] + people.gap)
+        known = history.known
+        values = self._scaled(history, people.site)
+        person = self._person(people.table, people.source)
+        posterior = anchor.posterior(values, times, person)
+        deviation = np.sqrt(anchor.variance(posterior, at))
+        away = np.where(known, times - at[:, None], np.nan)
+        with np.errstate(all="ignore"):
+            nearest = np.fmin.reduce(np.abs(away), axis=1)
+            beyond = np.where(
+                np.fmax.reduce(away, axis=1) < 0, 1.0, np.where(np.fmin.reduce(away, axis=1) > 0, -1.0, 0.0)
+            )
+        inputs = np.stack([np.log(np.maximum(known.sum(axis=1), 1)), beyond, np.log(deviation).mean(axis=1)], axis=1)
+        baseline = self.scaling.invert(posterior.at(at), people.site)
+        return Anchored(baseline.astype(people.baseline.dtype), np.maximum(nearest, SHORTEST), inputs, deviation)
+
+    def score(self, anchor: Anchor, cohort: Cohort, hidden: Hidden) -> np.ndarray:
+        """(T,) CRPS of what the anchor expects of measured visits that are hidden, scaled, averaged over features."""
+        made = self.of_hidden(anchor, cohort, hidden)
+        first, own = (None if cohort.site is None else cohort.site[hidden.person]), None
+        if cohort.visit_sites is not None:
+            own = cohort.visit_sites[hidden.person, hidden.visit]
+        true = self.scaling.apply(cohort.visits[hidden.person, hidden.visit], first if own is None else own)
+        error = np.clip(true, -FARTHEST, FARTHEST) - self.scaling.apply(made.baseline, first)
+        return np.asarray(np.nanmean(normal_crps(error, made.deviation), axis=1))
+
+    def seen(self, cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+        """All visits (N, V, D), scaled, and what is known of people (N, p)."""
+        history = History.of(cohort, hide=False)
+        return self._scaled(history, cohort.site), self._person(cohort.covariate_table, cohort.source)
+
+    def _scaled(self, history: History, site: np.ndarray | None) -> np.ndarray:
+        """(N, V, D), each visit within its own site; cells beyond `FARTHEST` count as that far."""
+        scaled = [
+            self.scaling.apply(history.visits[:, visit], site if history.sites is None else history.sites[:, visit])
+            for visit in range(history.visits.shape[1])
+        ]
+        return np.clip(np.stack(scaled, axis=1), -FARTHEST, FARTHEST)
+
+    def _person(self, table: pd.DataFrame, source: str | None) -> np.ndarray:
+        covariates = self.encoder.transform(table, source)
+        return np.concatenate([np.ones((len(covariates), 1)), covariates], axis=1)

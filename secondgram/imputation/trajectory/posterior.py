@@ -1,0 +1,66 @@
+"""Level and slope of a person given visits, each feature by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Level and slope of N people and D features given what is known of them.
+
+    level, slope : (N, D) expected.  variance : (3, N, D) of the level, of both, and of the slope.
+    """
+
+    level: np.ndarray
+    slope: np.ndarray
+    variance: np.ndarray
+
+    def at(self, time: np.ndarray) -> np.ndarray:
+        """(N, D) what is expected at a time (N,) of each person."""
+        return np.asarray(self.level + time[:, None] * self.slope)
+
+
+@dataclass(frozen=True, eq=False)
+class VisitSums:
+    """Sums over the visits of a person at which a feature is known.
+
+    n : (3, N, D) of 1, the time and its square.  r : (2, N, D) of residuals, and of the time times these.
+    """
+
+    n: np.ndarray
+    r: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, time: np.ndarray, level: np.ndarray, slope: np.ndarray) -> VisitSums:
+        """Of values (N, V, D), NaN where missing, at times (N, V), less level + time * slope, (N, D) each."""
+        r, n = np.zeros((2, *level.shape)), np.zeros((3, *level.shape))
+        for visit in range(values.shape[1]):
+            y = values[:, visit].astype(float)
+            seen = np.isfinite(y)
+            t = np.where(np.isfinite(time[:, visit]), time[:, visit], 0.0)[:, None]
+            rest = np.where(seen, y - level - t * slope, 0.0)
+            r += rest * np.stack([np.ones_like(t), t])
+            n += seen * np.stack([np.ones_like(t), t, t**2])
+        return cls(n, r)
+
+
+def conditioned(
+    n: tuple[np.ndarray, ...] | np.ndarray, r: np.ndarray, G: np.ndarray, s2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Level (N, D), slope (N, D) and variances (3, N, D): (I + G S / s2)^-1 G, with S = [[n, t1], [t1, t2]].
+
+    G (3, D) is their variance and s2 (D,) that of an error. This form has no inverse of G, so that slopes may not vary
+    at all.
+    """
+    count, t1, t2 = (each / s2 for each in n)
+    g0, g01, g1 = G
+    # A = I + G S
+    a, b = 1.0 + g0 * count + g01 * t1, g0 * t1 + g01 * t2
+    c, d = g01 * count + g1 * t1, 1.0 + g01 * t1 + g1 * t2
+    size = a * d - b * c
+    V = np.stack([(d * g0 - b * g01) / size, (d * g01 - b * g1) / size, (a * g1 - c * g01) / size])
+    r0, r1 = r / s2
+    return V[0] * r0 + V[1] * r1, V[1] * r0 + V[2] * r1, V
