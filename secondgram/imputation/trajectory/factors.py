@@ -57,26 +57,27 @@ class Factors:
             f = np.concatenate([f, _leading(slope, of_slopes)], axis=1)
         C = np.zeros((people, count, count))
         # Halfway, of which nothing but the first weights depends.
-        given = _Weights(visits, G * np.array([0.5, 0.0, 0.7])[:, None], s2)
+        seen, r = _Seen(visits.n, G * np.array([0.5, 0.0, 0.7])[:, None], s2), visits.r / s2
         found = None
         for _ in range(ROUNDS):
-            found = cls._step(given, f, C, G, penalty)
-            given = _Weights(visits, found.own, s2)
-            f, C = found._factors(given, np.matmul)
+            found = cls._step(seen, r, f, C, G, penalty)
+            seen = _Seen(visits.n, found.own, s2)
+            C = found._doubt(seen, np.matmul)
+            f = found._factors(seen, C, r, np.matmul)
         return found
 
     @classmethod
-    def _step(cls, given: _Weights, f: np.ndarray, C: np.ndarray, G: np.ndarray, penalty: float) -> Factors:
+    def _step(cls, seen: _Seen, r: np.ndarray, f: np.ndarray, C: np.ndarray, G: np.ndarray, penalty: float) -> Factors:
         """Loadings that are likeliest for factors (N, K) of covariance C (N, K, K)."""
         count, width = f.shape[1], G.shape[1]
         one, other = np.triu_indices(count)
         moments = (f[:, :, None] * f[:, None] + C)[:, one, other]
-        level, both, slope = (_symmetric(weight.T @ moments, count) for weight in given.P)
+        level, both, slope = (_symmetric(weight.T @ moments, count) for weight in seen.P())
         normal = np.block([[level, both], [both, slope]])
         prior = penalty * count / np.maximum(G[[0, 2]], 1e-12)
         place = np.arange(2 * count)
         normal[:, place, place] += np.repeat(prior, count, axis=0).T
-        right = np.concatenate([each.T @ f for each in given.q], axis=1)
+        right = np.concatenate([each.T @ f for each in seen.q(r)], axis=1)
         loadings = np.linalg.solve(normal, right[:, :, None])[:, :, 0].T.reshape(2, count, width)
         # Factors of another covariance than I are the same as other loadings.
         expanded = _symmetric(moments.mean(axis=0)[None], count)[0]
@@ -97,28 +98,42 @@ class Factors:
         mixed = a[:, one] * c[:, other] + c[:, one] * a[:, other]
         return np.concatenate([a[:, one] * a[:, other], mixed, c[:, one] * c[:, other]])
 
-    def _factors(self, given: _Weights, product: Product) -> tuple[np.ndarray, np.ndarray]:
-        """Factors (N, K) and their covariance (N, K, K) given visits."""
+    def _doubt(self, seen: _Seen, product: Product) -> np.ndarray:
+        """(N, K, K) covariance of the factors given visits."""
         count = self.loadings.shape[1]
-        precision = _symmetric(product(np.concatenate(given.P, axis=1), self._products), count) + np.eye(count)
-        pull = product(np.concatenate(given.q, axis=1), np.concatenate(self.loadings.transpose(0, 2, 1)))
-        C = np.linalg.inv(precision)
-        return (C @ pull[:, :, None])[:, :, 0], C
+        return np.linalg.inv(
+            _symmetric(product(np.concatenate(seen.P(), axis=1), self._products), count) + np.eye(count)
+        )
+
+    def _factors(self, seen: _Seen, C: np.ndarray, r: np.ndarray, product: Product) -> np.ndarray:
+        """(N, K) factors given residual sums r (2, N, D), in units of s2."""
+        pull = product(np.concatenate(seen.q(r), axis=1), np.concatenate(self.loadings.transpose(0, 2, 1)))
+        return np.asarray((C @ pull[:, :, None])[:, :, 0])
 
     def posterior(self, visits: VisitSums, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Level (N, D), slope (N, D) and variances (3, N, D), each person independent of the others."""
-        given = _Weights(visits, self.own, s2)
-        f, C = self._factors(given, matmul)
-        a, c = (matmul(f, part) for part in self.loadings)
-        n, V = visits.n, given.V
-        left = (visits.r - np.stack([n[0] * a + n[1] * c, n[1] * a + n[2] * c])) / s2
-        level, slope = a + V[0] * left[0] + V[1] * left[1], c + V[1] * left[0] + V[2] * left[1]
+        seen, C, variance = self._of_times(visits.n, s2)
+        r = visits.r / s2
+        a, c = (matmul(self._factors(seen, C, r, matmul), part) for part in self.loadings)
+        (m00, m01), (m10, m11) = seen.left
+        V = seen.V
+        return m00 * a + m01 * c + V[0] * r[0] + V[1] * r[1], m10 * a + m11 * c + V[1] * r[0] + V[2] * r[1], variance
+
+    def _of_times(self, n: np.ndarray, s2: np.ndarray) -> tuple[_Seen, np.ndarray, np.ndarray]:
+        """What depends on when people were seen alone, and costs most: kept for draws of the same visits."""
+        kept, found = self.__dict__.get("_kept", (None, None))
+        if kept is not None and np.array_equal(kept, n):
+            assert found is not None
+            return found
+        seen = _Seen(n, self.own, s2)
+        C = self._doubt(seen, matmul)
         one, other = np.triu_indices(C.shape[1])
         packed = C[:, one, other] * np.where(one == other, 1.0, 2.0)
         aa, ac, cc = np.split(matmul(packed, np.ascontiguousarray(self._products.T)), 3, axis=1)
         ac *= 0.5
         # Of w + A f, with M = I - V S / s2 of A f left: V + M A C A' M'.
-        (m00, m01), (m10, m11) = given.left()
+        (m00, m01), (m10, m11) = seen.left
+        V = seen.V
         variance = np.stack(
             [
                 V[0] + m00**2 * aa + 2.0 * m00 * m01 * ac + m01**2 * cc,
@@ -126,32 +141,39 @@ class Factors:
                 V[2] + m10**2 * aa + 2.0 * m10 * m11 * ac + m11**2 * cc,
             ]
         )
-        return level, slope, variance
+        # s2 is the anchor's, as everything else here.
+        self.__dict__["_kept"] = n, (seen, C, variance)
+        return seen, C, variance
 
     def state(self) -> dict[str, Any]:
         return {"loadings": self.loadings, "own": self.own}
 
 
-class _Weights:
-    """What visits say of the factors by each feature, w being integrated out.
+class _Seen:
+    """What visits at known times, by sums n (3, N, D), say of levels and slopes, w being what each feature has alone.
 
-    P : (3, N, D), Z' (Z G Z' + s2)^-1 Z.   q : (2, N, D), Z' (Z G Z' + s2)^-1 y.   V : (3, N, D), variance of w.
+    V : (3, N, D), variance of w.   left : I - V S / s2 with S of n, (N, D) each.
     """
 
-    def __init__(self, visits: VisitSums, own: np.ndarray, s2: np.ndarray) -> None:
-        level, slope, self.V = conditioned(visits.n, visits.r, own, s2)
-        self.S = S = visits.n / s2
-        (m00, m01), (m10, m11) = self.left()
-        self.P = np.stack([S[0] * m00 + S[1] * m10, S[0] * m01 + S[1] * m11, S[1] * m01 + S[2] * m11])
-        self.q = visits.r / s2 - np.stack([S[0] * level + S[1] * slope, S[1] * level + S[2] * slope])
-
-    def left(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """I - V S / s2, (N, D) each."""
-        S, V = self.S, self.V
-        return (
+    def __init__(self, n: np.ndarray, own: np.ndarray, s2: np.ndarray) -> None:
+        none = np.zeros((2, 1, 1))
+        _, _, V = conditioned(n, none, own, s2)
+        self.V, self.S = V, n / s2
+        S = self.S
+        self.left = (
             (1.0 - V[0] * S[0] - V[1] * S[1], -V[0] * S[1] - V[1] * S[2]),
             (-V[1] * S[0] - V[2] * S[1], 1.0 - V[1] * S[1] - V[2] * S[2]),
         )
+
+    def P(self) -> list[np.ndarray]:
+        """Z' (Z G Z' + s2)^-1 Z, with w integrated out: level by level, level by slope, slope by slope."""
+        S, ((m00, m01), (m10, m11)) = self.S, self.left
+        return [S[0] * m00 + S[1] * m10, S[0] * m01 + S[1] * m11, S[1] * m01 + S[2] * m11]
+
+    def q(self, r: np.ndarray) -> list[np.ndarray]:
+        """Z' (Z G Z' + s2)^-1 y of residual sums r (2, N, D), in units of s2."""
+        (m00, m01), (m10, m11) = self.left
+        return [m00 * r[0] + m10 * r[1], m01 * r[0] + m11 * r[1]]
 
 
 def _symmetric(packed: np.ndarray, count: int) -> np.ndarray:
