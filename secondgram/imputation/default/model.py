@@ -30,6 +30,7 @@ from ..context import Context
 from ..model_data import People
 from ..provenance import tree_digest
 from ..trainable import site_notes
+from .beyond import Growth
 from .borrowing import borrowing_notes, learned_people, scarce
 from .design import Design, fit_folds, most_for_fill
 from .joint import Joint, Residuals, fit_joint
@@ -126,7 +127,10 @@ class OutOfFold:
 
 @dataclass(eq=False)
 class DefaultModel:
-    """A fitted `default` model; draws and means in original units."""
+    """A fitted `default` model; draws and means in original units.
+
+    growth : of the spread beyond the longest gap; None where a model does not say.
+    """
 
     options: DefaultOptions
     context: Context
@@ -134,6 +138,7 @@ class DefaultModel:
     spread: Spread
     joint: Joint
     record: dict[str, Any] = field(default_factory=dict)
+    growth: Growth | None = None
 
     @classmethod
     def fit(
@@ -186,7 +191,8 @@ class DefaultModel:
             "shape": shape,
             "cautions": borrowing_notes(cohort.features, people) + site_notes(cohort, whole.pairs, every),
         }
-        model = cls(options, whole.context, mean_change, stage.spread, joint, record)
+        growth = Growth.fit(whole.pairs.people.gap, left, whole.weight, whole.pairs.unit)
+        model = cls(options, whole.context, mean_change, stage.spread, joint, record, growth)
         return model, errors
 
     @property
@@ -332,9 +338,11 @@ class DefaultModel:
 
     def _scale(self, people: People, X: np.ndarray) -> np.ndarray:
         """Spread (N, D) of the follow-up, scaled; with what a baseline would have said of the change, where a site was
-        not seen.
+        not seen, and beyond the longest gap as slopes that differ make it.
         """
         scale = self.spread.scale(X)
+        if self.growth is not None:
+            scale *= self.growth.factor(people.gap)[:, None]
         rows = np.flatnonzero(self.context.scaling.unknown(len(people), people.site))
         if len(rows):
             gap = X[rows, -1:]
@@ -399,8 +407,8 @@ class DefaultModel:
         return verdict_table(self.record["features"])
 
     def notes(self, people: People) -> list[str]:
-        """What is to be told about people who are imputed: nothing."""
-        return []
+        """What is to be told about people who are imputed, one sentence each."""
+        return [] if self.growth is None else self.growth.notes(people.gap)
 
     def summary(self) -> list[str]:
         """What was chosen and why, one sentence each."""
@@ -419,6 +427,7 @@ class DefaultModel:
             "spread": self.spread.state(),
             "joint": self.joint.state(),
             "record": self.record,
+            **({} if self.growth is None else {"growth": self.growth.state()}),
         }
 
     @classmethod
@@ -430,4 +439,5 @@ class DefaultModel:
             Spread.from_state(state["spread"]),
             Joint.from_state(state["joint"]),
             state["record"],
+            None if state.get("growth") is None else Growth(**state["growth"]),
         )

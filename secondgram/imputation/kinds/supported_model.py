@@ -75,9 +75,8 @@ def fit_supported(cohort: Cohort, options: DefaultOptions, declared: Declared, *
         run=run,
         levelled=lambda errors: fit_levels(kinds, training_rows(kinds, cohort, errors), seed),
     )
-    supported = SupportedModel(
-        model.options, model.context, model.mean_change, model.spread, model.joint, model.record, kinds, passive
-    )
+    parts = {each.name: getattr(model, each.name) for each in fields(model)}
+    supported = SupportedModel(**parts, kinds=kinds, passive=passive)
     judged_features(supported.record["features"], kinds, cohort, errors)
     return supported
 
@@ -228,7 +227,7 @@ class SupportedModel(DefaultModel):
 
     def notes(self, people: People) -> list[str]:
         """What is to be told about people who are imputed, one sentence each."""
-        return self.passive.notes(people)
+        return super().notes(people) + self.passive.notes(people)
 
     def verdict(self) -> pd.DataFrame:
         """What is used for each feature and why; see `verdict.verdict_table`."""

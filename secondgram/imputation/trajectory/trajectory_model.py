@@ -78,6 +78,8 @@ class TrajectoryModel:
         pairs = _as_pairs(cohort, hidden, anchored, anchored.deviation / usual_doubt, weight)
         ladder = DefaultModel.fit(pairs, options, seed=seed, run=run)
         ladder.record["cautions"] += notes
+        # The anchor's doubt grows by itself.
+        ladder.growth = None
         longest = float(anchored.gap[hidden.measured].max())
         return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest, usual_doubt)
 
