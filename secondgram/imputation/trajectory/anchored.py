@@ -82,7 +82,9 @@ class Anchoring:
 
     def anchored(self, anchor: Anchor, people: People) -> Anchored:
         """What the anchor expects of each person's missing visit."""
-        starts = range(0, max(len(people), 1), AT_ONCE)
+        if len(people) <= AT_ONCE:
+            return self._of(anchor, people)
+        starts = range(0, len(people), AT_ONCE)
         return Anchored.joined([self._of(anchor, people.take(slice(k, k + AT_ONCE))) for k in starts])
 
     def of_hidden(self, anchor: Anchor, cohort: Cohort, hidden: Hidden) -> Anchored:

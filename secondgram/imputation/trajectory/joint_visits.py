@@ -36,8 +36,12 @@ def draw_visits(
             found[:, rows] = draw(conditioned(people, targets, rows, visits), numbers)
         else:
             assert filled is not None
+            base = conditioned(people, targets, rows, visits)
+            assert base.history is not None
             for place in range(len(numbers)):
-                one = conditioned(people, targets, rows, filled[place])
+                # All but what this draw has filled is the same for each.
+                values = _without(filled[place], targets, rows)
+                one = replace(base, history=replace(base.history, visits=values))
                 found[place, rows] = draw(one, numbers[place : place + 1])[0]
         if turn == targets.turn.max():
             break
@@ -57,10 +61,16 @@ def conditioned(people: People, targets: Targets, rows: np.ndarray, visits: np.n
     assert some.history is not None
     known = some.history.visits[each, slot]
     known[targets.alone[rows]] = np.nan
-    values = visits[person]
-    values[each, slot] = np.nan
+    values = _without(visits, targets, rows)
     keys = person_keys(some.ids, [targets.labels[place] for place in slot])
     times = targets.times[person]
     at = times[each, slot]
     history = History(values, times, at, some.history.sites)
     return replace(some, keys=keys, known=known, gap=at - times[:, 0], history=history)
+
+
+def _without(visits: np.ndarray, targets: Targets, rows: np.ndarray) -> np.ndarray:
+    """Visits (N, W, D) of the people of some targets, without these: (n, W, D)."""
+    values = visits[targets.person[rows]]
+    values[np.arange(len(rows)), targets.slot[rows]] = np.nan
+    return values
