@@ -44,7 +44,7 @@ def resident():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
 def peak():
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-model = None if step.startswith("fit") else sg.load_imputer(folder / history)
+model = None if step.startswith("fit") else sg.load(folder / history)
 before = resident()
 open("/proc/self/clear_refs", "w").write("5")
 wall, processor = time.perf_counter(), time.process_time()

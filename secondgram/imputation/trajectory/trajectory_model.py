@@ -18,7 +18,9 @@ import pandas as pd
 
 from ...cohort.scaling import CovariateEncoder, SharedScaling
 from ...cohort.table import Cohort
+from ...ops.thread_pool import in_parallel
 from ...training.trainer import Run
+from ..default.design import takes_long
 from ..default.model import DefaultModel, DefaultOptions
 from ..folds import unit_folds
 from ..history import first_cells, usual_times
@@ -67,13 +69,17 @@ class TrajectoryModel:
         # A person's own visits teach no anchor that the ladder learns from or is judged by.
         others = [fold != number for number in np.unique(fold)]
         mine = [np.flatnonzero(~each[hidden.person]) for each in others]
-        anchors = [parts.fit(cohort, each) for each in others]
-        best = _best(parts, anchors, cohort, hidden, mine)
-        of_fold = zip(anchors, mine, strict=True)
-        found = [parts.of_hidden(each[best], cohort, hidden.take(rows)) for each, rows in of_fold]
+        everybody = np.ones(len(cohort), dtype=bool)
+        # Which kind of anchor is decided by every fold, or by the first where that takes long.
+        judged = 1 if takes_long(cohort) else len(others)
+        every_kind = in_parallel(lambda each: parts.fit(cohort, each), others[:judged])
+        best = _best(parts, every_kind, cohort, hidden, mine[:judged])
+        kind = PENALTIES[best : best + 1]
+        rest = in_parallel(lambda each: parts.fit(cohort, each, kind), [*others[judged:], everybody])
+        *anchors, anchor = [each[best] for each in every_kind] + [each for (each,) in rest]
+        found = in_parallel(lambda own, rows: parts.of_hidden(own, cohort, hidden.take(rows)), anchors, mine)
         anchored = Anchored.joined(found, np.concatenate(mine))
         weight = _attendance_weights(parts, cohort, hidden, others, mine)
-        (anchor,) = parts.fit(cohort, np.ones(len(cohort), dtype=bool), PENALTIES[best : best + 1])
         usual_doubt = np.median(anchored.deviation[hidden.measured], axis=0)
         pairs = _as_pairs(cohort, hidden, anchored, anchored.deviation / usual_doubt, weight)
         ladder = DefaultModel.fit(pairs, options, seed=seed, run=run)
@@ -231,8 +237,8 @@ def _best(parts: Anchoring, anchors: list[list[Anchor]], cohort: Cohort, hidden:
         if not len(some):
             continue
         share = 1.0 / np.bincount(some.person)[some.person]
-        found = {id(anchor): share @ parts.score(anchor, cohort, some) for anchor in of_fold}
-        loss += [found[id(anchor)] for anchor in of_fold]
+        scores = in_parallel(lambda anchor, some=some: parts.score(anchor, cohort, some), of_fold)
+        loss += [float(share @ score) for score in scores]
     return int(loss.argmin())
 
 
