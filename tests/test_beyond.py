@@ -84,4 +84,4 @@ def test_draws_beyond_the_longest_gap_are_wider_and_said_to_be(whole: bool) -> N
 def test_an_anchor_grows_by_itself() -> None:
     train = sg.simulate(60, 3, 0.8, 0, "trajectories", visits=3)
     imputer = sg.SecondgramImputer(shape="off", history="all").fit(train, show=False)
-    assert imputer.model_.ladder_model.growth is None  # type: ignore[attr-defined]
+    assert imputer.model_.ladder_model.growth.share == 0.0  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from secondgram.errors import InputError
 from secondgram.imputation.history import History, filled_times, usual_times, years
 from secondgram.imputation.model_data import People, TrainingPairs, WeightedCohort
 from secondgram.imputation.trajectory.anchor import Anchor, _estimated
-from secondgram.imputation.trajectory.anchored import INPUTS, PENALTIES, Anchoring
+from secondgram.imputation.trajectory.anchored import INPUTS, PENALTIES, Anchoring, Seen
 from secondgram.imputation.trajectory.factors import Factors
 from secondgram.imputation.trajectory.hidden import Hidden, enough
 from secondgram.imputation.trajectory.posterior import VisitSums
@@ -173,7 +174,7 @@ def test_visits_are_hidden_as_they_are_missing(cohort: sg.Cohort) -> None:
     # The fourth one at all: told from all others, those before, those after, and the first.
     mine = {row[1:] for row in rows if row[0] == 3 and row[1] == 2}
     assert mine == {(2, (0, 1, 3)), (2, (0, 1)), (2, (3,)), (2, (0,))}
-    people = hidden.people(cohort)
+    people = hidden.people(cohort, People.of(cohort, keep_known=False))
     assert people.history is not None
     assert (people.history.known == hidden.known).all()
     np.testing.assert_array_equal(people.history.at, years(cohort)[hidden.person, hidden.visit])
@@ -299,12 +300,12 @@ def test_an_anchor_is_fitted_without_the_fold_it_serves(monkeypatch: pytest.Monk
     fit = Anchoring.fit
 
     def noting_fit(
-        parts: Anchoring, people: sg.Cohort, rows: np.ndarray, *penalties: tuple[float | None, ...]
+        parts: Anchoring, seen: Seen, rows: np.ndarray, *penalties: tuple[float | None, ...]
     ) -> list[Anchor]:
-        found = fit(parts, people, rows, *penalties)
+        found = fit(parts, seen, rows, *penalties)
         kept.extend(found)
         asked.extend(penalties)
-        taught.update({id(anchor): set(people.units()[rows]) for anchor in found})
+        taught.update({id(anchor): set(whole.units()[rows]) for anchor in found})
         return found
 
     def noting(name: str) -> None:
@@ -441,6 +442,17 @@ def test_what_factors_tell_of_a_person_depends_on_no_other() -> None:
     alone = factors.posterior(VisitSums(visits.n[:, some], visits.r[:, some]), np.full(6, 0.2))
     for one, other in zip(alone, factors.posterior(visits, np.full(6, 0.2)), strict=True):
         np.testing.assert_array_equal(one, other[..., some, :])
+
+
+def test_a_pickled_model_is_without_what_was_kept_for_its_draws() -> None:
+    y, time, loadings = _shared(50, 6, seed=8)
+    factors = Factors(loadings, np.stack([np.full(6, 0.3), np.full(6, 0.0), np.full(6, 0.01)]))
+    visits, before = VisitSums.of(y, time, np.zeros((50, 6)), np.zeros((50, 6))), len(pickle.dumps(factors))
+    found = factors.posterior(visits, np.full(6, 0.2))
+    again = pickle.loads(pickle.dumps(factors))
+    assert len(pickle.dumps(factors)) == before
+    for one, other in zip(found, again.posterior(visits, np.full(6, 0.2)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def _as_cohort(y: np.ndarray, time: np.ndarray) -> sg.Cohort:

@@ -12,11 +12,12 @@ import numpy as np
 
 from ...cohort.scaling import robust_spread
 from ..folds import unit_sums
+from .hierarchy import FAR
 
 # People with a feature's pair from which its average is not shrunk: the price is at most 1 % of the error variance.
 UNBIASED = 100
-# Robust standard deviations of the error beyond which one counts less; and how often these weights are made anew.
-FAR_ERROR, ROUNDS = 3.0, 3
+# How often the weights of far errors are made anew.
+ROUNDS = 3
 
 
 def shown_by_many(change: np.ndarray, unit: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -48,7 +49,7 @@ def _robust(left: np.ndarray, weight: np.ndarray) -> np.ndarray:
     for _ in range(ROUNDS):
         away = np.abs(left - centre)
         scale = robust_spread(away)
-        far = FAR_ERROR * np.where(np.isfinite(scale) & (scale > 0), scale, np.inf)
+        far = FAR * np.where(np.isfinite(scale) & (scale > 0), scale, np.inf)
         near = share * np.where(seen, np.minimum(1.0, far / np.maximum(np.where(seen, away, 0.0), far)), 0.0)
         centre = (near * value).sum(axis=0) / near.sum(axis=0)
     return centre

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...ops.thread_pool import in_parallel
 from .factors import Factors
-from .posterior import Posterior, VisitSums, conditioned
+from .posterior import Posterior, VisitSums, feature_posterior
 
 ROUNDS = 1000
 # Relative change of every variance at which the rounds end.
@@ -61,7 +61,7 @@ class Anchor:
         f0, f1 = person @ self.b
         visits = VisitSums.of(values, time, f0, f1)
         if self.factors is None:
-            level, slope, variance = conditioned(visits.n, visits.r, self.G, self.s2)
+            level, slope, variance = feature_posterior(visits.n, visits.r, self.G, self.s2)
         else:
             level, slope, variance = self.factors.posterior(visits, self.s2)
         return Posterior(f0 + level, f1 + slope, variance)
@@ -232,7 +232,7 @@ class _Several:
         f0, f1 = self.person @ b
         n, t1, t2 = self.sums
         r = np.stack([self.y1 - f0 * n - f1 * t1, self.yt - f0 * t1 - f1 * t2])
-        level, slope, V = conditioned(self.sums, r, G, s2)
+        level, slope, V = feature_posterior(self.sums, r, G, s2)
         moments = np.stack([level**2, level * slope, slope**2]) + V
         if self.known is not None:
             moments *= self.known

@@ -10,12 +10,11 @@ import pandas as pd
 
 from ...cohort.scaling import CovariateEncoder, SharedScaling
 from ...cohort.table import Cohort
-from ...diffusion.noise import person_keys
-from ..history import History, filled_times, years
+from ..history import History, filled_times
 from ..model_data import People
 from ..scores import normal_crps
 from .anchor import Anchor
-from .hidden import Hidden
+from .hidden import Hidden, of_each_kind
 
 # Robust spreads at which a cell is cut, as where the ladder learns.
 FARTHEST = 25.0
@@ -56,6 +55,20 @@ class Anchored:
 
 
 @dataclass(frozen=True, eq=False)
+class Seen:
+    """values : (N, V, D) all visits, scaled;  times : (N, V), none unknown;  person : (N, p), known of them."""
+
+    ids: np.ndarray
+    values: np.ndarray
+    times: np.ndarray
+    person: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Seen:
+        """Of the people at these positions, or where this mask is true."""
+        return Seen(self.ids[rows], self.values[rows], self.times[rows], self.person[rows])
+
+
+@dataclass(frozen=True, eq=False)
 class Anchoring:
     """What turns people into the scales of an anchor."""
 
@@ -63,21 +76,17 @@ class Anchoring:
     encoder: CovariateEncoder
     usual: np.ndarray
 
-    def fit(self, cohort: Cohort, rows: np.ndarray, penalties: Sequence[float | None] = PENALTIES) -> list[Anchor]:
+    def fit(self, seen: Seen, rows: np.ndarray, penalties: Sequence[float | None] = PENALTIES) -> list[Anchor]:
         """Anchors from the people of a mask (N,), of factors by each penalty, None for none, as far as there are any.
 
         Factors are learned from some of very many people, as their ids decide.
         """
-        some = cohort.take(rows)
-        values, person = self.seen(some)
-        times = filled_times(years(some), self.usual)
-        plain = Anchor.fit(values, times, person)
+        some = seen.take(rows)
+        plain = Anchor.fit(some.values, some.times, some.person)
         if penalties == (None,):
             return [plain]
-        several = np.isfinite(values).any(axis=2).sum(axis=1) > 1
-        order = np.argsort(person_keys(some.ids, "factors"), kind="stable")
-        few = np.sort(np.concatenate([order[several[order] == came][:MOST_OF_FACTORS] for came in (True, False)]))
-        of_few = values[few], times[few], person[few]
+        few = some.take(of_each_kind(some.ids, some.values, MOST_OF_FACTORS, "factors"))
+        of_few = few.values, few.times, few.person
         return [plain if each is None else plain.with_factors(*of_few, each) or plain for each in penalties]
 
     def anchored(self, anchor: Anchor, people: People) -> Anchored:
@@ -91,7 +100,8 @@ class Anchoring:
         """What the anchor expects of hidden visits, whose known visits are copied a few at a time."""
         starts = range(0, max(len(hidden), 1), AT_ONCE)
         some = (hidden.take(np.arange(k, min(k + AT_ONCE, len(hidden)))) for k in starts)
-        return Anchored.joined([self._of(anchor, each.people(cohort)) for each in some])
+        everyone = People.of(cohort, keep_known=False)
+        return Anchored.joined([self._of(anchor, each.people(cohort, everyone)) for each in some])
 
     def _of(self, anchor: Anchor, people: People) -> Anchored:
         history = people.history or History.first(people.baseline, people.gap)
@@ -122,10 +132,12 @@ class Anchoring:
         error = np.clip(true, -FARTHEST, FARTHEST) - self.scaling.apply(made.baseline, first)
         return np.asarray(np.nanmean(normal_crps(error, made.deviation), axis=1))
 
-    def seen(self, cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
-        """All visits (N, V, D), scaled, and what is known of people (N, p)."""
+    def seen(self, cohort: Cohort) -> Seen:
+        """What everybody showed."""
         history = History.of(cohort, hide=False)
-        return self._scaled(history, cohort.site), self._person(cohort.covariate_table, cohort.source)
+        times = filled_times(history.times, self.usual)
+        person = self._person(cohort.covariate_table, cohort.source)
+        return Seen(cohort.ids, self._scaled(history, cohort.site), times, person)
 
     def _scaled(self, history: History, site: np.ndarray | None) -> np.ndarray:
         """(N, V, D), each visit within its own site; cells beyond `FARTHEST` count as that far."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...ops.row_tiles import matmul
-from .posterior import VisitSums, conditioned
+from .posterior import VisitSums, feature_posterior, feature_variance
 
 # Factors, and those of them that begin as directions of slopes: at most, features for each, and people for each.
 FACTORS, SLOPE_FACTORS = 24, 8
@@ -48,7 +48,7 @@ class Factors:
         count = min(FACTORS, width // FEATURES_EACH, people // PEOPLE_EACH)
         if not count:
             return None
-        level, slope, _ = conditioned(visits.n, visits.r, G, s2)
+        level, slope, _ = feature_posterior(visits.n, visits.r, G, s2)
         slope = slope / np.sqrt(np.maximum(G[2], 1e-12))
         of_slopes = min(SLOPE_FACTORS, count // 3)
         f = _leading(level / np.sqrt(G[0]), count - of_slopes)
@@ -148,6 +148,9 @@ class Factors:
     def state(self) -> dict[str, Any]:
         return {"loadings": self.loadings, "own": self.own}
 
+    # Without what was kept on the way.
+    __getstate__ = state
+
 
 class _Seen:
     """What visits at known times, by sums n (3, N, D), say of levels and slopes, w being what each feature has alone.
@@ -156,10 +159,8 @@ class _Seen:
     """
 
     def __init__(self, n: np.ndarray, own: np.ndarray, s2: np.ndarray) -> None:
-        none = np.zeros((2, 1, 1))
-        _, _, V = conditioned(n, none, own, s2)
-        self.V, self.S = V, n / s2
-        S = self.S
+        self.V = V = feature_variance(n, own, s2)
+        self.S = S = n / s2
         self.left = (
             (1.0 - V[0] * S[0] - V[1] * S[1], -V[0] * S[1] - V[1] * S[2]),
             (-V[1] * S[0] - V[2] * S[1], 1.0 - V[1] * S[1] - V[2] * S[2]),

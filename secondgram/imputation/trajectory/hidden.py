@@ -8,23 +8,29 @@ import numpy as np
 
 from ...cohort.table import Cohort
 from ...diffusion.noise import person_keys
+from ..default.design import LONG
 from ..history import History, years
 from ..model_data import People
 
 # People who came back, people who did not, and hidden visits that are learned from: at least so many of each, and as
 # many as keep a product of all features with each other from taking long.
-FEWEST, LONG = 6000, 3e9
+FEWEST = 6000
 
 
 def enough(cohort: Cohort) -> Cohort:
     """The cohort, or of a large one people enough to learn from, as their ids decide."""
     most = _most(cohort)
-    if len(cohort) <= most:
-        return cohort
-    several = np.isfinite(cohort.visits).any(axis=2).sum(axis=1) > 1
-    order = np.argsort(person_keys(cohort.ids, "anchor"), kind="stable")
-    kept = np.concatenate([order[several[order] == came][:most] for came in (True, False)])
-    return cohort.take(np.sort(kept))
+    return cohort if len(cohort) <= most else cohort.take(of_each_kind(cohort.ids, cohort.visits, most, "anchor"))
+
+
+def of_each_kind(ids: np.ndarray, visits: np.ndarray, most: int, purpose: str) -> np.ndarray:
+    """Positions of people (N,), at most so many who came back by visits (N, V, D) and as many who did not, in order.
+
+    Ids decide, for each purpose anew.
+    """
+    several = np.isfinite(visits).any(axis=2).sum(axis=1) > 1
+    order = np.argsort(person_keys(ids, purpose), kind="stable")
+    return np.sort(np.concatenate([order[several[order] == came][:most] for came in (True, False)]))
 
 
 def _most(cohort: Cohort) -> int:
@@ -94,16 +100,16 @@ class Hidden:
         """These of them."""
         return Hidden(self.person[rows], self.visit[rows], self.known[rows], self.measured[rows])
 
-    def rows(self, cohort: Cohort) -> People:
-        """T people, one a hidden visit, without what they showed; ids are the people's with the number of the row."""
-        people = People.of(cohort, keep_known=False).take(self.person)
+    def rows(self, everyone: People) -> People:
+        """T of these people, one a hidden visit, without what they showed; ids have the number of the row."""
+        people = everyone.take(self.person)
         return replace(people, ids=np.array([f"{name}#{row}" for row, name in enumerate(people.ids)], dtype=object))
 
-    def people(self, cohort: Cohort) -> People:
-        """T people, one a hidden visit, with what is shown of them."""
+    def people(self, cohort: Cohort, everyone: People) -> People:
+        """T of these people, which are the cohort's, one a hidden visit, with what is shown of them."""
         times = years(cohort)[self.person]
         visits = np.where(self.known[:, :, None], cohort.visits[self.person], np.nan)
         there = np.minimum(self.visit, times.shape[1] - 1)
         at = np.where(self.visit < times.shape[1], times[np.arange(len(times)), there], np.nan)
         sites = None if cohort.visit_sites is None else cohort.visit_sites[self.person]
-        return replace(self.rows(cohort), history=History(visits, times, at, sites))
+        return replace(self.rows(everyone), history=History(visits, times, at, sites))

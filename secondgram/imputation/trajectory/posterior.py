@@ -47,13 +47,11 @@ class VisitSums:
         return cls(n, r)
 
 
-def conditioned(
-    n: tuple[np.ndarray, ...] | np.ndarray, r: np.ndarray, G: np.ndarray, s2: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Level (N, D), slope (N, D) and variances (3, N, D): (I + G S / s2)^-1 G, with S = [[n, t1], [t1, t2]].
+def feature_variance(n: tuple[np.ndarray, ...] | np.ndarray, G: np.ndarray, s2: np.ndarray) -> np.ndarray:
+    """(3, N, D) of level, of both, and of slope: (I + G S / s2)^-1 G, with S = [[n, t1], [t1, t2]].
 
-    G (3, D) is their variance and s2 (D,) that of an error. This form has no inverse of G, so that slopes may not vary
-    at all.
+    G (3, D) is their variance before and s2 (D,) that of an error. This form has no inverse of G, so that slopes may
+    not vary at all.
     """
     count, t1, t2 = (each / s2 for each in n)
     g0, g01, g1 = G
@@ -61,6 +59,13 @@ def conditioned(
     a, b = 1.0 + g0 * count + g01 * t1, g0 * t1 + g01 * t2
     c, d = g01 * count + g1 * t1, 1.0 + g01 * t1 + g1 * t2
     size = a * d - b * c
-    V = np.stack([(d * g0 - b * g01) / size, (d * g01 - b * g1) / size, (a * g1 - c * g01) / size])
+    return np.stack([(d * g0 - b * g01) / size, (d * g01 - b * g1) / size, (a * g1 - c * g01) / size])
+
+
+def feature_posterior(
+    n: tuple[np.ndarray, ...] | np.ndarray, r: np.ndarray, G: np.ndarray, s2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Level (N, D), slope (N, D) and variances (3, N, D) as `feature_variance` gives them."""
+    V = feature_variance(n, G, s2)
     r0, r1 = r / s2
     return V[0] * r0 + V[1] * r1, V[1] * r0 + V[2] * r1, V

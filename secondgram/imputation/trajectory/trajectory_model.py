@@ -30,7 +30,7 @@ from ..kinds.relations import found_relations
 from ..model_data import People, WeightedCohort
 from ..provenance import tree_digest
 from .anchor import Anchor
-from .anchored import INPUTS, PENALTIES, SHORTEST, Anchored, Anchoring
+from .anchored import INPUTS, PENALTIES, SHORTEST, Anchored, Anchoring, Seen
 from .attendance import Attendance
 from .hidden import Hidden, enough
 
@@ -44,7 +44,6 @@ class TrajectoryModel:
 
     scaling, encoder : of visits and covariates, on people's first measured visits.
     usual : (V,) median years of each visit since a person's first recorded time.
-    longest : years to the nearest known visit, of the hidden visits that taught; None where a model does not say.
     usual_doubt : (D,) median standard deviation of the anchor, scaled; a change is learned in units of it, so that
     errors are as wide as the anchor is in doubt. None where a model does not say, and changes are as they are.
     """
@@ -54,7 +53,6 @@ class TrajectoryModel:
     encoder: CovariateEncoder
     usual: np.ndarray
     ladder_model: DefaultModel
-    longest: float | None = None
     usual_doubt: np.ndarray | None = None
 
     @classmethod
@@ -69,25 +67,25 @@ class TrajectoryModel:
         # A person's own visits teach no anchor that the ladder learns from or is judged by.
         others = [fold != number for number in np.unique(fold)]
         mine = [np.flatnonzero(~each[hidden.person]) for each in others]
-        everybody = np.ones(len(cohort), dtype=bool)
+        seen, everybody = parts.seen(cohort), np.ones(len(cohort), dtype=bool)
         # Which kind of anchor is decided by every fold, or by the first where that takes long.
         judged = 1 if takes_long(cohort) else len(others)
-        every_kind = in_parallel(lambda each: parts.fit(cohort, each), others[:judged])
+        every_kind = in_parallel(lambda each: parts.fit(seen, each), others[:judged])
         best = _best(parts, every_kind, cohort, hidden, mine[:judged])
         kind = PENALTIES[best : best + 1]
-        rest = in_parallel(lambda each: parts.fit(cohort, each, kind), [*others[judged:], everybody])
+        rest = in_parallel(lambda each: parts.fit(seen, each, kind), [*others[judged:], everybody])
         *anchors, anchor = [each[best] for each in every_kind] + [each for (each,) in rest]
         found = in_parallel(lambda own, rows: parts.of_hidden(own, cohort, hidden.take(rows)), anchors, mine)
         anchored = Anchored.joined(found, np.concatenate(mine))
-        weight = _attendance_weights(parts, cohort, hidden, others, mine)
+        weight = _attendance_weights(seen, hidden, others, mine)
         usual_doubt = np.median(anchored.deviation[hidden.measured], axis=0)
         pairs = _as_pairs(cohort, hidden, anchored, anchored.deviation / usual_doubt, weight)
         ladder = DefaultModel.fit(pairs, options, seed=seed, run=run)
         ladder.record["cautions"] += notes
-        # The anchor's doubt grows by itself.
-        ladder.growth = None
-        longest = float(anchored.gap[hidden.measured].max())
-        return cls(anchor, scaling, parts.encoder, parts.usual, ladder, longest, usual_doubt)
+        assert ladder.growth is not None
+        # The anchor's doubt grows by itself, and what is left is in units of it.
+        ladder.growth = replace(ladder.growth, share=0.0)
+        return cls(anchor, scaling, parts.encoder, parts.usual, ladder, usual_doubt)
 
     @property
     def options(self) -> DefaultOptions:
@@ -191,12 +189,13 @@ class TrajectoryModel:
 
     def beyond_notes(self, gap: np.ndarray) -> list[str]:
         """On visits that are so many years (R,) from what is known, where training had none so far."""
-        beyond = 0 if self.longest is None else int((gap > self.longest + SHORTEST).sum())
-        if not beyond:
+        growth = self.ladder_model.growth
+        beyond = 0 if growth is None else int((gap > growth.longest + SHORTEST).sum())
+        if growth is None or not beyond:
             return []
         return [
             f"{beyond} visits are up to {gap.max():.1f} years from any known visit of the person, and the longest that "
-            f"the model learned from is {self.longest:.1f}: beyond it the mixed model's slopes alone decide"
+            f"the model learned from is {growth.longest:.1f}: beyond it the mixed model's slopes alone decide"
         ]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,7 +208,6 @@ class TrajectoryModel:
                 "scaling": self.scaling.state(),
                 "encoder": self.encoder.state(),
                 "usual": self.usual,
-                **({} if self.longest is None else {"longest": self.longest}),
                 **({} if self.usual_doubt is None else {"usual_doubt": self.usual_doubt}),
             },
             **self.ladder_model.state(),
@@ -224,7 +222,6 @@ class TrajectoryModel:
             CovariateEncoder.from_state(own["encoder"]),
             own["usual"],
             DefaultModel.from_state(state, options),
-            own.get("longest"),
             own.get("usual_doubt"),
         )
 
@@ -242,12 +239,9 @@ def _best(parts: Anchoring, anchors: list[list[Anchor]], cohort: Cohort, hidden:
     return int(loss.argmin())
 
 
-def _attendance_weights(
-    parts: Anchoring, cohort: Cohort, hidden: Hidden, others: list[np.ndarray], mine: list[np.ndarray]
-) -> np.ndarray:
+def _attendance_weights(seen: Seen, hidden: Hidden, others: list[np.ndarray], mine: list[np.ndarray]) -> np.ndarray:
     """(T,) weights of hidden visits by who stayed, each from other people."""
-    weight = np.ones(len(hidden))
-    values, person = parts.seen(cohort)
+    weight, values, person = np.ones(len(hidden)), seen.values, seen.person
     for rows, learned in zip(mine, others, strict=True):
         attendance = Attendance.fit(values, person, learned)
         if attendance is not None:
@@ -289,7 +283,7 @@ def _as_pairs(
 
     Who is yet to be imputed has no follow-up, and shows what such anchors are like. weight : (T,), by attendance.
     """
-    people = _with_anchor(hidden.rows(cohort), anchored, cohort.covariate_table)
+    people = _with_anchor(hidden.rows(People.of(cohort, keep_known=False)), anchored, cohort.covariate_table)
     visits = np.full((len(people), 2, len(cohort.features)), np.nan, people.baseline.dtype)
     visits[:, 0] = anchored.baseline
     learned = np.flatnonzero(hidden.measured)
