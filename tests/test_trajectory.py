@@ -427,6 +427,18 @@ def test_factors_are_found_and_leave_each_feature_as_it_is() -> None:
         assert np.abs(found - true)[apart].max() < 0.25 * np.abs(true[apart]).max()
 
 
+def test_means_are_those_of_all_where_other_features_decide_who_leaves() -> None:
+    y, time, _ = _shared(3000, 6, seed=9)
+    # Whoever is low on average by the second visit leaves.
+    y[y[:, 1].mean(axis=1) < -0.1, 2:] = np.nan
+    person = np.ones((len(y), 1))
+    plain = Anchor.fit(y, time, person)
+    anchor = plain.with_factors(y, time, person, 3.0)
+    assert anchor is not None
+    # Nobody's mean changes.
+    assert np.abs(anchor.b[1]).mean() < 0.5 * np.abs(plain.b[1]).mean()
+
+
 @pytest.mark.parametrize(("features", "people"), [(1, 200), (5, 4)])
 def test_few_features_or_people_have_no_factors(features: int, people: int) -> None:
     y, time, _ = _shared(people, features, seed=5)

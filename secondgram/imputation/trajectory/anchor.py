@@ -21,6 +21,8 @@ from .posterior import Posterior, VisitSums, feature_posterior
 ROUNDS = 1000
 # Relative change of every variance at which the rounds end.
 CLOSE = 5e-5
+# Of the means given factors; they end by steps of so many standard deviations of a visit.
+MEAN_ROUNDS, MEAN_CLOSE = 100, 1e-4
 # Features that are fitted together: the arrays of so many stay in a processor's cache for a few hundred people.
 AT_ONCE = 64
 # People's worth of the other features' variances that each feature's own are drawn towards.
@@ -67,10 +69,23 @@ class Anchor:
         return Posterior(f0 + level, f1 + slope, variance)
 
     def with_factors(self, values: np.ndarray, time: np.ndarray, person: np.ndarray, penalty: float) -> Anchor | None:
-        """The same with what features tell of each other, by people as in `fit`; None where these are too few."""
+        """The same with what features tell of each other, by people as in `fit`; None where these are too few.
+
+        b is estimated again: who is seen may depend on other features than one's own.
+        """
         visits = VisitSums.of(values, time, *(person @ self.b))
         factors = Factors.fit(visits, self.G, self.s2, penalty)
-        return None if factors is None else replace(self, factors=factors)
+        if factors is None:
+            return None
+        known = np.isfinite(values).any(axis=1)
+        solver, b, usual = _solver(person, known), self.b.copy(), np.sqrt(self.G[0] + self.s2)
+        for _ in range(MEAN_ROUNDS):
+            expected = factors.posterior(VisitSums.of(values, time, *(person @ b)), self.s2)[:2]
+            step = np.einsum("dpq,kqd->kpd", solver, np.stack([person.T @ (each * known) for each in expected]))
+            b += step
+            if (np.abs(step).max(axis=(0, 1)) < MEAN_CLOSE * usual).all():
+                break
+        return replace(self, b=b, factors=Factors(**factors.state()))
 
     def variance(self, posterior: Posterior, time: np.ndarray, error: bool = True) -> np.ndarray:
         """(N, D) of what is expected at a time (N,), with the error of a measurement or without."""
