@@ -1,11 +1,14 @@
-"""Those who leave are ill: what does that do to a mean change? python benchmarks/dropout.py [--seeds 20] [--jobs N]
+"""Those who leave are ill: what does that do to a mean change?
+
+    python benchmarks/dropout.py [--seeds 20] [--jobs N] [--refit]
 
 Simulated people of five visits leave for good with odds that rise as the health that was last seen falls (missing at
 random). Estimated is the mean change of everybody from the first to the last visit, feature by feature, by
 
     secondgram       the last visit imputed 20 times from all others (`history="all"`, without the diffusion model), and
                      pooled by Rubin's rules
-    first visit      the same from the first visit alone (`history="first"`)
+    refitted         the same, each draw by a model of its own, of people drawn anew (`--refit`: 20 times the fits)
+    first visit      as the first, from the first visit alone (`history="first"`)
     complete cases   those who came to the last visit
 
 Printed are the bias in SD of the first visits, and the share of pooled 95 % intervals that hold the mean change that
@@ -31,7 +34,6 @@ PEOPLE, FEATURES, PAIRED, DRAWS = 1500, 8, 0.9, 20
 DROPOUT, SLOPE = 3.0, 0.12
 # People of whom the population's mean change is taken.
 POPULATION = 200_000
-WAYS = ("secondgram", "first visit", "complete cases")
 
 
 def pooled(changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +43,7 @@ def pooled(changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found.estimate, (high - low) / 2
 
 
-def one(dropout: float, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
+def one(dropout: float, refit: bool, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
     """By way: bias (D,) against these people, and whether the interval holds the population's mean change (D,)."""
     made = sg.simulate(PEOPLE, FEATURES, PAIRED, seed, "trajectories", dropout=dropout, slope=SLOPE).with_target(4)
     assert isinstance(made, sg.SimulatedTrajectories)
@@ -56,13 +58,18 @@ def one(dropout: float, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
     change = (made.visits[there, 4] - made.baseline[there])[None]
     half = 1.96 * change[0].std(axis=0, ddof=1) / np.sqrt(there.sum())
     found["complete cases"] = (change[0].mean(axis=0) - true) / unit, np.abs(change[0].mean(axis=0) - expected) < half
-    for way, history in (("secondgram", "all"), ("first visit", "first")):
-        model = sg.SecondgramImputer(shape="off", history=history, seed=seed).fit(made, show=False)
-        options = {"visits": ["4"]} if history == "all" else {}
-        result = model.impute(made, draws=DRAWS, show=False, **options)  # type: ignore[arg-type]
-        place = {name: row for row, name in enumerate(made.ids)}
+    place = {name: row for row, name in enumerate(made.ids)}
+    for way, history in (("secondgram", "all"), ("refitted", "all"), ("first visit", "first")):
+        if way == "refitted" and not refit:
+            continue
+        imputer = sg.SecondgramImputer(shape="off", history=history, seed=seed)
+        options = {"draws": DRAWS, "show": False} | ({"visits": ["4"]} if history == "all" else {})
+        if way == "refitted":
+            results = sg.impute_refitted(imputer, made, **options)  # type: ignore[arg-type]
+        else:
+            results = [imputer.fit(made, show=False).impute(made, **options)]  # type: ignore[arg-type]
         last = np.repeat(made.visits[None, :, 4], DRAWS, axis=0)
-        last[:, [place[name] for name in result.ids]] = result.draws
+        last[:, [place[name] for name in results[0].ids]] = np.concatenate([each.draws for each in results])
         mean, half = pooled(last - made.baseline)
         found[way] = (mean - true) / unit, np.abs(mean - expected) < half
     return found
@@ -80,10 +87,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--dropout", type=float, default=DROPOUT, help="log odds of leaving per SD of health")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--refit", action="store_true", help="one model a draw, too")
     given = parser.parse_args()
     with ProcessPoolExecutor(given.jobs) as pool:
-        each = list(pool.map(partial(one, given.dropout), range(given.seeds)))
-    for way in WAYS:
+        each = list(pool.map(partial(one, given.dropout, given.refit), range(given.seeds)))
+    for way in each[0]:
         bias, holds = (np.stack([found[way][place] for found in each]).astype(float) for place in (0, 1))
         print(f"{way:16} bias {said(bias, 4)} SD, 95 % intervals hold the mean {said(holds, 3)}", flush=True)
 

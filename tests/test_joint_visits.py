@@ -14,8 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import secondgram as sg
+from secondgram.imputation.default.joint import Conditional, Drawn
 from secondgram.imputation.draws_file import read_draws
+from secondgram.imputation.model_data import People
+from secondgram.imputation.numeric_faults import whole
+from secondgram.imputation.selection import select_visits
+from secondgram.imputation.trajectory.joint_visits import conditioned, draw_visits
+from secondgram.imputation.trajectory.posterior import Posterior
+from secondgram.imputation.trajectory.statement import covariance
 from secondgram.imputation.trajectory.targets import Targets
+from secondgram.imputation.trajectory.trajectory_model import TrajectoryModel
 
 nan = np.nan
 
@@ -159,18 +167,164 @@ def test_one_visit_is_drawn_as_alone(imputer: sg.SecondgramImputer, cohort: sg.C
     assert (some.rows["visit"] == "v4").all()
 
 
-def test_the_second_visit_is_told_from_the_draw_of_the_first(imputer: sg.SecondgramImputer, cohort: sg.Cohort) -> None:
-    result = together(imputer, cohort, visits=["v3", "v4"])
-    place = {name: row for row, name in enumerate(cohort.ids)}
-    who = place["P000"]
+def test_later_visits_are_drawn_given_the_draws_of_earlier_ones(
+    imputer: sg.SecondgramImputer, cohort: sg.Cohort
+) -> None:
+    result, alone = together(imputer, cohort, visits=["v3", "v4"]), together(imputer, cohort, visits=["v4"])
     first, second = rows_of(result, "P000", "v3"), rows_of(result, "P000", "v4")
-    for number in range(3):
-        filled = with_visit(cohort, who, 3, result.draws[number, first])
-        alone = imputer.impute(filled, draws=3, show=False)
-        np.testing.assert_array_equal(result.draws[number, second], alone.draws[number, list(alone.ids).index("P000")])
-    # And the mean is that given what is known.
-    alone = imputer.impute(cohort, draws=3, show=False)
-    np.testing.assert_array_equal(result.mean[second], alone.mean[list(alone.ids).index("P000")])
+    row = rows_of(alone, "P000", "v4")
+    # Each is expected as it is by itself.
+    np.testing.assert_array_equal(result.mean[second], alone.mean[row])
+    assert (result.draws[:, second] != alone.draws[:, row]).all()
+    # The first is drawn as by itself.
+    alone = together(imputer, cohort, visits=["v3"])
+    np.testing.assert_array_equal(result.draws[:, first], alone.draws[:, rows_of(alone, "P000", "v3")])
+
+
+def test_what_draws_tell_of_the_next_is_what_the_mixed_model_says() -> None:
+    rng = np.random.default_rng(0)
+    # Of two people and two features; visits 0 and 3 are known, and of visit 4 the second feature.
+    visits = np.full((2, 5, 2), nan)
+    visits[:, [0, 3]] = 1.0
+    visits[:, 4, 1] = 2.0
+    visits[1, 4] = 1.0
+    times = np.cumsum(rng.uniform(0.5, 2.0, (2, 5)), axis=1)
+    cohort = sg.Cohort(np.array(["a", "b"], dtype=object), visits, ("x", "y"), tuple("vwxyz"), times, target=4)
+    shown, targets, _ = select_visits(cohort, ["x", "y"], np.arange(5.0), "missing", [9.0])
+    root = rng.normal(size=(2, 2, 2, 2))
+    V = np.einsum("ndij,ndkj->ndik", root, root)
+    s2 = np.array([0.5, 2.0])
+
+    def known(people: People) -> Posterior:
+        mine = ["ab".index(name) for name in people.ids]
+        level = np.full((len(mine), 2), nan if len(mine) == 2 else 5.0)
+        return Posterior(level, level, np.stack([V[mine, :, 0, 0], V[mine, :, 0, 1], V[mine, :, 1, 1]]))
+
+    drawn: dict[tuple[str, int], np.ndarray] = {}
+    seen = 0
+
+    def finish(people: People, posterior: Posterior, rows: np.ndarray, given: Conditional | None, tells: bool) -> Drawn:
+        nonlocal seen
+        assert people.history is not None
+        assert tells == (targets.turn[rows] < targets.turn.max()).all()
+        # A visit of which something is known is told without that.
+        np.testing.assert_array_equal(posterior.level[:, 0] == 5.0, np.isfinite(people.known).any(axis=1))
+        residual = rng.normal(size=(3, len(people), 2))
+        for place, name in enumerate(people.ids):
+            who = "ab".index(name)
+            slot = int(np.flatnonzero(targets.times[who] == people.history.at[place])[0])
+            for feature in range(2):
+                open_cell = np.isnan(visits[who, slot, feature]) if slot < 5 else True
+                before = [
+                    each
+                    for (whose, each) in drawn
+                    if whose == name and open_cell and (each > 4 or np.isnan(visits[who, each, feature]))
+                ]
+                sigma = covariance(targets.times[who, [*before, slot]], V[who, feature], s2[feature])
+                sigma /= np.sqrt(np.outer(np.diag(sigma), np.diag(sigma)))
+                pull = np.linalg.solve(sigma[:-1, :-1], sigma[:-1, -1])
+                mean = sum(w * drawn[name, each][:, feature] for w, each in zip(pull, before, strict=True))
+                share = np.sqrt(1.0 - pull @ sigma[:-1, -1])
+                if given is None:
+                    assert not before
+                    continue
+                seen += 1
+                np.testing.assert_allclose(given.mean[:, place, feature], mean, atol=1e-6)
+                np.testing.assert_allclose(given.share[place, feature], share, rtol=1e-10)
+            drawn[name, slot] = residual[:, place]
+        missing = np.array([["ab".index(name) + 10.0 * number for name in people.ids] for number in range(3)])[
+            ..., None
+        ]
+        if given is not None:
+            np.testing.assert_array_equal(given.covariates, missing)
+        return Drawn(
+            residual + 100.0, residual.astype(np.float32), missing if given is None else np.full_like(missing, nan)
+        )
+
+    out = np.empty((2, len(targets), 3))
+    draw_visits(finish, known, s2, shown, targets, out)
+    found = out.transpose(2, 1, 0)
+    assert seen == 10
+    for row in range(len(targets)):
+        name = "ab"[targets.person[row]]
+        np.testing.assert_allclose(found[:, row], drawn[name, int(targets.slot[row])] + 100.0)
+
+
+def test_residuals_are_drawn_about_what_other_draws_tell(imputer: sg.SecondgramImputer, cohort: sg.Cohort) -> None:
+    model = imputer.model_
+    assert isinstance(model, TrajectoryModel)
+    shown, targets, _ = select_visits(cohort, ["left", "right"], model.usual, ["v4"], [])
+    people, numbers = conditioned(shown, targets, np.arange(len(targets))), np.arange(3)
+
+    def drawn(given: Conditional | None) -> Drawn:
+        components = model.sample(people, numbers, 5)
+        return model.finish_given(people, model.posterior(people), numbers, 5, components, given, True)
+
+    plain = drawn(None)
+    assert plain.residual is not None
+    np.testing.assert_array_equal(plain.values, model.draw(people, numbers, 5))
+    rng = np.random.default_rng(0)
+    mean, share = rng.normal(0, 0.3, plain.values.shape), rng.uniform(0.5, 1.0, plain.values.shape[1:])
+    given = drawn(Conditional(mean.astype(np.float32), share))
+    assert given.residual is not None
+    whole = ~np.isfinite(people.known).any(axis=1)
+    np.testing.assert_allclose(given.residual[:, whole], (mean + share * plain.residual)[:, whole], atol=1e-4)
+    # In original units too, whatever the spread of a person's feature.
+    unit = np.ptp(plain.values[:, whole], axis=0) / np.ptp(plain.residual[:, whole], axis=0)
+    moved = (given.values - plain.values)[:, whole] / unit
+    np.testing.assert_allclose(moved, (given.residual - plain.residual)[:, whole], atol=1e-3)
+    # A measured cell stays, and tells of the others as far as it is not what was expected.
+    (place,) = np.flatnonzero(~whole)
+    assert people.ids[place] == "P004"
+    assert (given.values[:, place, 0] == cohort.visits[4, 4, 0]).all()
+    expected = mean[:, place].copy()
+    own = (
+        plain.residual[:, place, 1]
+        - plain.residual[:, place, 0] * model.ladder_model.joint.components.correlation()[0, 1]
+    )
+    assert model.ladder_model.joint.margins is None
+    expected[:, 0] = plain.residual[:, place, 0]
+    pull = model.ladder_model.joint.components.correlation()[0, 1] / share[place, 0]
+    expected[:, 1] += share[place, 1] * (own + pull * (plain.residual[:, place, 0] - mean[:, place, 0]))
+    np.testing.assert_allclose(given.residual[:, place], expected, atol=1e-4)
+
+
+def test_a_missing_covariate_is_the_same_at_every_visit_of_a_draw() -> None:
+    cohort = study(people=150)
+    table = cohort.covariate_table.copy()
+    table.loc[::3, "age"] = nan
+    age = cohort.covariate_table["age"].to_numpy()
+    # It tells of later visits, of which they have none, in a way that levels and slopes do not follow.
+    visits = cohort.visits - 40 * (age[:, None, None] - 65) * np.array([0, 0, 0, 1, 1])[:, None]
+    imputer = sg.SecondgramImputer(shape="off", history="all").fit(
+        replace(cohort, visits=visits, covariate_table=table), show=False
+    )
+    model = imputer.model_
+    assert isinstance(model, TrajectoryModel)
+    some = replace(cohort, visits=visits, covariate_table=table).take(np.arange(0, 150, 3))
+    shown, targets, _ = select_visits(some, ["left", "right"], model.usual, ["v3", "v4"], [])
+    first, second = (conditioned(shown, targets, np.flatnonzero(targets.turn == turn)) for turn in (0, 1))
+    numbers = np.arange(3)
+
+    def finished(people: People, given: Conditional | None = None) -> Drawn:
+        components = model.sample(people, numbers, 5)
+        return model.finish_given(people, model.posterior(people), numbers, 5, components, given, True)
+
+    drawn, plain = finished(first), finished(second)
+    assert plain.residual is not None
+    assert drawn.covariates is not None
+    assert plain.covariates is not None
+    assert np.abs(plain.covariates - drawn.covariates[:, : len(second)]).mean() > 0.1
+    mean, share = np.zeros_like(plain.residual), np.ones(plain.residual.shape[1:])
+    same = finished(second, Conditional(mean, share, plain.covariates))
+    np.testing.assert_allclose(same.values, plain.values, rtol=1e-5)
+    other = finished(second, Conditional(mean, share, plain.covariates + 1.0))
+    assert other.residual is not None
+    # It moves what is expected, and is no part of what the next visit is told.
+    assert np.abs(other.values - plain.values).mean() > 1.0
+    np.testing.assert_allclose(other.residual, plain.residual, atol=1e-3)
+    assert other.covariates is not None
+    np.testing.assert_allclose(other.covariates[..., 0], plain.covariates[..., 0] + 1.0, rtol=1e-5)
 
 
 def test_a_measured_visit_is_told_as_if_it_were_missing(imputer: sg.SecondgramImputer, cohort: sg.Cohort) -> None:
@@ -270,28 +424,34 @@ def test_a_file_holds_every_visit_and_goes_on(
     np.testing.assert_array_equal(table[["left", "right"]].to_numpy(), result.draws.transpose(1, 0, 2).reshape(-1, 2))
     with pytest.raises(sg.InputError, match=r"several visits \(.*Impute one visit"):
         read_draws(tmp_path / "whole.parquet")
-    calls, parts = 0, len(list(result.chunks()))
-    module = "secondgram.imputation.trajectory.trajectory_result.draw_visits"
-    from secondgram.imputation.trajectory.joint_visits import draw_visits as plain
+    parts, finished, sampled = len(list(result.chunks())), 0, 0
 
     def stops(*arguments: Any) -> np.ndarray:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
+        nonlocal finished
+        finished += 1
+        if finished == 3:
             raise KeyboardInterrupt
-        return plain(*arguments)
+        return whole(*arguments)
 
-    out = tmp_path / "draws.parquet"
-    monkeypatch.setattr(module, stops)
+    def counted(model: TrajectoryModel, *arguments: Any) -> np.ndarray:
+        nonlocal sampled
+        sampled += 1
+        return plain(model, *arguments)
+
+    out, plain = tmp_path / "draws.parquet", TrajectoryModel.sample
+    monkeypatch.setattr("secondgram.imputation.trajectory.trajectory_result.whole", stops)
+    monkeypatch.setattr(TrajectoryModel, "sample", counted)
     with pytest.raises(KeyboardInterrupt):
         together(imputer, cohort, visits="missing", at=[2.2], out=out)
     assert not out.exists()
     # The same people with the same times, and other visits of theirs.
     with pytest.raises(sg.InputError, match=r"parts of another imputation \(visits"):
         together(imputer, cohort, visits="all", at=[2.2], out=out, resume=True)
-    before = calls
+    # What the denoiser takes long for is kept.
+    assert sampled == 3
     together(imputer, cohort, visits="missing", at=[2.2], out=out, resume=True)
-    assert calls - before == parts - 2
+    assert sampled == parts
+    assert finished == 3 + parts
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 

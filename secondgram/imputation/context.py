@@ -125,7 +125,7 @@ class Context:
 
         Where a site was not seen, a location is what puts a measured baseline at its expectation in X, so that a change
         starts from the baseline whatever the site's offset. Those of a follow-up on another site are that site's, where
-        its offset is known.
+        its offset is known. Where changes have a unit of their own, it is theirs alone.
         """
         location, scale = self.scaling.original_scale(len(people), people.site)
         rows = np.flatnonzero(self.scaling.unknown(len(people), people.site))
@@ -151,6 +151,9 @@ class Context:
             # So that a scaled value of the expectation and a change is own + change, moved.
             near = np.clip(own, -FAR_BASELINE, FAR_BASELINE)
             location[rows] += scale[rows] * (own - expected + offset + slope * near)
+        if people.change_unit is not None:
+            location = people.baseline + people.change_unit * (location - people.baseline)
+            scale = people.change_unit * scale
         return location, scale
 
     def original(self, scaled: np.ndarray, people: People, X: np.ndarray) -> np.ndarray:

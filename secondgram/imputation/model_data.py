@@ -24,6 +24,7 @@ class People:
     known : (N, D) cells of the follow-up that were measured and are kept as they are, NaN elsewhere.
     later_site : (N,) text, the site of the follow-up where it is known and shown; None where all are those of `site`.
     history : every other visit, for a model that is conditioned on them; None where the baseline is all.
+    change_unit : (N, D) that changes from the baseline are told in; None for original units.
     """
 
     ids: np.ndarray
@@ -36,6 +37,7 @@ class People:
     source: str | None = None
     later_site: np.ndarray | None = None
     history: History | None = None
+    change_unit: np.ndarray | None = None
 
     @classmethod
     def of(cls, cohort: Cohort, keep_known: bool, visit: str | None = None, history: bool = False) -> People:
@@ -75,6 +77,7 @@ class People:
             known=self.known[rows],
             later_site=None if self.later_site is None else self.later_site[rows],
             history=None if self.history is None else self.history.take(rows),
+            change_unit=None if self.change_unit is None else self.change_unit[rows],
         )
 
     @property

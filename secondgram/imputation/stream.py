@@ -130,7 +130,7 @@ def write_draws(
 
 
 def _sampled(part: Part, draws: int, file: Path | None) -> np.ndarray:
-    """The samples of these people, kept in `file`. Raises `InputError` where that holds something else."""
+    """The samples of these people, kept in `file` where there are any. Raises `InputError` where that holds others."""
     if file is None:
         return part.sample()
     if file.exists():
@@ -142,6 +142,8 @@ def _sampled(part: Part, draws: int, file: Path | None) -> np.ndarray:
             pass
         raise InputError("is damaged", file=file, mend="Remove it or run without resume")
     sampled = part.sample()
+    if not sampled.size:
+        return sampled
     with replacing(file) as temporary, open(temporary, "wb") as handle:
         np.save(handle, sampled, allow_pickle=False)
     return sampled

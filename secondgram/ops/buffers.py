@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ import numpy as np
 
 __all__ = ["empty", "reusing_buffers"]
 
+_lock = threading.Lock()
 _blocks: ContextVar[list[np.ndarray] | None] = ContextVar("_blocks", default=None)
 
 
@@ -40,10 +42,12 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> np.ndarray:
     if blocks is None:
         return np.empty(shape, dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    idle = (n for n in range(len(blocks)) if blocks[n].nbytes >= size and _references(blocks, n) <= _IDLE)
-    number = next(idle, None)
-    if number is None:
-        number = len(blocks)
-        blocks.append(np.empty(size, np.uint8))
-    # Views of a view refer to the buffer itself, so its reference count shows whether one is left.
-    return blocks[number][:size].view(dtype).reshape(shape)
+    # Another thread must not take the same one before a view of it is there.
+    with _lock:
+        idle = (n for n in range(len(blocks)) if blocks[n].nbytes >= size and _references(blocks, n) <= _IDLE)
+        number = next(idle, None)
+        if number is None:
+            number = len(blocks)
+            blocks.append(np.empty(size, np.uint8))
+        # Views of a view refer to the buffer itself, so its reference count shows whether one is left.
+        return blocks[number][:size].view(dtype).reshape(shape)

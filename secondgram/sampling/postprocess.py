@@ -27,15 +27,17 @@ from .quantile_map import QuantileMap
 CHECKED_PEOPLE, CHECKED_DRAWS = 24, 8
 
 
-def moves(moved: native.Moved) -> np.ndarray:
-    """Reference implementation of the shifts of `Moved`, (M, N, D), in the map's units."""
-    total = np.zeros((moved.by.shape[1], len(moved.gap), moved.map.shape[1]), dtype=np.float32)
-    for person in np.flatnonzero(np.diff(moved.start)):
+def moves(moved: native.Moved, people: np.ndarray | None = None) -> np.ndarray:
+    """Reference implementation of the shifts of `Moved`, (M, N, D), in the map's units; of some people, or of all."""
+    people = np.arange(len(moved.gap)) if people is None else people
+    total = np.zeros((moved.by.shape[1], len(people), moved.map.shape[1]), dtype=np.float32)
+    for place in np.flatnonzero(np.diff(moved.start)[people]):
+        person = people[place]
         mine = slice(moved.start[person], moved.start[person + 1])
         rows = moved.map[moved.cell[mine]]
         if moved.by_gap is not None:
             rows = rows + moved.gap[person] * moved.by_gap[moved.cell[mine]]
-        total[:, person] = moved.by[mine].T @ rows
+        total[:, place] = moved.by[mine].T @ rows
     return total
 
 

@@ -142,6 +142,32 @@ class Joint:
 
 
 @dataclass(frozen=True, eq=False)
+class Conditional:
+    """Standardised residuals of N people given other draws of theirs: normal about `mean`, and narrower.
+
+    mean : (M, N, D).  share : (N, D) of their standard deviation that is left.
+    covariates : (M, N, C) encoded covariates of these draws; None where nobody lacks one.
+    """
+
+    mean: np.ndarray
+    share: np.ndarray
+    covariates: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Draws (M, N, D) in original units, and what others of the same people are conditioned on.
+
+    residual : (M, N, D) float32, standardised, apart from what missing covariates made of it; None where nobody asks.
+    covariates : (M, N, C) as in `Conditional`.
+    """
+
+    values: np.ndarray
+    residual: np.ndarray | None
+    covariates: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
 class Residuals:
     """Training data of rungs 3 and 4: standard (P, D) residuals, NaN where unknown, and their scale (P, D).
 

@@ -56,6 +56,23 @@ class LostCells:
             by[start[person] : start[person + 1]] = cells.draws(z[:, 0, self.gone[person]].T.astype(float))
         return self._moved(start, cell, by)
 
+    def as_drawn(self, covariates: np.ndarray) -> Moved:
+        """`drawn` of people who lack covariates alone, of which these (M, N, C) were drawn before, encoded."""
+        person, cell = np.nonzero(self.gone)
+        first = self.gone.shape[1] - covariates.shape[2]
+        by = (covariates[:, person, cell - first] - self.X[person, cell]).T
+        start = np.searchsorted(person, np.arange(len(self.gone) + 1))
+        return self._moved(start, cell.astype(np.uint32), np.ascontiguousarray(by, dtype=np.float32))
+
+    def encoded(self, moved: Moved) -> np.ndarray:
+        """(M, N, C) covariates, known or as `drawn` gave them."""
+        width = self.X.shape[1] - 1 - self.context.encoder.width
+        values = np.repeat(self.X[None, :, width:-1], moved.by.shape[1], axis=0)
+        person = np.repeat(np.arange(len(self.X)), np.diff(moved.start))
+        mine = moved.cell >= width
+        values[:, person[mine], moved.cell[mine] - width] += moved.by[mine].T
+        return values
+
     def expected(self, later: Later) -> np.ndarray:
         """(N, D) how much the scaled mean moves by what the follow-up says of the missing cells."""
         start = np.concatenate([[0], np.cumsum(self.gone.sum(axis=1))])
@@ -66,13 +83,7 @@ class LostCells:
 
     def covariates(self, draws: np.ndarray, seed: int, later: Later) -> dict[str, np.ndarray]:
         """By covariate (M, N), known or drawn: numbers in original units, or levels."""
-        moved = self.drawn(draws, seed, later)
-        width = self.X.shape[1] - 1 - self.context.encoder.width
-        values = np.repeat(self.X[None, :, width:-1], len(draws), axis=0)
-        person = np.repeat(np.arange(len(self.X)), np.diff(moved.start))
-        mine = moved.cell >= width
-        values[:, person[mine], moved.cell[mine] - width] += moved.by[mine].T
-        return decoded(self.context.encoder, values)
+        return decoded(self.context.encoder, self.encoded(self.drawn(draws, seed, later)))
 
     def _mixed(self, later: Later | None) -> Iterator[tuple[int, MixedCells]]:
         """People whose missing cells are more than a Gaussian given their visit: by levels, or a known follow-up."""

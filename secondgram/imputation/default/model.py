@@ -23,6 +23,8 @@ from ...diffusion.noise import NoiseRequest, Purpose
 from ...diffusion.schedule import Schedule
 from ...diffusion.solvers import solver_table
 from ...errors import InputError
+from ...ops.buffers import empty
+from ...ops.native import Moved
 from ...sampling.postprocess import Postprocess, moves
 from ...sampling.sampler import common_precision
 from ...training.trainer import Run, TrainingOptions
@@ -33,7 +35,7 @@ from ..trainable import site_notes
 from .beyond import Growth
 from .borrowing import borrowing_notes, learned_people, scarce
 from .design import Design, fit_folds, most_for_fill
-from .joint import Joint, Residuals, fit_joint
+from .joint import Conditional, Drawn, Joint, Residuals, fit_joint
 from .judgement import CHOICES, Stage, follow, judge, with_normal_scores
 from .mean import MeanPredictor, by_feature, fit_means
 from .missing_draws import Later, LostCells
@@ -41,6 +43,8 @@ from .shape import ShapeOptions
 from .spread import Spread
 from .verdict import feature_columns, ladder_rows, ladder_table, verdict_table
 
+# Features whose draws are worked on at once, so that a temporary stays in a processor's cache.
+AT_ONCE = 8
 SHAPES = ("auto", "off")
 PAIRS = ("all", "first")
 HISTORIES = ("first", "all")
@@ -272,23 +276,95 @@ class DefaultModel:
         """Draws (M, N, D) from what `sample` gave."""
         X = self._inputs(people)
         mean, scale = self._scaled_mean(X), self._scale(people, X)
+        moved = self._moved(people, X, mean, scale, draws, seed, None)
+        return self._assembled(people, X, mean, scale, draws, seed, sampled, moved, None)
+
+    def finish_given(
+        self,
+        people: People,
+        draws: np.ndarray,
+        seed: int,
+        sampled: np.ndarray,
+        given: Conditional | None,
+        tells: bool,
+    ) -> Drawn:
+        """`finish`, given other draws of the same people, or nothing but what is known of them.
+
+        tells : whether the residuals are asked for, so that others can be drawn given these.
+        """
+        X = self._inputs(people)
+        mean, scale = self._scaled_mean(X), self._scale(people, X)
+        moved = self._moved(people, X, mean, scale, draws, seed, given)
+        values = self._assembled(people, X, mean, scale, draws, seed, sampled, moved, given)
+        covariates = None if moved is None else self._cells(people, X).encoded(moved)
+        if not tells:
+            return Drawn(values, None, covariates)
+        location, unit = self.context.units(people, X)
+        centre, per = location + unit * mean, 1.0 / (unit * scale)
+        residual = empty(values.shape[::-1], np.float32).T
+        for block in _blocks(values.shape[2]):
+            residual[:, :, block] = (values[:, :, block] - centre[:, block]) * per[:, block]
+        if moved is not None:
+            residual -= moves(moved) / scale
+        return Drawn(values, residual, covariates)
+
+    def _moved(
+        self,
+        people: People,
+        X: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        draws: np.ndarray,
+        seed: int,
+        given: Conditional | None,
+    ) -> Moved | None:
+        """How draws of missing cells move the scaled mean; None where nobody lacks any."""
+        lost = self._lost(people, X)
+        if lost is None:
+            return None
+        if given is not None and given.covariates is not None:
+            return lost.as_drawn(given.covariates)
+        known = np.isfinite(people.known).any()
+        return lost.drawn(draws, seed, self._later(people, X, mean, scale) if known else None)
+
+    def _assembled(
+        self,
+        people: People,
+        X: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        draws: np.ndarray,
+        seed: int,
+        sampled: np.ndarray,
+        moved: Moved | None,
+        given: Conditional | None,
+    ) -> np.ndarray:
+        """Draws (M, N, D) of residuals about the mean, or about what is expected of them given other draws."""
         location, unit = self.context.units(people, X)
         noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
-        lost = self._lost(people, X)
-        moved = None if lost is None else lost.drawn(draws, seed).weighted(1.0 / scale)
+        left = scale if given is None else scale * given.share
         values = self._postprocess.draws(
             location + unit * mean,
-            unit * scale,
+            unit * left,
             noise,
             sampled,
             self.joint.sampled,
-            moved,
+            None if moved is None else moved.weighted(1.0 / left),
             people.baseline.dtype,
         )
+        if given is not None:
+            per = (unit * scale).astype(np.float32)
+            for block in _blocks(values.shape[2]):
+                values[:, :, block] += per[:, block] * given.mean[:, :, block]
         rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
         if len(rows):
             some = people.take(rows)
-            values[:, rows] = self._given_known(some, X[rows], mean[rows], scale[rows], draws, seed, sampled[:, rows])
+            middle = mean[rows] if moved is None else mean[rows] + moves(moved, rows)
+            if given is not None:
+                middle = middle + scale[rows] * given.mean[:, rows]
+            z = self.joint.rotated(some.keys, draws, seed, sampled[:, rows])
+            z = self.joint.condition(z, self._known(some, X[rows], middle, left[rows]))
+            values[:, rows] = self._to_original(middle + left[rows] * self.joint.finish(z), some, X[rows])
         self._bound(values, people, X, mean, scale)
         return values
 
@@ -302,25 +378,6 @@ class DefaultModel:
         location, unit = self.context.units(people, X)
         low, high = ((location + unit * limit)[far] for limit in limits)
         values[:, far] = np.clip(values[:, far], low, high)
-
-    def _given_known(
-        self,
-        people: People,
-        X: np.ndarray,
-        mean: np.ndarray,
-        scale: np.ndarray,
-        draws: np.ndarray,
-        seed: int,
-        sampled: np.ndarray,
-    ) -> np.ndarray:
-        """Draws (M, n, D) of people of whose follow-up some cells are known."""
-        lost = self._lost(people, X)
-        if lost is not None:
-            moved = lost.drawn(draws, seed, self._later(people, X, mean, scale))
-            mean = mean + moves(moved)  # [draws, people, features]
-        z = self.joint.rotated(people.keys, draws, seed, sampled)
-        z = self.joint.condition(z, self._known(people, X, mean, scale))
-        return self._to_original(mean + scale * self.joint.finish(z), people, X)
 
     def _known(self, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Standardised residuals of what is known of the follow-up, NaN elsewhere; mean (N, D) or (M, N, D)."""
@@ -441,3 +498,8 @@ class DefaultModel:
             state["record"],
             None if state.get("growth") is None else Growth(**state["growth"]),
         )
+
+
+def _blocks(width: int) -> list[slice]:
+    """Slices of features; along these draws lie together in memory."""
+    return [slice(start, start + AT_ONCE) for start in range(0, width, AT_ONCE)]

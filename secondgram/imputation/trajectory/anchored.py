@@ -15,6 +15,7 @@ from ..model_data import People
 from ..scores import normal_crps
 from .anchor import Anchor
 from .hidden import Hidden, of_each_kind
+from .posterior import Posterior
 
 # Robust spreads at which a cell is cut, as where the ladder learns.
 FARTHEST = 25.0
@@ -89,10 +90,10 @@ class Anchoring:
         of_few = few.values, few.times, few.person
         return [plain if each is None else plain.with_factors(*of_few, each) or plain for each in penalties]
 
-    def anchored(self, anchor: Anchor, people: People) -> Anchored:
-        """What the anchor expects of each person's missing visit."""
-        if len(people) <= AT_ONCE:
-            return self._of(anchor, people)
+    def anchored(self, anchor: Anchor, people: People, posterior: Posterior | None = None) -> Anchored:
+        """What the anchor expects of each person's missing visit; posterior : where it was made already."""
+        if posterior is not None or len(people) <= AT_ONCE:
+            return self._of(anchor, people, posterior)
         starts = range(0, len(people), AT_ONCE)
         return Anchored.joined([self._of(anchor, people.take(slice(k, k + AT_ONCE))) for k in starts])
 
@@ -103,14 +104,19 @@ class Anchoring:
         everyone = People.of(cohort, keep_known=False)
         return Anchored.joined([self._of(anchor, each.people(cohort, everyone)) for each in some])
 
-    def _of(self, anchor: Anchor, people: People) -> Anchored:
+    def posterior(self, anchor: Anchor, people: People) -> Posterior:
+        """Levels and slopes given each person's known visits."""
         history = people.history or History.first(people.baseline, people.gap)
         times = filled_times(history.times, self.usual)
+        person = self._person(people.table, people.source)
+        return anchor.posterior(self._scaled(history, people.site), times, person)
+
+    def _of(self, anchor: Anchor, people: People, posterior: Posterior | None = None) -> Anchored:
+        history = people.history or History.first(people.baseline, people.gap)
+        times = filled_times(history.times, self.usual)
+        posterior = posterior or self.posterior(anchor, people)
         at = np.where(np.isfinite(history.at), history.at, times[:, 0] + people.gap)
         known = history.known
-        values = self._scaled(history, people.site)
-        person = self._person(people.table, people.source)
-        posterior = anchor.posterior(values, times, person)
         deviation = np.sqrt(anchor.variance(posterior, at))
         away = np.where(known, times - at[:, None], np.nan)
         with np.errstate(all="ignore"):

@@ -18,6 +18,16 @@ class Posterior:
     slope: np.ndarray
     variance: np.ndarray
 
+    def take(self, people: np.ndarray) -> Posterior:
+        """Of the people at these positions."""
+        return Posterior(self.level[people], self.slope[people], self.variance[:, people])
+
+    def replaced(self, people: np.ndarray, other: Posterior) -> Posterior:
+        """The same, and another one of the people at these positions."""
+        level, slope, variance = self.level.copy(), self.slope.copy(), self.variance.copy()
+        level[people], slope[people], variance[:, people] = other.level, other.slope, other.variance
+        return Posterior(level, slope, variance)
+
     def at(self, time: np.ndarray) -> np.ndarray:
         """(N, D) what is expected at a time (N,) of each person."""
         return np.asarray(self.level + time[:, None] * self.slope)
@@ -69,3 +79,32 @@ def feature_posterior(
     V = feature_variance(n, G, s2)
     r0, r1 = r / s2
     return V[0] * r0 + V[1] * r1, V[1] * r0 + V[2] * r1, V
+
+
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """What is left in doubt of the levels and slopes of N people: variance (3, N, D) as in `Posterior`, s2 (D,) of an
+    error. What two measurements of a person share is this; errors are each its own."""
+
+    variance: np.ndarray
+    s2: np.ndarray
+
+    def take(self, people: np.ndarray) -> Doubt:
+        """Of the people at these positions."""
+        return Doubt(self.variance[:, people], self.s2)
+
+    def shared(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """(N, D) covariance of measurements at two times (N,) of each person."""
+        level, both, slope = self.variance
+        a, b = one[:, None], other[:, None]
+        return np.asarray(level + (a + b) * both + a * b * slope)
+
+    def at(self, time: np.ndarray) -> np.ndarray:
+        """(N, D) variance of a measurement at a time (N,)."""
+        return np.asarray(self.shared(time, time) + self.s2)
+
+    def given(self, times: np.ndarray, measured: np.ndarray) -> Doubt:
+        """After measurements at times (E, N) of the cells (E, N, D) that are true."""
+        t = times[:, :, None]
+        n = np.stack([(measured * t**power).sum(axis=0) for power in (0, 1, 2)])
+        return Doubt(feature_variance(n, self.variance, self.s2), self.s2)

@@ -21,6 +21,7 @@ from ...cohort.table import Cohort
 from ...ops.thread_pool import in_parallel
 from ...training.trainer import Run
 from ..default.design import takes_long
+from ..default.joint import Conditional, Drawn
 from ..default.model import DefaultModel, DefaultOptions
 from ..folds import unit_folds
 from ..history import first_cells, usual_times
@@ -33,6 +34,7 @@ from .anchor import Anchor
 from .anchored import INPUTS, PENALTIES, SHORTEST, Anchored, Anchoring, Seen
 from .attendance import Attendance
 from .hidden import Hidden, enough
+from .posterior import Posterior
 
 # Hidden visits of a fold that anchors are judged by.
 MOST_JUDGED = 2000
@@ -109,29 +111,20 @@ class TrajectoryModel:
         """Raise `InputError` for a solver or a number of steps that it cannot be sampled with."""
         self.ladder_model.check(solver, steps)
 
-    def anchored(self, people: People) -> People:
-        """The same people, the anchor as their baseline and the years to the nearest known visit as gap."""
-        return self._anchored(people)[0]
+    def anchored(self, people: People, posterior: Posterior | None = None) -> People:
+        """The same people, the anchor as their baseline and the years to the nearest known visit as gap.
 
-    def _anchored(self, people: People) -> tuple[People, np.ndarray | None]:
-        """`anchored`, and (N, D) how much more or less than usual each anchor is in doubt."""
+        posterior : of levels and slopes given what is known, where it was made already.
+        """
         kept, made = self.__dict__.get("_made", (None, None))
         # Draws are made in two steps, which ask for the same.
         if kept is None or kept() is not people:
-            found = self._anchoring.anchored(self.anchor, people)
+            found = self._anchoring.anchored(self.anchor, people, posterior)
             doubt = None if self.usual_doubt is None else found.deviation / self.usual_doubt
-            made = _with_anchor(people, found, self.encoder.columns, doubt), doubt
+            made = _with_anchor(people, found, self.encoder.columns, doubt)
             self._made = weakref.ref(people), made
         assert made is not None
         return made
-
-    def _changes(self, people: People, values: np.ndarray) -> np.ndarray:
-        """Values (..., N, D) of the ladder in original units, each change in units of its anchor's doubt no more."""
-        inner, doubt = self._anchored(people)
-        if doubt is None:
-            return values
-        found = (inner.baseline + doubt * (values - inner.baseline)).astype(values.dtype)
-        return people.with_known(found) if found.ndim == 3 else people.with_known(found[None])[0]
 
     @property
     def _anchoring(self) -> Anchoring:
@@ -141,23 +134,42 @@ class TrajectoryModel:
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Posterior mean (N, D)."""
-        return self._changes(people, self.ladder_model.mean(self.anchored(people), draws, seed, solver, steps))
+        return self.ladder_model.mean(self.anchored(people), draws, seed, solver, steps)
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Draws (M, N, D), M the numbers of the draws."""
-        return self._changes(people, self.ladder_model.draw(self.anchored(people), draws, seed, solver, steps))
+        return self.ladder_model.draw(self.anchored(people), draws, seed, solver, steps)
+
+    def posterior(self, people: People) -> Posterior:
+        """Levels and slopes, scaled, given what is known of people."""
+        return self._anchoring.posterior(self.anchor, people)
+
+    def finish_given(
+        self,
+        people: People,
+        posterior: Posterior,
+        draws: np.ndarray,
+        seed: int,
+        sampled: np.ndarray,
+        given: Conditional | None,
+        tells: bool,
+    ) -> Drawn:
+        """`DefaultModel.finish_given`, by a posterior that was made already."""
+        return self.ladder_model.finish_given(self.anchored(people, posterior), draws, seed, sampled, given, tells)
 
     def sample(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """The components that come from the denoiser: (M, N, k) float32."""
+        if self.ladder_model.joint.shape is None:
+            return np.empty((len(draws), len(people), 0), dtype=np.float32)
         return self.ladder_model.sample(self.anchored(people), draws, seed, solver, steps)
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) from what `sample` gave."""
-        return self._changes(people, self.ladder_model.finish(self.anchored(people), draws, seed, sampled))
+        return self.ladder_model.finish(self.anchored(people), draws, seed, sampled)
 
     def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """By covariate (M, N), missing ones drawn."""
@@ -261,7 +273,7 @@ def kinds_notes(cohort: Cohort) -> list[str]:
 def _with_anchor(
     people: People, anchored: Anchored, covariates: Container[str], doubt: np.ndarray | None = None
 ) -> People:
-    """covariates : names of the model's;  doubt : (N, D) that known changes are told in units of."""
+    """covariates : names of the model's;  doubt : (N, D), the unit of changes."""
     own = [name for name in people.table if name in covariates]
     names = list(INPUTS)
     for place, name in enumerate(names):
@@ -270,10 +282,7 @@ def _with_anchor(
         names[place] = name
     added = pd.DataFrame(anchored.inputs, columns=names, index=people.table.index)
     table = pd.concat([people.table[own], added], axis=1)
-    known, baseline = people.known, anchored.baseline
-    if doubt is not None and np.isfinite(known).any():
-        known = (baseline + (known - baseline) / doubt).astype(known.dtype)
-    return replace(people, baseline=baseline, known=known, gap=anchored.gap, table=table, history=None)
+    return replace(people, baseline=anchored.baseline, gap=anchored.gap, table=table, history=None, change_unit=doubt)
 
 
 def _as_pairs(

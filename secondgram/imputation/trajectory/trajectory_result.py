@@ -12,13 +12,18 @@ import numpy as np
 import pandas as pd
 
 from ...errors import InputError
+from ...ops.buffers import empty
+from ...ops.thread_pool import in_parallel
+from ..default.joint import Conditional, Drawn
 from ..model_data import People
 from ..numeric_faults import whole
 from ..provenance import tree_digest
 from ..result import CHUNK_CELLS, Imputation
 from ..stream import DrawColumns, Part, write_draws
 from .joint_visits import conditioned, draw_visits
+from .posterior import Posterior
 from .targets import Targets
+from .trajectory_model import TrajectoryModel
 
 # Share of the draws between the ends of an interval of `trajectories`.
 INTERVAL = 0.9
@@ -28,7 +33,7 @@ INTERVAL = 0.9
 class TrajectoryImputation(Imputation):
     """Visits that N people missed, or times between: R rows, M draws each, D features.
 
-    The visits of one draw of a person belong together: each was drawn given those before it. Every draw is keyed by
+    The visits of one draw of a person belong together, and lack the same covariates alike. Every draw is keyed by
     seed, person, visit (or asked time) and draw number: it can be made again at any time, with any other people.
 
     people : N, and all that is known of them in their history;  targets : the rows;  otherwise as `Imputation`, N of
@@ -77,7 +82,7 @@ class TrajectoryImputation(Imputation):
         return np.concatenate([self._expected(*part) for _, part in self._visits()])
 
     def covariates(self, people: People | None = None) -> dict[str, np.ndarray]:
-        """None: a missing covariate is drawn anew for every visit."""
+        """None: an analysis takes one imputed visit."""
         return {}
 
     def chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
@@ -141,21 +146,40 @@ class TrajectoryImputation(Imputation):
         labels = np.array(self.targets.labels, dtype=object)
         for _, (people, targets) in self._visits():
             ids = people.ids[targets.person]
-            yield Part(ids, partial(self._together, people, targets), np.asarray, labels[targets.slot])
+            sample, finish = partial(self._sampled, people, targets), partial(self._together, people, targets)
+            yield Part(ids, sample, finish, labels[targets.slot])
 
     def _facts(self) -> dict[str, Any]:
         targets = self.targets
         parts = (targets.person, targets.slot, targets.turn, targets.alone, targets.times)
         return super()._facts() | {"visits": tree_digest([list(targets.labels), *parts])}
 
-    def _together(self, people: People, targets: Targets) -> np.ndarray:
-        def draw(some: People, numbers: np.ndarray) -> np.ndarray:
-            return self.model.draw(some, numbers, self.seed, self.solver, self.steps)
+    def _sampled(self, people: People, targets: Targets) -> np.ndarray:
+        """The components that come from the denoiser: (M, R, k)."""
+        return self._sample(conditioned(people, targets, np.arange(len(targets))))
 
+    def _together(self, people: People, targets: Targets, sampled: np.ndarray | None = None) -> np.ndarray:
+        """(M, R, D) from what `_sampled` gave."""
+        model: TrajectoryModel = self.model  # type: ignore[assignment]
+        components = self._sampled(people, targets) if sampled is None else sampled
+        found = empty((len(self.features), len(targets), len(self.draw_numbers)), people.baseline.dtype)
+
+        def of_some(some: slice) -> None:
+            mine = np.flatnonzero((targets.person >= some.start) & (targets.person < some.stop))
+            own = slice(mine[0], mine[-1] + 1)
+
+            def finish(
+                people: People, posterior: Posterior, rows: np.ndarray, given: Conditional | None, tells: bool
+            ) -> Drawn:
+                part = components[:, own][:, rows]
+                return model.finish_given(people, posterior, self.draw_numbers, self.seed, part, given, tells)
+
+            draw_visits(finish, model.posterior, model.anchor.s2, people.take(some), targets.take(some), found[:, own])
+
+        half = (len(people) + 1) // 2
         with self._as_asked():
-            found = draw_visits(draw, people, targets, self.draw_numbers)
-        return whole(found, self.features, people.ids[targets.person])
+            in_parallel(of_some, [slice(0, half), slice(half, len(people))][: len(people)])
+        return whole(found.transpose(2, 1, 0), self.features, people.ids[targets.person])
 
     def _expected(self, people: People, targets: Targets) -> np.ndarray:
-        assert people.history is not None
-        return self._mean(conditioned(people, targets, np.arange(len(targets)), people.history.visits))
+        return self._mean(conditioned(people, targets, np.arange(len(targets))))
