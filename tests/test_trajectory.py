@@ -439,6 +439,38 @@ def test_means_are_those_of_all_where_other_features_decide_who_leaves() -> None
     assert np.abs(anchor.b[1]).mean() < 0.5 * np.abs(plain.b[1]).mean()
 
 
+@pytest.mark.parametrize("covariates", ["one", "two alike"])
+def test_means_given_factors_are_generalised_least_squares(covariates: str) -> None:
+    rng = np.random.default_rng(4)
+    people, width = 60, 4
+    y, time, loadings = _shared(people, width, seed=6)
+    y[rng.random(y.shape) < 0.3] = np.nan
+    x = rng.normal(size=people)
+    y += np.where(np.isnan(y), 0.0, x[:, None, None] * (0.5 + 0.1 * time[:, :, None]))
+    person = np.stack([np.ones(people), x] + [x] * (covariates != "one"), axis=1)
+    own, s2 = np.stack([np.full(width, 0.3), np.full(width, 0.02), np.full(width, 0.01)]), rng.uniform(0.1, 0.3, width)
+    b, p = np.zeros((2, person.shape[1], width)), person.shape[1]
+    steps = Factors(loadings, own).mean_steps(VisitSums.of(y, time, *(person @ b)), person, s2)
+    for number, step in enumerate(steps):
+        b += step
+        if np.abs(step).max() < 1e-9:
+            assert number < 60
+            break
+    # V of everything that was seen of a person: features, and levels and slopes of them, by Z.
+    A = np.concatenate(list(loadings), axis=1)
+    both = A.T @ A + np.block([[np.diag(own[0]), np.diag(own[1])], [np.diag(own[1]), np.diag(own[2])]])
+    score = np.zeros((p, 2 * width))
+    for each in range(people):
+        visit, feature = np.nonzero(np.isfinite(y[each]))
+        Z = np.zeros((len(visit), 2 * width))
+        Z[np.arange(len(visit)), feature] = 1.0
+        Z[np.arange(len(visit)), width + feature] = time[each, visit]
+        left = y[each, visit, feature] - Z @ np.concatenate(person[each] @ b)
+        V = Z @ both @ Z.T + np.diag(s2[feature])
+        score += np.outer(person[each], Z.T @ np.linalg.solve(V, left))
+    np.testing.assert_allclose(score, 0.0, atol=1e-4)
+
+
 @pytest.mark.parametrize(("features", "people"), [(1, 200), (5, 4)])
 def test_few_features_or_people_have_no_factors(features: int, people: int) -> None:
     y, time, _ = _shared(people, features, seed=5)

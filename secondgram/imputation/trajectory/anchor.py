@@ -2,9 +2,9 @@
 
     y_ij(t) = u_ij + s_ij t + e_ij(t),   (u_ij, s_ij) ~ N(b_j x_i, G_j),   e_ij ~ N(0, s2_j)
 
-By maximum likelihood with expanded parameters (Liu, Rubin and Wu 1998), because plain EM creeps where slopes hardly
-vary. `statement.py` states the model for one person and feature. The peer `mixed-model` has a plain EM of its own: one
-that shared this code would share its faults.
+By maximum likelihood with expanded parameters (Liu, Rubin and Wu 1998) and extrapolated rounds, because plain EM creeps
+where slopes hardly vary. `statement.py` states the model for one person and feature. The peer `mixed-model` has a plain
+EM of its own: one that shared this code would share its faults.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from ...ops.thread_pool import in_parallel
 from .factors import Factors
 from .posterior import Posterior, VisitSums, feature_posterior
 
-ROUNDS = 1000
-# Relative change of every variance at which the rounds end.
-CLOSE = 5e-5
-# Of the means given factors; they end by steps of so many standard deviations of a visit.
-MEAN_ROUNDS, MEAN_CLOSE = 100, 1e-4
+# Pairs of rounds, and the relative change of every variance at which they end.
+ROUNDS, CLOSE = 500, 5e-5
+# Rounds' worth that are gone at once.
+FARTHEST_AHEAD = 32.0
+# Standard deviations of a visit that the last step of the means given factors is.
+MEAN_CLOSE = 1e-4
 # Features that are fitted together: the arrays of so many stay in a processor's cache for a few hundred people.
 AT_ONCE = 64
 # People's worth of the other features' variances that each feature's own are drawn towards.
@@ -77,15 +78,12 @@ class Anchor:
         factors = Factors.fit(visits, self.G, self.s2, penalty)
         if factors is None:
             return None
-        known = np.isfinite(values).any(axis=1)
-        solver, b, usual = _solver(person, known), self.b.copy(), np.sqrt(self.G[0] + self.s2)
-        for _ in range(MEAN_ROUNDS):
-            expected = factors.posterior(VisitSums.of(values, time, *(person @ b)), self.s2)[:2]
-            step = np.einsum("dpq,kqd->kpd", solver, np.stack([person.T @ (each * known) for each in expected]))
+        b, usual = self.b.copy(), np.sqrt(self.G[0] + self.s2)
+        for step in factors.mean_steps(visits, person, self.s2):
             b += step
             if (np.abs(step).max(axis=(0, 1)) < MEAN_CLOSE * usual).all():
                 break
-        return replace(self, b=b, factors=Factors(**factors.state()))
+        return replace(self, b=b, factors=factors)
 
     def variance(self, posterior: Posterior, time: np.ndarray, error: bool = True) -> np.ndarray:
         """(N, D) of what is expected at a time (N,), with the error of a measurement or without."""
@@ -117,31 +115,58 @@ def _estimated(values: np.ndarray, time: np.ndarray, person: np.ndarray) -> tupl
     known = seen.any(axis=1)
     solver, count = _solver(person, known), np.maximum(known.sum(axis=0), 1)
     whole = np.maximum((np.where(seen, values, 0.0).astype(float) ** 2).sum(axis=(0, 1)) / cells, 1e-12)
-    width = values.shape[2]
-    s2, G = 0.3 * whole, np.stack([0.6 * whole, 0.0 * whole, 0.05 * whole])
-    b = np.zeros((2, person.shape[1], width))
+    level = np.stack([0.6 * whole, 0.0 * whole, 0.05 * whole, 0.3 * whole])
+    found = np.concatenate([level, np.zeros((2 * person.shape[1], values.shape[2]))])
+    unit = np.concatenate([np.repeat(whole[None], 4, axis=0), np.repeat(np.sqrt(whole)[None], len(found) - 4, axis=0)])
     # Features that still move.
-    left = np.arange(width)
+    left = np.arange(values.shape[2])
     for _ in range(ROUNDS):
-        sums = _Sums.added([part.expected(b[:, :, left], G[:, left], s2[left]) for part in people])
-        square, cross = sums.square(), sums.cross.transpose(2, 0, 1).reshape(-1, 4)
-        scale = _expanded(square, cross)
-        flat = scale.reshape(-1, 4)
-        before = s2[left], G[:, left]
-        G[:, left] = _scaled(sums.moments / count[left], scale)
-        # The residual of the expanded model: r'r - 2 sum of r a b + sum of a S a' b b'.
-        rest = sums.rest - 2.0 * (cross * flat).sum(axis=1) + np.einsum("dk,dkl,dl->d", flat, square, flat)
-        s2[left] = np.maximum(rest / cells[left], LEAST * whole[left])
-        # The means of levels and slopes given what is known of the person: far fewer rounds than by rows of visits.
-        step = np.einsum("dpq,kqd->kpd", solver[left], sums.means)
-        b[:, :, left] += step
-        moved = np.abs(np.stack([s2[left] - before[0], *(G[:, left] - before[1])])).max(axis=0) / (s2 + G[0])[left]
-        far = np.maximum(moved, np.abs(step).max(axis=(0, 1)) / np.sqrt(whole[left])) >= CLOSE
+        about = solver[left], count[left], cells[left], whole[left]
+        one = _round(found[:, left], people, *about)
+        two = _round(one, people, *about)
+        found[:, left] = _ahead(found[:, left], one, two, unit[:, left])
+        far = np.abs((two - one) / unit[:, left]).max(axis=0) >= CLOSE
+        found[:, left[~far]] = two[:, ~far]
         if not far.any():
             break
         if not far.all():
             left, people = left[far], [part.only(np.flatnonzero(far)) for part in people]
-    return b, G, s2
+    return found[4:].reshape(2, person.shape[1], -1), found[:3], found[3]
+
+
+def _round(
+    found: np.ndarray,
+    people: list[_Once | _Several],
+    solver: np.ndarray,
+    count: np.ndarray,
+    cells: np.ndarray,
+    whole: np.ndarray,
+) -> np.ndarray:
+    """G, s2 and b (4 + 2 p, D) after a round of expectations and maxima."""
+    G, s2, b = found[:3], found[3], found[4:].reshape(2, -1, found.shape[1])
+    sums = _Sums.added([part.expected(b, G, s2) for part in people])
+    square, cross = sums.square(), sums.cross.transpose(2, 0, 1).reshape(-1, 4)
+    scale = _expanded(square, cross)
+    flat = scale.reshape(-1, 4)
+    # The residual of the expanded model: r'r - 2 sum of r a b + sum of a S a' b b'.
+    rest = sums.rest - 2.0 * (cross * flat).sum(axis=1) + np.einsum("dk,dkl,dl->d", flat, square, flat)
+    # The means of levels and slopes given what is known of the person: far fewer rounds than by rows of visits.
+    step = np.einsum("dpq,kqd->kpd", solver, sums.means)
+    G, s2 = _scaled(sums.moments / count, scale), np.maximum(rest / cells, LEAST * whole)
+    return np.concatenate([G, s2[None], (b + step).reshape(-1, found.shape[1])])
+
+
+def _ahead(found: np.ndarray, one: np.ndarray, two: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Where rounds that led to one and two lead to (Varadhan and Roland 2008); the second where that is no variance."""
+    first, second = (one - found) / unit, (two - one) / unit
+    bend = second - first
+    length = np.sqrt((first**2).sum(axis=0) / np.maximum((bend**2).sum(axis=0), 1e-300))
+    length = np.clip(length, 1.0, FARTHEST_AHEAD)
+    ahead = found + unit * (2.0 * length * first + length**2 * bend)
+    G, s2 = ahead[:3], ahead[3]
+    least = LEAST * unit[0]
+    wrong = (s2 < least) | (G[0] < least) | (G[2] < 0.0) | (G[1] ** 2 > G[0] * G[2])
+    return np.where(wrong, two, ahead)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ...cohort.scaling import CovariateEncoder, SharedScaling
 from ...cohort.table import Cohort
+from ...ops.thread_pool import in_parallel
 from ..history import History, filled_times
 from ..model_data import People
 from ..scores import normal_crps
@@ -88,7 +89,11 @@ class Anchoring:
             return [plain]
         few = some.take(of_each_kind(some.ids, some.values, MOST_OF_FACTORS, "factors"))
         of_few = few.values, few.times, few.person
-        return [plain if each is None else plain.with_factors(*of_few, each) or plain for each in penalties]
+
+        def of_penalty(penalty: float | None) -> Anchor:
+            return plain if penalty is None else plain.with_factors(*of_few, penalty) or plain
+
+        return in_parallel(of_penalty, penalties)
 
     def anchored(self, anchor: Anchor, people: People, posterior: Posterior | None = None) -> Anchored:
         """What the anchor expects of each person's missing visit; posterior : where it was made already."""

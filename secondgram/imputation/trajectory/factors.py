@@ -10,7 +10,7 @@ is 2 x 2 for each. `statement.py` has the dense form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,9 @@ from .posterior import VisitSums, feature_posterior, feature_variance
 # Factors, and those of them that begin as directions of slopes: at most, features for each, and people for each.
 FACTORS, SLOPE_FACTORS = 24, 8
 FEATURES_EACH, PEOPLE_EACH = 2, 5
-ROUNDS = 8
+ROUNDS, MEAN_ROUNDS = 8, 100
+# Rows' worth, for each of those there are, of "as it is" that keep collinear columns apart.
+PRIOR_ROWS = 1e-3
 # Of a feature's variance of levels or slopes at most so much is shared.
 SHARED = 0.95
 
@@ -109,6 +111,33 @@ class Factors:
         """(N, K) factors given residual sums r (2, N, D), in units of s2."""
         pull = product(np.concatenate(seen.q(r), axis=1), np.concatenate(self.loadings.transpose(0, 2, 1)))
         return np.asarray((C @ pull[:, :, None])[:, :, 0])
+
+    def mean_steps(self, visits: VisitSums, person: np.ndarray, s2: np.ndarray) -> Iterator[np.ndarray]:
+        """Steps (2, p, D) towards the likeliest means of levels and slopes by what is known of people (N, p).
+
+        The means of factors by the same are steps of their own, and part of these by the loadings: where factors are
+        well known, means that are estimated given them creep (Liu, Rubin and Wu 1998).
+        """
+        seen, r = _Seen(visits.n, self.own, s2), visits.r / s2
+        n, C = seen.S, self._doubt(seen, np.matmul)
+        p, P = person.shape[1], seen.P()
+        products = np.einsum("np,nq->npq", person, person).reshape(-1, p * p)
+        level, both, slope = ((products.T @ each).T.reshape(-1, p, p) for each in P)
+        normal = np.block([[level, both], [both, slope]])
+        size = np.einsum("dpp->dp", normal)
+        place = np.arange(2 * p)
+        # Nothing moves a mean that nobody tells of.
+        normal[:, place, place] += PRIOR_ROWS * size + 1e-9 * size.max(axis=1, keepdims=True) + 1e-300
+        solver, regression = np.linalg.inv(normal), np.linalg.pinv(person)
+        for _ in range(MEAN_ROUNDS):
+            f = self._factors(seen, C, r, np.matmul)
+            a, c = (f @ part for part in self.loadings)
+            score = [q - P[k] * a - P[k + 1] * c for k, q in enumerate(seen.q(r))]
+            right = np.concatenate([person.T @ each for each in score])
+            step = np.einsum("dqr,rd->qd", solver, right).reshape(2, p, -1) + (regression @ f) @ self.loadings
+            yield step
+            moved = person @ step
+            r = r - np.stack([n[0] * moved[0] + n[1] * moved[1], n[1] * moved[0] + n[2] * moved[1]])
 
     def posterior(self, visits: VisitSums, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Level (N, D), slope (N, D) and variances (3, N, D), each person independent of the others."""
