@@ -17,7 +17,6 @@ import secondgram as sg
 from secondgram.imputation.default.joint import Conditional, Drawn
 from secondgram.imputation.draws_file import read_draws
 from secondgram.imputation.model_data import People
-from secondgram.imputation.numeric_faults import whole
 from secondgram.imputation.selection import select_visits
 from secondgram.imputation.trajectory.joint_visits import conditioned, draw_visits
 from secondgram.imputation.trajectory.posterior import Posterior
@@ -424,34 +423,32 @@ def test_a_file_holds_every_visit_and_goes_on(
     np.testing.assert_array_equal(table[["left", "right"]].to_numpy(), result.draws.transpose(1, 0, 2).reshape(-1, 2))
     with pytest.raises(sg.InputError, match=r"several visits \(.*Impute one visit"):
         read_draws(tmp_path / "whole.parquet")
-    parts, finished, sampled = len(list(result.chunks())), 0, 0
-
-    def stops(*arguments: Any) -> np.ndarray:
-        nonlocal finished
-        finished += 1
-        if finished == 3:
-            raise KeyboardInterrupt
-        return whole(*arguments)
+    parts, sampled, finished = len(list(result.chunks())), 0, []
+    sample, together_as_ever = TrajectoryModel.sample, sg.TrajectoryImputation._together
 
     def counted(model: TrajectoryModel, *arguments: Any) -> np.ndarray:
         nonlocal sampled
         sampled += 1
-        return plain(model, *arguments)
+        return np.full((*sample(model, *arguments).shape[:2], 1), sampled, dtype=np.float32)
 
-    out, plain = tmp_path / "draws.parquet", TrajectoryModel.sample
-    monkeypatch.setattr("secondgram.imputation.trajectory.trajectory_result.whole", stops)
+    def stops(result: sg.TrajectoryImputation, people: People, targets: Targets, sampled: np.ndarray) -> np.ndarray:
+        finished.append(float(sampled.mean()))
+        if len(finished) == 3:
+            raise KeyboardInterrupt
+        return together_as_ever(result, people, targets, sampled[..., :0])
+
+    out = tmp_path / "draws.parquet"
     monkeypatch.setattr(TrajectoryModel, "sample", counted)
+    monkeypatch.setattr(sg.TrajectoryImputation, "_together", stops)
     with pytest.raises(KeyboardInterrupt):
         together(imputer, cohort, visits="missing", at=[2.2], out=out)
     assert not out.exists()
     # The same people with the same times, and other visits of theirs.
     with pytest.raises(sg.InputError, match=r"parts of another imputation \(visits"):
         together(imputer, cohort, visits="all", at=[2.2], out=out, resume=True)
-    # What the denoiser takes long for is kept.
-    assert sampled == 3
     together(imputer, cohort, visits="missing", at=[2.2], out=out, resume=True)
-    assert sampled == parts
-    assert finished == 3 + parts
+    # What the denoiser takes long for is kept.
+    assert finished == [1, 2, 3, *range(1, parts + 1)]
     assert out.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 

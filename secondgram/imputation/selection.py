@@ -93,14 +93,17 @@ def select_visits(
         there = len(cohort) - int((targets.slot == slot).sum())
         if there:
             notes.append(f"{there} people were measured at {targets.labels[slot]}, and are not imputed at that time")
-    people = People.of(cohort, keep_known=False)
-    more = len(targets.labels) - cohort.visits.shape[1]
-    padded = np.pad(cohort.visits, ((0, 0), (0, more), (0, 0)), constant_values=np.nan)
+    people, slots = People.of(cohort, keep_known=False), cohort.visits
+    more = len(targets.labels) - slots.shape[1]
+    if more:
+        slots = np.pad(slots, ((0, 0), (0, more), (0, 0)), constant_values=np.nan)
+        # A view of the visits before would keep all of them.
+        people = replace(people, baseline=slots[:, 0])
     sites = cohort.visit_sites
     if sites is not None:
         sites = np.concatenate([sites, np.repeat(sites[:, :1], more, axis=1)], axis=1)
     unknown = np.full(len(cohort), np.nan)
-    return replace(people, history=History(padded, targets.times, unknown, sites)), targets, notes
+    return replace(people, history=History(slots, targets.times, unknown, sites)), targets, notes
 
 
 def _seen_elsewhere(cohort: Cohort) -> np.ndarray:

@@ -26,6 +26,8 @@ FEATURES_EACH, PEOPLE_EACH = 2, 5
 ROUNDS, MEAN_ROUNDS = 8, 100
 # Rows' worth, for each of those there are, of "as it is" that keep collinear columns apart.
 PRIOR_ROWS = 1e-3
+# People whose weights are made at once.
+AT_ONCE = 32
 # Of a feature's variance of levels or slopes at most so much is shared.
 SHARED = 0.95
 
@@ -59,11 +61,11 @@ class Factors:
             f = np.concatenate([f, _leading(slope, of_slopes)], axis=1)
         C = np.zeros((people, count, count))
         # Halfway, of which nothing but the first weights depends.
-        seen, r = _Seen(visits.n, G * np.array([0.5, 0.0, 0.7])[:, None], s2), visits.r / s2
+        seen, r = _Seen.of(visits.n, G * np.array([0.5, 0.0, 0.7])[:, None], s2), visits.r / s2
         found = None
         for _ in range(ROUNDS):
             found = cls._step(seen, r, f, C, G, penalty)
-            seen = _Seen(visits.n, found.own, s2)
+            seen = seen.by(visits.n, found.own, s2)
             C = found._doubt(seen, np.matmul)
             f = found._factors(seen, C, r, np.matmul)
         return found
@@ -74,7 +76,7 @@ class Factors:
         count, width = f.shape[1], G.shape[1]
         one, other = np.triu_indices(count)
         moments = (f[:, :, None] * f[:, None] + C)[:, one, other]
-        level, both, slope = (_symmetric(weight.T @ moments, count) for weight in seen.P())
+        level, both, slope = (_symmetric(weight.T @ moments, count) for weight in seen.P)
         normal = np.block([[level, both], [both, slope]])
         prior = penalty * count / np.maximum(G[[0, 2]], 1e-12)
         place = np.arange(2 * count)
@@ -103,9 +105,7 @@ class Factors:
     def _doubt(self, seen: _Seen, product: Product) -> np.ndarray:
         """(N, K, K) covariance of the factors given visits."""
         count = self.loadings.shape[1]
-        return np.linalg.inv(
-            _symmetric(product(np.concatenate(seen.P(), axis=1), self._products), count) + np.eye(count)
-        )
+        return np.linalg.inv(_symmetric(product(np.concatenate(seen.P, axis=1), self._products), count) + np.eye(count))
 
     def _factors(self, seen: _Seen, C: np.ndarray, r: np.ndarray, product: Product) -> np.ndarray:
         """(N, K) factors given residual sums r (2, N, D), in units of s2."""
@@ -118,9 +118,9 @@ class Factors:
         The means of factors by the same are steps of their own, and part of these by the loadings: where factors are
         well known, means that are estimated given them creep (Liu, Rubin and Wu 1998).
         """
-        seen, r = _Seen(visits.n, self.own, s2), visits.r / s2
+        seen, r = _Seen.of(visits.n, self.own, s2), visits.r / s2
         n, C = seen.S, self._doubt(seen, np.matmul)
-        p, P = person.shape[1], seen.P()
+        p, P = person.shape[1], seen.P
         products = np.einsum("np,nq->npq", person, person).reshape(-1, p * p)
         level, both, slope = ((products.T @ each).T.reshape(-1, p, p) for each in P)
         normal = np.block([[level, both], [both, slope]])
@@ -154,7 +154,7 @@ class Factors:
         if kept is not None and np.array_equal(kept, n):
             assert found is not None
             return found
-        seen = _Seen(n, self.own, s2)
+        seen = _Seen.of(n, self.own, s2)
         C = self._doubt(seen, matmul)
         one, other = np.triu_indices(C.shape[1])
         packed = C[:, one, other] * np.where(one == other, 1.0, 2.0)
@@ -181,29 +181,51 @@ class Factors:
     __getstate__ = state
 
 
+@dataclass(frozen=True, eq=False)
 class _Seen:
-    """What visits at known times, by sums n (3, N, D), say of levels and slopes, w being what each feature has alone.
+    """What visits at known times say of levels and slopes, w being what each feature has alone; (N, D) each.
 
-    V : (3, N, D), variance of w.   left : I - V S / s2 with S of n, (N, D) each.
+    V : (3, N, D), variance of w.   S : (3, N, D) sums of 1, the time and its square over visits, in units of s2.
+    left : I - V S.   P : (3, N, D), Z' (Z G Z' + s2)^-1 Z with w integrated out: level by level, level by slope, slope
+    by slope.
     """
 
-    def __init__(self, n: np.ndarray, own: np.ndarray, s2: np.ndarray) -> None:
-        self.V = V = feature_variance(n, own, s2)
-        self.S = S = n / s2
-        self.left = (
-            (1.0 - V[0] * S[0] - V[1] * S[1], -V[0] * S[1] - V[1] * S[2]),
-            (-V[1] * S[0] - V[2] * S[1], 1.0 - V[1] * S[1] - V[2] * S[2]),
-        )
+    V: np.ndarray
+    S: np.ndarray
+    left: np.ndarray
+    P: np.ndarray
 
-    def P(self) -> list[np.ndarray]:
-        """Z' (Z G Z' + s2)^-1 Z, with w integrated out: level by level, level by slope, slope by slope."""
-        S, ((m00, m01), (m10, m11)) = self.S, self.left
-        return [S[0] * m00 + S[1] * m10, S[0] * m01 + S[1] * m11, S[1] * m01 + S[2] * m11]
+    @classmethod
+    def of(cls, n: np.ndarray, own: np.ndarray, s2: np.ndarray) -> _Seen:
+        """n : (3, N, D) as in `VisitSums`."""
+        return cls(np.empty_like(n), n / s2, np.empty((2, 2, *n.shape[1:])), np.empty_like(n)).by(n, own, s2)
 
-    def q(self, r: np.ndarray) -> list[np.ndarray]:
-        """Z' (Z G Z' + s2)^-1 y of residual sums r (2, N, D), in units of s2."""
-        (m00, m01), (m10, m11) = self.left
-        return [m00 * r[0] + m10 * r[1], m01 * r[0] + m11 * r[1]]
+    def by(self, n: np.ndarray, own: np.ndarray, s2: np.ndarray) -> _Seen:
+        """The same visits by other variances, in place: fresh memory of this size takes longer than what is done in it.
+
+        A few people at a time, so that temporaries stay in a processor's cache.
+        """
+        for part in _some(n.shape[1]):
+            self.V[:, part] = feature_variance(n[:, part], own, s2)
+            S, V, m, P = self.S[:, part], self.V[:, part], self.left[:, :, part], self.P[:, part]
+            m[0, 0], m[0, 1] = 1.0 - V[0] * S[0] - V[1] * S[1], -V[0] * S[1] - V[1] * S[2]
+            m[1, 0], m[1, 1] = -V[1] * S[0] - V[2] * S[1], 1.0 - V[1] * S[1] - V[2] * S[2]
+            P[0], P[1] = S[0] * m[0, 0] + S[1] * m[1, 0], S[0] * m[0, 1] + S[1] * m[1, 1]
+            P[2] = S[1] * m[0, 1] + S[2] * m[1, 1]
+        return self
+
+    def q(self, r: np.ndarray) -> np.ndarray:
+        """(2, N, D), Z' (Z G Z' + s2)^-1 y of residual sums r (2, N, D), in units of s2."""
+        found = np.empty_like(r)
+        for part in _some(r.shape[1]):
+            (m00, m01), (m10, m11) = self.left[:, :, part]
+            level, slope = r[:, part]
+            found[0, part], found[1, part] = m00 * level + m10 * slope, m01 * level + m11 * slope
+        return found
+
+
+def _some(people: int) -> list[slice]:
+    return [slice(start, start + AT_ONCE) for start in range(0, people, AT_ONCE)]
 
 
 def _symmetric(packed: np.ndarray, count: int) -> np.ndarray:
