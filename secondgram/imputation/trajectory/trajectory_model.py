@@ -69,14 +69,16 @@ class TrajectoryModel:
         # A person's own visits teach no anchor that the ladder learns from or is judged by.
         others = [fold != number for number in np.unique(fold)]
         mine = [np.flatnonzero(~each[hidden.person]) for each in others]
-        seen, everybody = parts.seen(cohort), np.ones(len(cohort), dtype=bool)
+        seen = parts.seen(cohort)
         # Which kind of anchor is decided by every fold, or by the first where that takes long.
         judged = 1 if takes_long(cohort) else len(others)
         every_kind = in_parallel(lambda each: parts.fit(seen, each), others[:judged])
         best = _best(parts, every_kind, cohort, hidden, mine[:judged])
         kind = PENALTIES[best : best + 1]
-        rest = in_parallel(lambda each: parts.fit(seen, each, kind), [*others[judged:], everybody])
-        *anchors, anchor = [each[best] for each in every_kind] + [each for (each,) in rest]
+        rest = in_parallel(lambda each: parts.fit(seen, each, kind), others[judged:])
+        anchors = [each[best] for each in every_kind] + [each for (each,) in rest]
+        # By itself, because what is fitted beside others has but its share of the processors.
+        (anchor,) = parts.fit(seen, np.ones(len(cohort), dtype=bool), kind)
         found = in_parallel(lambda own, rows: parts.of_hidden(own, cohort, hidden.take(rows)), anchors, mine)
         anchored = Anchored.joined(found, np.concatenate(mine))
         weight = _attendance_weights(seen, hidden, others, mine)
@@ -254,8 +256,8 @@ def _best(parts: Anchoring, anchors: list[list[Anchor]], cohort: Cohort, hidden:
 def _attendance_weights(seen: Seen, hidden: Hidden, others: list[np.ndarray], mine: list[np.ndarray]) -> np.ndarray:
     """(T,) weights of hidden visits by who stayed, each from other people."""
     weight, values, person = np.ones(len(hidden)), seen.values, seen.person
-    for rows, learned in zip(mine, others, strict=True):
-        attendance = Attendance.fit(values, person, learned)
+    each = in_parallel(lambda learned: Attendance.fit(values, person, learned), others)
+    for rows, attendance in zip(mine, each, strict=True):
         if attendance is not None:
             weight[rows] = attendance.weights(hidden, rows, values, person)
     return weight
