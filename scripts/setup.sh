@@ -48,7 +48,8 @@ fi
 for old in .venv/stamp-*; do
   [[ -f $old && $(<"$old") == "$state" ]] || rm -f "$old"
 done
-pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"; }
+# Without compiling: most modules are never imported, and those that are then take less than all.
+pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile "$@"; }
 pip "pip>=23.1"
 pip -c constraints.txt -e "$target"
 echo "$state" > "$stamp"

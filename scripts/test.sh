@@ -3,8 +3,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh test kernels
+.venv/bin/ruff check .
+.venv/bin/mypy &
+types=$!
 # Not to be had everywhere, and nothing else needs it.
 bash scripts/device_triton.sh || echo "Without that Triton, tests that compile kernels with it skip." >&2
-.venv/bin/ruff check .
-.venv/bin/mypy
+wait "$types"
 .venv/bin/pytest -n 2 --dist worksteal -m "not slow and not gpu" "$@"

@@ -342,6 +342,7 @@ def _trained(features: int, steps: int) -> Denoiser:
     return net
 
 
+@pytest.mark.slow
 def test_draws_of_a_trained_network(emulate: Emulate) -> None:
     case = Case(24, 6, 10, 10, net=_trained(24, 250))
     exact, got = case.exact(), emulate(*case.arguments(), persistent=1, bulk=1)
@@ -588,6 +589,7 @@ def by_line(build: Callable[[Path], ctypes.CDLL], tmp_path_factory: pytest.TempP
     return build(_changed(tmp_path_factory.mktemp("by_line"), "plan.hpp", BY_LINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("features", "persistent"), HELD[1:])
 def test_the_adversary_finds_a_race_between_groups(by_line: ctypes.CDLL, features: int, persistent: int) -> None:
     case = Case(features, 13, 10, 2)

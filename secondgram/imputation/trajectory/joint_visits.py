@@ -116,11 +116,11 @@ class _Before:
         mean = empty((len(self.residual), len(rows), self.residual.shape[2]), np.float32)
         for start in range(0, len(mean), AT_ONCE):
             block = slice(start, start + AT_ONCE)
-            told = [
+            parts = [
                 w[block, :, None] * self.residual[block].take(row, axis=1)
                 for w, row in zip(weights, earlier, strict=True)
             ]
-            mean[block] = np.add.reduce(told)
+            mean[block] = np.add.reduce(parts)
         covariates = None if self.covariates is None else self.covariates[:, earlier[0]]
         return Conditional(mean.transpose(2, 1, 0), share, covariates)
 
