@@ -67,6 +67,20 @@ def test_a_gap_of_zero_or_less_is_an_error(later):
         make(2, times=times).pairs()
 
 
+def test_visits_at_one_time_are_replicates_and_no_pair():
+    times = np.array([[0, 1, 1.0], [0, 1, 2]])
+    cohort = make(2, times=times)
+    pairs, every = cohort.pairs(), cohort.pairs(replicates=True)
+    assert list(zip(pairs.person, pairs.earlier, pairs.later, strict=True)) == [
+        *((0, 0, 1), (0, 0, 2), (1, 0, 1), (1, 0, 2), (1, 1, 2))
+    ]
+    assert len(every) == 6
+    assert every.gap[every.earlier == 1].tolist() == [0.0, 1.0]
+    # Of the first visit and the target it is a slip: there is no change to learn.
+    with pytest.raises(InputError, match="subject 000: visit 2 is recorded 0 years after visit 0"):
+        make(2, times=np.array([[1, 1, 1.0], [0, 1, 2]]), target=2).pairs()
+
+
 def test_a_planned_visit_in_the_past_is_no_pair():
     values = np.ones((1, 2, 1))
     values[0, 1] = np.nan

@@ -446,6 +446,16 @@ BAD_TEXT = {
 }
 
 
+def test_visits_at_one_time_are_replicates(write):
+    text = "id,visit,time,x\n1,0,0,1\n1,1,2,2\n1,2,2,2.1\n2,0,0,1\n2,1,1,2\n2,2,3,2\n"
+    cohort = read_cohort(write(text), target=2)
+    assert any(note.startswith("1 people have visits at one time: replicates") for note in cohort.notes)
+    # Whoever else has some, the row is that of the slip.
+    slip = text + "3,0,1,1\n3,1,2,1\n3,2,1,1\n"
+    with pytest.raises(InputError, match="row 10: subject 3: visit 2 is recorded 0 years after visit 0"):
+        read_cohort(write(slip), target=2)
+
+
 @pytest.mark.parametrize("case", BAD_TEXT)
 def test_bad_text(write, case):
     content, message = BAD_TEXT[case]

@@ -335,6 +335,20 @@ def test_a_measured_visit_is_told_as_if_it_were_missing(imputer: sg.SecondgramIm
     np.testing.assert_array_equal(result.mean[row], alone.mean[list(alone.ids).index("P001")])
 
 
+def test_replicates_tell_the_error_of_a_measurement(cohort: sg.Cohort) -> None:
+    times, visits = cohort.times.copy(), cohort.visits.copy()
+    times[:, 2] = times[:, 1]
+    rng = np.random.default_rng(0)
+    # Measured again on the same day, without the error that visits have otherwise.
+    visits[:, 2] = visits[:, 1] + 1e-3 * rng.normal(size=visits[:, 1].shape)
+    rescanned = replace(cohort, times=times, visits=visits)
+    model = sg.SecondgramImputer(shape="off", history="all").fit(rescanned, show=False).model_
+    apart = sg.SecondgramImputer(shape="off", history="all").fit(cohort, show=False).model_
+    assert isinstance(model, TrajectoryModel)
+    assert isinstance(apart, TrajectoryModel)
+    assert (model.anchor.s2 < 0.8 * apart.anchor.s2).all()
+
+
 def test_measured_cells_stay(imputer: sg.SecondgramImputer, cohort: sg.Cohort) -> None:
     result = together(imputer, cohort, visits="missing")
     row = rows_of(result, "P004", "v4")

@@ -313,6 +313,13 @@ def _assembled(
     )
     found = judged(cohort, sheet, roles, places, checks, known.ranges)
     _check_gaps(sheet, places, cohort)
+    again = cohort.pairs(replicates=True)
+    twice = len(np.unique(again.person[again.gap == 0]))
+    if twice:
+        note = (
+            f"{twice} people have visits at one time: replicates, which tell the error of a measurement and no change"
+        )
+        cohort = replace(cohort, notes=(*cohort.notes, note))
     if cohort.visit_sites is not None:
         seen = np.isfinite(cohort.visits).any(axis=2)
         apart = cohort.visit_sites != cohort.visit_sites[:, :1]
@@ -392,10 +399,12 @@ def _check_gaps(sheet: Sheet, places: Places, cohort: Cohort) -> None:
 
 
 def _backward_row(places: Places, cohort: Cohort) -> list[int]:
-    """The row of the first measured visit that is not later than one before it."""
+    """The row of the first measured visit that is before one that it follows, or of a target at its baseline's time."""
     times = np.where(np.isfinite(cohort.visits).any(axis=2), cohort.times, np.nan)
     latest = np.fmax.accumulate(times, axis=1)
-    person, slot = np.nonzero(times[:, 1:] <= latest[:, :-1])
+    wrong = times[:, 1:] < latest[:, :-1]
+    wrong[:, cohort.target - 1 : cohort.target] |= (times[:, cohort.target] == times[:, 0])[:, None]
+    person, slot = np.nonzero(wrong)
     at = places.person == person[0]
     if places.slot is not None:
         at = at & (places.slot == slot[0] + 1)

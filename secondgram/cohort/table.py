@@ -238,10 +238,12 @@ class Cohort:
         """
         return tuple(find_values(self)) if self.findings is None else self.findings
 
-    def pairs(self) -> Pairs:
+    def pairs(self, replicates: bool = False) -> Pairs:
         """Every earlier-later pair of measured visits of one person.
 
-        Raises `InputError` where a recorded gap is zero or less.
+        replicates : those of one time too, which show no change but the error of a measurement.
+
+        Raises `InputError` where a recorded gap is below zero, or zero between the first visit and the target.
         """
         seen = np.isfinite(self.visits).any(axis=2)  # [people, visits]
         whose, visit = np.nonzero(seen)
@@ -251,8 +253,9 @@ class Cohort:
         second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(following) - following, following)
         person, earlier, later = whose[first], visit[first], visit[second]
         gap = self.times[person, later] - self.times[person, earlier]
-        if (gap <= 0).any():
-            worst = int(np.flatnonzero(gap <= 0)[0])
+        wrong = (gap < 0) | ((gap == 0) & (earlier == 0) & (later == self.target))
+        if wrong.any():
+            worst = int(np.flatnonzero(wrong)[0])
             raise InputError(
                 f"subject {self.ids[person[worst]]}: visit {self.visit_labels[later[worst]]} is recorded "
                 f"{gap[worst]:g} years after visit {self.visit_labels[earlier[worst]]}",
@@ -260,7 +263,8 @@ class Cohort:
                 column="time",
                 mend="Correct the times, or leave out the time column",
             )
-        return Pairs(person, earlier, later, gap)
+        kept = slice(None) if replicates else gap != 0
+        return Pairs(person[kept], earlier[kept], later[kept], gap[kept])
 
     # -- parts of it -----------------------------------------------------------------
 

@@ -31,7 +31,7 @@ def retest_reliability(cohort: Cohort, longest: float = RETEST_YEARS) -> Reliabi
     are declared; each person counts with their closest two visits. Raises `InputError` where fewer than 20 people have
     such visits.
     """
-    pairs = cohort.pairs()
+    pairs = cohort.pairs(replicates=True)
     close = np.flatnonzero(pairs.gap <= longest)
     close = close[np.lexsort((pairs.gap[close], pairs.person[close]))]
     first = np.unique(pairs.person[close], return_index=True)[1]
