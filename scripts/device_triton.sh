@@ -8,5 +8,5 @@ folder=.venv/triton-$version
 [[ ! -e $folder ]] || exit 0
 # Under another name first, so that what was cut off is not taken for whole.
 rm -rf "$folder.part"
-.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --target "$folder.part" "triton==$version"
+.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --target "$folder.part" "triton==$version"
 mv "$folder.part" "$folder"
