@@ -48,7 +48,7 @@ fi
 for old in .venv/stamp-*; do
   [[ -f $old && $(<"$old") == "$state" ]] || rm -f "$old"
 done
-# Without compiling, which takes as long as all else and one processor: below it has all of them.
+# Without compiling: pip has one processor for that, and below it has all of them.
 pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile "$@"; }
 pip "pip>=23.1"
 pip -c constraints.txt -e "$target"

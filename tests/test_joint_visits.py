@@ -257,7 +257,7 @@ def test_residuals_are_drawn_about_what_other_draws_tell(imputer: sg.SecondgramI
 
     def drawn(given: Conditional | None) -> Drawn:
         components = model.sample(people, numbers, 5)
-        return model.finish_given(people, model.posterior(people), numbers, 5, components, given, True)
+        return model.ladder_model.finish_given(model.anchored(people), numbers, 5, components, given, True)
 
     plain = drawn(None)
     assert plain.residual is not None
@@ -307,7 +307,7 @@ def test_a_missing_covariate_is_the_same_at_every_visit_of_a_draw() -> None:
 
     def finished(people: People, given: Conditional | None = None) -> Drawn:
         components = model.sample(people, numbers, 5)
-        return model.finish_given(people, model.posterior(people), numbers, 5, components, given, True)
+        return model.ladder_model.finish_given(model.anchored(people), numbers, 5, components, given, True)
 
     drawn, plain = finished(first), finished(second)
     assert plain.residual is not None

@@ -312,14 +312,7 @@ def _assembled(
         visit_sites=sites,
     )
     found = judged(cohort, sheet, roles, places, checks, known.ranges)
-    _check_gaps(sheet, places, cohort)
-    again = cohort.pairs(replicates=True)
-    twice = len(np.unique(again.person[again.gap == 0]))
-    if twice:
-        note = (
-            f"{twice} people have visits at one time: replicates, which tell the error of a measurement and no change"
-        )
-        cohort = replace(cohort, notes=(*cohort.notes, note))
+    cohort = replace(cohort, notes=(*cohort.notes, *_gap_notes(sheet, places, cohort)))
     if cohort.visit_sites is not None:
         seen = np.isfinite(cohort.visits).any(axis=2)
         apart = cohort.visit_sites != cohort.visit_sites[:, :1]
@@ -390,22 +383,24 @@ def _missing_notes(baseline: np.ndarray, ever: np.ndarray, roles: Roles) -> list
     return notes
 
 
-def _check_gaps(sheet: Sheet, places: Places, cohort: Cohort) -> None:
+def _gap_notes(sheet: Sheet, places: Places, cohort: Cohort) -> list[str]:
+    """On visits at one time. Raises `InputError`, with the row, for visits out of order."""
     try:
-        cohort.pairs()
+        pairs = cohort.pairs(replicates=True)
     except InputError as error:
         column = next(iter(places.time.columns.values())) if places.time is not None else None
         raise sheet.error(error.problem, error.mend or "", column, _backward_row(places, cohort)) from error
+    twice = len(np.unique(pairs.person[pairs.gap == 0]))
+    if not twice:
+        return []
+    return [f"{twice} people have visits at one time: replicates, which tell the error of a measurement and no change"]
 
 
 def _backward_row(places: Places, cohort: Cohort) -> list[int]:
-    """The row of the first measured visit that is before one that it follows, or of a target at its baseline's time."""
-    times = np.where(np.isfinite(cohort.visits).any(axis=2), cohort.times, np.nan)
-    latest = np.fmax.accumulate(times, axis=1)
-    wrong = times[:, 1:] < latest[:, :-1]
-    wrong[:, cohort.target - 1 : cohort.target] |= (times[:, cohort.target] == times[:, 0])[:, None]
-    person, slot = np.nonzero(wrong)
-    at = places.person == person[0]
+    """The row of the later visit of the first pair that is out of order."""
+    pairs = cohort.all_pairs()
+    first = pairs.out_of_order(cohort.target)[0]
+    at = places.person == pairs.person[first]
     if places.slot is not None:
-        at = at & (places.slot == slot[0] + 1)
+        at = at & (places.slot == pairs.later[first])
     return np.flatnonzero(at)[:1].tolist()

@@ -40,6 +40,14 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.person)
 
+    def take(self, rows: np.ndarray) -> Pairs:
+        """Those at these positions, or where this mask is true."""
+        return Pairs(self.person[rows], self.earlier[rows], self.later[rows], self.gap[rows])
+
+    def out_of_order(self, target: int) -> np.ndarray:
+        """Positions of gaps below zero, or of zero between the first visit and the target."""
+        return np.flatnonzero((self.gap < 0) | ((self.gap == 0) & (self.earlier == 0) & (self.later == target)))
+
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
@@ -245,6 +253,21 @@ class Cohort:
 
         Raises `InputError` where a recorded gap is below zero, or zero between the first visit and the target.
         """
+        pairs = self.all_pairs()
+        wrong = pairs.out_of_order(self.target)
+        if len(wrong):
+            first = pairs.take(wrong[:1])
+            raise InputError(
+                f"subject {self.ids[first.person[0]]}: visit {self.visit_labels[first.later[0]]} is recorded "
+                f"{first.gap[0]:g} years after visit {self.visit_labels[first.earlier[0]]}",
+                file=self.source,
+                column="time",
+                mend="Correct the times, or leave out the time column",
+            )
+        return pairs if replicates else pairs.take(pairs.gap != 0)
+
+    def all_pairs(self) -> Pairs:
+        """Those of `pairs`, whatever the gap."""
         seen = np.isfinite(self.visits).any(axis=2)  # [people, visits]
         whose, visit = np.nonzero(seen)
         # Of every measured visit, those of the same person that follow it.
@@ -253,18 +276,7 @@ class Cohort:
         second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(following) - following, following)
         person, earlier, later = whose[first], visit[first], visit[second]
         gap = self.times[person, later] - self.times[person, earlier]
-        wrong = (gap < 0) | ((gap == 0) & (earlier == 0) & (later == self.target))
-        if wrong.any():
-            worst = int(np.flatnonzero(wrong)[0])
-            raise InputError(
-                f"subject {self.ids[person[worst]]}: visit {self.visit_labels[later[worst]]} is recorded "
-                f"{gap[worst]:g} years after visit {self.visit_labels[earlier[worst]]}",
-                file=self.source,
-                column="time",
-                mend="Correct the times, or leave out the time column",
-            )
-        kept = slice(None) if replicates else gap != 0
-        return Pairs(person[kept], earlier[kept], later[kept], gap[kept])
+        return Pairs(person, earlier, later, gap)
 
     # -- parts of it -----------------------------------------------------------------
 

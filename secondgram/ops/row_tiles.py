@@ -79,9 +79,13 @@ def matmul(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return in_tiles(lambda tile: tile @ factor, torch.from_numpy(left)).numpy()
 
 
+def slices(count: int, height: int) -> list[slice]:
+    """Of 0 .. count, so many at a time."""
+    return [slice(start, min(start + height, count)) for start in range(0, count, height)]
+
+
 def in_chunks(function: Callable[[slice], None], rows: int, height: int) -> None:
     """Call function(slice) over 0 .. rows in chunks, on as many threads as torch would use; chunks are independent."""
-    chunks = [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
     threads = torch.get_num_threads()
     with one_thread():
-        in_parallel(function, chunks, most=threads)
+        in_parallel(function, slices(rows, height), most=threads)

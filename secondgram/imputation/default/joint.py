@@ -158,13 +158,13 @@ class Conditional:
 class Drawn:
     """Draws (M, N, D) in original units, and what others of the same people are conditioned on.
 
-    residual : (M, N, D) float32, standardised, apart from what missing covariates made of it; None where nobody asks.
-    covariates : (M, N, C) as in `Conditional`.
+    residual : (M, N, D) float32, standardised, apart from what missing covariates made of it.
+    covariates : (M, N, C) as in `Conditional`.  Both None where nobody asks.
     """
 
     values: np.ndarray
-    residual: np.ndarray | None
-    covariates: np.ndarray | None
+    residual: np.ndarray | None = None
+    covariates: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

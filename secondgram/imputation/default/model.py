@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ from ...diffusion.solvers import solver_table
 from ...errors import InputError
 from ...ops.buffers import empty
 from ...ops.native import Moved
+from ...ops.row_tiles import slices
 from ...sampling.postprocess import Postprocess, moves
 from ...sampling.sampler import common_precision
 from ...training.trainer import Run, TrainingOptions
@@ -127,6 +128,42 @@ class OutOfFold:
     left: np.ndarray
     stage: Stage
     fold: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The follow-up of N people: their inputs X (N, D + C + 1), and scaled mean and spread (N, D) of it.
+
+    mean may differ from draw to draw, (M, N, D).  location, unit : (N, D), original units are location + unit * scaled.
+    """
+
+    people: People
+    X: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    location: np.ndarray
+    unit: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Prediction:
+        """Of the people at these positions."""
+        arrays = (getattr(self, name)[rows] for name in ("X", "mean", "scale", "location", "unit"))
+        return Prediction(self.people.take(rows), *arrays)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The mean in original units."""
+        return self.location + self.unit * self.mean
+
+    @property
+    def spread(self) -> np.ndarray:
+        """The spread in original units."""
+        return self.unit * self.scale
+
+    def original(self, scaled: np.ndarray) -> np.ndarray:
+        """Scaled values (..., N, D) in original units; measured cells as they are, not as scaled and unscaled."""
+        known = self.people.known
+        values = scaled * self.unit + self.location
+        return np.where(np.isfinite(known), known, values).astype(self.people.baseline.dtype)
 
 
 @dataclass(eq=False)
@@ -234,27 +271,27 @@ class DefaultModel:
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """Posterior mean (N, D). Exact but for the denoiser's components, which are averaged over the draws."""
-        X = all_inputs = self.context.inputs(people)
-        mean, scale = self._scaled_mean(X), self._scale(people, X)
-        values = mean + scale * self.joint.expected(X, people.keys, draws, seed, *self._sampling(solver, steps))
+        at = self._prediction(people, self.context.inputs(people))
+        values = at.mean + at.scale * self.joint.expected(
+            at.X, people.keys, draws, seed, *self._sampling(solver, steps)
+        )
         rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
         if len(rows):
-            some, X, mean, scale = people.take(rows), X[rows], mean[rows], scale[rows]
-            lost = self._lost(some, X)
+            some = at.take(rows)
+            lost = self._lost(some)
             if lost is not None:
-                mean = mean + lost.expected(self._later(some, X, mean, scale))
-            z = self.joint.condition(np.zeros((1, *mean.shape)), self._known(some, X, mean, scale))
-            values[rows] = mean + scale * self.joint.finish(z[0])
-        return self._to_original(values, people, all_inputs)
+                some = replace(some, mean=some.mean + lost.expected(self._later(some)))
+            z = self.joint.condition(np.zeros((1, *some.mean.shape)), self._known(some))
+            values[rows] = some.mean + some.scale * self.joint.finish(z[0])
+        return at.original(values)
 
     def covariates(self, people: People, draws: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         """By covariate (M, N), missing ones drawn: numbers in original units, or levels as text.
 
         Those that draws of the follow-up of the same numbers, seed and people rest on; given whatever is known of it.
         """
-        X = self.context.inputs(people)
-        later = self._later(people, X, self._scaled_mean(X), self._scale(people, X))
-        return self._cells(people, X).covariates(draws, seed, later)
+        at = self._prediction(people, self.context.inputs(people))
+        return self._cells(at).covariates(draws, seed, self._later(at))
 
     def draw(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
@@ -274,10 +311,7 @@ class DefaultModel:
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) from what `sample` gave."""
-        X = self._inputs(people)
-        mean, scale = self._scaled_mean(X), self._scale(people, X)
-        moved = self._moved(people, X, mean, scale, draws, seed, None)
-        return self._assembled(people, X, mean, scale, draws, seed, sampled, moved, None)
+        return self.finish_given(people, draws, seed, sampled).values
 
     def finish_given(
         self,
@@ -285,54 +319,39 @@ class DefaultModel:
         draws: np.ndarray,
         seed: int,
         sampled: np.ndarray,
-        given: Conditional | None,
-        tells: bool,
+        given: Conditional | None = None,
+        tells: bool = False,
     ) -> Drawn:
         """`finish`, given other draws of the same people, or nothing but what is known of them.
 
-        tells : whether the residuals are asked for, so that others can be drawn given these.
+        tells : whether others are to be drawn given these; without it there are the values alone.
         """
-        X = self._inputs(people)
-        mean, scale = self._scaled_mean(X), self._scale(people, X)
-        moved = self._moved(people, X, mean, scale, draws, seed, given)
-        values = self._assembled(people, X, mean, scale, draws, seed, sampled, moved, given)
-        covariates = None if moved is None else self._cells(people, X).encoded(moved)
+        at = self._prediction(people, self._inputs(people))
+        moved = self._moved(at, draws, seed, given)
+        values = self._values(at, draws, seed, sampled, moved, given)
         if not tells:
-            return Drawn(values, None, covariates)
-        location, unit = self.context.units(people, X)
-        centre, per = location + unit * mean, 1.0 / (unit * scale)
+            return Drawn(values)
+        centre, per = at.centre, 1.0 / at.spread
         residual = empty(values.shape[::-1], np.float32).T
-        for block in _blocks(values.shape[2]):
+        for block in slices(values.shape[2], AT_ONCE):
             residual[:, :, block] = (values[:, :, block] - centre[:, block]) * per[:, block]
-        if moved is not None:
-            residual -= moves(moved) / scale
-        return Drawn(values, residual, covariates)
+        if moved is None:
+            return Drawn(values, residual)
+        residual -= moves(moved) / at.scale
+        return Drawn(values, residual, self._cells(at).encoded(moved))
 
-    def _moved(
-        self,
-        people: People,
-        X: np.ndarray,
-        mean: np.ndarray,
-        scale: np.ndarray,
-        draws: np.ndarray,
-        seed: int,
-        given: Conditional | None,
-    ) -> Moved | None:
+    def _moved(self, at: Prediction, draws: np.ndarray, seed: int, given: Conditional | None) -> Moved | None:
         """How draws of missing cells move the scaled mean; None where nobody lacks any."""
-        lost = self._lost(people, X)
+        lost = self._lost(at)
         if lost is None:
             return None
         if given is not None and given.covariates is not None:
             return lost.as_drawn(given.covariates)
-        known = np.isfinite(people.known).any()
-        return lost.drawn(draws, seed, self._later(people, X, mean, scale) if known else None)
+        return lost.drawn(draws, seed, self._later(at) if np.isfinite(at.people.known).any() else None)
 
-    def _assembled(
+    def _values(
         self,
-        people: People,
-        X: np.ndarray,
-        mean: np.ndarray,
-        scale: np.ndarray,
+        at: Prediction,
         draws: np.ndarray,
         seed: int,
         sampled: np.ndarray,
@@ -340,12 +359,12 @@ class DefaultModel:
         given: Conditional | None,
     ) -> np.ndarray:
         """Draws (M, N, D) of residuals about the mean, or about what is expected of them given other draws."""
-        location, unit = self.context.units(people, X)
-        noise = NoiseRequest.of(people.keys, mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
-        left = scale if given is None else scale * given.share
+        people = at.people
+        noise = NoiseRequest.of(people.keys, at.mean.shape[1], seed=seed, purpose=Purpose.COMPONENTS, draws=draws)
+        left = at.scale if given is None else at.scale * given.share
         values = self._postprocess.draws(
-            location + unit * mean,
-            unit * left,
+            at.centre,
+            at.unit * left,
             noise,
             sampled,
             self.joint.sampled,
@@ -353,45 +372,48 @@ class DefaultModel:
             people.baseline.dtype,
         )
         if given is not None:
-            per = (unit * scale).astype(np.float32)
-            for block in _blocks(values.shape[2]):
-                values[:, :, block] += per[:, block] * given.mean[:, :, block]
+            spread = at.spread.astype(np.float32)
+            for block in slices(values.shape[2], AT_ONCE):
+                values[:, :, block] += spread[:, block] * given.mean[:, :, block]
         rows = np.flatnonzero(np.isfinite(people.known).any(axis=1))
         if len(rows):
-            some = people.take(rows)
-            middle = mean[rows] if moved is None else mean[rows] + moves(moved, rows)
+            some = at.take(rows)
+            mean = some.mean if moved is None else some.mean + moves(moved, rows)
             if given is not None:
-                middle = middle + scale[rows] * given.mean[:, rows]
-            z = self.joint.rotated(some.keys, draws, seed, sampled[:, rows])
-            z = self.joint.condition(z, self._known(some, X[rows], middle, left[rows]))
-            values[:, rows] = self._to_original(middle + left[rows] * self.joint.finish(z), some, X[rows])
-        self._bound(values, people, X, mean, scale)
+                mean = mean + some.scale * given.mean[:, rows]
+            some = replace(some, mean=mean, scale=left[rows])
+            z = self.joint.rotated(some.people.keys, draws, seed, sampled[:, rows])
+            z = self.joint.condition(z, self._known(some))
+            values[:, rows] = some.original(some.mean + some.scale * self.joint.finish(z))
+        self._bound(values, at)
         return values
 
-    def _bound(self, values: np.ndarray, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> None:
+    def _bound(self, values: np.ndarray, at: Prediction) -> None:
         """Cut draws (M, N, D) to the limits of what was seen, in place, where they might pass them."""
-        limits, ends = self.mean_change.limits(X), self.joint.ends
-        far = (mean + scale * ends[0] < limits[0]) | (mean + scale * ends[1] > limits[1])
-        far &= np.isnan(people.known)
+        limits, ends = self.mean_change.limits(at.X), self.joint.ends
+        far = (at.mean + at.scale * ends[0] < limits[0]) | (at.mean + at.scale * ends[1] > limits[1])
+        far &= np.isnan(at.people.known)
         if not far.any():
             return
-        location, unit = self.context.units(people, X)
-        low, high = ((location + unit * limit)[far] for limit in limits)
+        low, high = ((at.location + at.unit * limit)[far] for limit in limits)
         values[:, far] = np.clip(values[:, far], low, high)
 
-    def _known(self, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Standardised residuals of what is known of the follow-up, NaN elsewhere; mean (N, D) or (M, N, D)."""
-        location, unit = self.context.units(people, X)
+    def _known(self, at: Prediction) -> np.ndarray:
+        """Standardised residuals of what is known of the follow-up, NaN elsewhere."""
+        people = at.people
         known = (
             np.where(self.context.unplaced(people)[:, None], np.nan, people.known)
             if people.moved.any()
             else people.known
         )
-        return np.asarray(((known - location) / unit - mean) / scale)
+        return np.asarray(((known - at.location) / at.unit - at.mean) / at.scale)
 
-    def _later(self, people: People, X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Later:
-        z = self.joint.scores(self._known(people, X, mean, scale))
-        return Later(z, scale, self.joint.components.correlation())
+    def _later(self, at: Prediction) -> Later:
+        return Later(self.joint.scores(self._known(at)), at.scale, self.joint.components.correlation())
+
+    def _prediction(self, people: People, X: np.ndarray) -> Prediction:
+        mean = X[:, : self.joint.components.width] + self.mean_change.change(X)
+        return Prediction(people, X, mean, self._scale(people, X), *self.context.units(people, X))
 
     def _scale(self, people: People, X: np.ndarray) -> np.ndarray:
         """Spread (N, D) of the follow-up, scaled; with what a baseline would have said of the change, where a site was
@@ -430,16 +452,13 @@ class DefaultModel:
         joint = self.joint
         return Postprocess(joint.components.width, joint.components.loading, joint.component_margins, joint.margins)
 
-    def _scaled_mean(self, X: np.ndarray) -> np.ndarray:
-        return X[:, : self.joint.components.width] + self.mean_change.change(X)
-
-    def _lost(self, people: People, X: np.ndarray) -> LostCells | None:
+    def _lost(self, at: Prediction) -> LostCells | None:
         """Missing cells of baselines and covariates, None where nobody lacks one."""
-        cells = self._cells(people, X)
+        cells = self._cells(at)
         return cells if cells.gone.any() else None
 
-    def _cells(self, people: People, X: np.ndarray) -> LostCells:
-        return LostCells(self.context, *self._map_of_cells, people.keys, X, self.context.gone(people))
+    def _cells(self, at: Prediction) -> LostCells:
+        return LostCells(self.context, *self._map_of_cells, at.people.keys, at.X, self.context.gone(at.people))
 
     @cached_property
     def _map_of_cells(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -449,11 +468,6 @@ class DefaultModel:
         W = linear.W[:cells].copy()
         W[np.diag_indices(self.joint.components.width)] += 1.0
         return np.ascontiguousarray(W, dtype=np.float32), by_gap
-
-    def _to_original(self, scaled: np.ndarray, people: People, X: np.ndarray) -> np.ndarray:
-        values = self.context.original(scaled, people, X)
-        # Measured cells come back as they are, not as scaled and unscaled.
-        return np.where(np.isfinite(people.known), people.known, values).astype(people.baseline.dtype)
 
     def ladder(self) -> pd.DataFrame:
         """What each rung earned on training people it was not fitted on; see `verdict.ladder_table`."""
@@ -498,8 +512,3 @@ class DefaultModel:
             state["record"],
             None if state.get("growth") is None else Growth(**state["growth"]),
         )
-
-
-def _blocks(width: int) -> list[slice]:
-    """Slices of features; along these draws lie together in memory."""
-    return [slice(start, start + AT_ONCE) for start in range(0, width, AT_ONCE)]

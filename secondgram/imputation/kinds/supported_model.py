@@ -262,9 +262,8 @@ class SupportedModel(DefaultModel):
 
     def _predicted(self, inner: People) -> tuple[np.ndarray, np.ndarray]:
         """Centre and spread (N, D) of the predictions, on the scale of the model."""
-        X = self.context.inputs(inner)
-        location, unit = self.context.units(inner, X)
-        return location + unit * self._scaled_mean(X), unit * self._scale(inner, X)
+        at = self._prediction(inner, self.context.inputs(inner))
+        return at.centre, at.spread
 
     def _residuals(self, place: int) -> np.ndarray:
         """(Q,) standardised residuals of a feature at the middles of equal shares."""

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ...ops.row_tiles import slices
 from ...ops.thread_pool import in_parallel
 from .factors import Factors
-from .posterior import Posterior, VisitSums, feature_posterior
+from .posterior import Doubt, Posterior, VisitSums, feature_posterior, weighted_products
 
 # Pairs of rounds, and the relative change of every variance at which they end.
 ROUNDS, CLOSE = 500, 5e-5
@@ -52,8 +53,7 @@ class Anchor:
         Whoever was seen once teaches b and the variance of one visit.
         """
         width = values.shape[2]
-        parts = [slice(start, min(start + AT_ONCE, width)) for start in range(0, width, AT_ONCE)]
-        found = list(in_parallel(lambda part: _estimated(values[:, :, part], time, person), parts))
+        found = in_parallel(lambda part: _estimated(values[:, :, part], time, person), slices(width, AT_ONCE))
         b, G, s2 = (np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
         several = (np.isfinite(values).sum(axis=1) > 1).sum(axis=0)
         share = PRIOR / (PRIOR + several)
@@ -87,9 +87,8 @@ class Anchor:
 
     def variance(self, posterior: Posterior, time: np.ndarray, error: bool = True) -> np.ndarray:
         """(N, D) of what is expected at a time (N,), with the error of a measurement or without."""
-        level, both, slope = posterior.variance
-        t = time[:, None]
-        return np.asarray(level + 2.0 * t * both + t**2 * slope + (self.s2 if error else 0.0))
+        doubt = Doubt(posterior.variance, self.s2)
+        return doubt.at(time) if error else doubt.shared(time, time)
 
     def state(self) -> dict[str, Any]:
         own = {"b": self.b, "G": self.G, "s2": self.s2}
@@ -211,9 +210,7 @@ class _Once:
         """values (N, V, D), one visit of each person;  person (N, p)."""
         seen = np.isfinite(values)
         y, known = np.where(seen, values, 0.0).sum(axis=1, dtype=float), seen.any(axis=1)
-        p = person.shape[1]
-        products = np.einsum("np,nq->npq", person, person).reshape(-1, p * p)
-        return cls(known.sum(axis=0), (products.T @ known).T.reshape(-1, p, p), person.T @ y, (y**2).sum(axis=0))
+        return cls(known.sum(axis=0), weighted_products(person, known), person.T @ y, (y**2).sum(axis=0))
 
     def only(self, columns: np.ndarray) -> _Once:
         """These features."""
@@ -304,8 +301,6 @@ def _scaled(G: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 def _solver(person: np.ndarray, known: np.ndarray) -> np.ndarray:
     """(D, p, p) inverses of the normal matrices of every feature over the people that have it."""
-    p = person.shape[1]
-    products = np.einsum("np,nq->npq", person, person).reshape(-1, p * p)
-    normal = (products.T @ known).T.reshape(-1, p, p)
+    p, normal = person.shape[1], weighted_products(person, known)
     usual = np.maximum(np.einsum("dpp->d", normal) / p, 1e-12)
     return np.asarray(np.linalg.inv(normal + (PRIOR_ROWS * usual)[:, None, None] * np.eye(p)))

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ops.row_tiles import matmul
-from .posterior import VisitSums, feature_posterior, feature_variance
+from ...ops.row_tiles import matmul, slices
+from .posterior import VisitSums, feature_posterior, feature_variance, weighted_products
 
 # Factors, and those of them that begin as directions of slopes: at most, features for each, and people for each.
 FACTORS, SLOPE_FACTORS = 24, 8
@@ -121,8 +121,7 @@ class Factors:
         seen, r = _Seen.of(visits.n, self.own, s2), visits.r / s2
         n, C = seen.S, self._doubt(seen, np.matmul)
         p, P = person.shape[1], seen.P
-        products = np.einsum("np,nq->npq", person, person).reshape(-1, p * p)
-        level, both, slope = ((products.T @ each).T.reshape(-1, p, p) for each in P)
+        level, both, slope = (weighted_products(person, each) for each in P)
         normal = np.block([[level, both], [both, slope]])
         size = np.einsum("dpp->dp", normal)
         place = np.arange(2 * p)
@@ -141,21 +140,10 @@ class Factors:
 
     def posterior(self, visits: VisitSums, s2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Level (N, D), slope (N, D) and variances (3, N, D), each person independent of the others."""
-        seen, C, variance = self._of_times(visits.n, s2)
-        r = visits.r / s2
-        a, c = (matmul(self._factors(seen, C, r, matmul), part) for part in self.loadings)
-        (m00, m01), (m10, m11) = seen.left
-        V = seen.V
-        return m00 * a + m01 * c + V[0] * r[0] + V[1] * r[1], m10 * a + m11 * c + V[1] * r[0] + V[2] * r[1], variance
-
-    def _of_times(self, n: np.ndarray, s2: np.ndarray) -> tuple[_Seen, np.ndarray, np.ndarray]:
-        """What depends on when people were seen alone, and costs most: kept for draws of the same visits."""
-        kept, found = self.__dict__.get("_kept", (None, None))
-        if kept is not None and np.array_equal(kept, n):
-            assert found is not None
-            return found
-        seen = _Seen.of(n, self.own, s2)
+        seen, r = _Seen.of(visits.n, self.own, s2), visits.r / s2
         C = self._doubt(seen, matmul)
+        f = self._factors(seen, C, r, matmul)
+        a, c = (matmul(f, part) for part in self.loadings)
         one, other = np.triu_indices(C.shape[1])
         packed = C[:, one, other] * np.where(one == other, 1.0, 2.0)
         aa, ac, cc = np.split(matmul(packed, np.ascontiguousarray(self._products.T)), 3, axis=1)
@@ -170,9 +158,7 @@ class Factors:
                 V[2] + m10**2 * aa + 2.0 * m10 * m11 * ac + m11**2 * cc,
             ]
         )
-        # s2 is the anchor's, as everything else here.
-        self.__dict__["_kept"] = n, (seen, C, variance)
-        return seen, C, variance
+        return m00 * a + m01 * c + V[0] * r[0] + V[1] * r[1], m10 * a + m11 * c + V[1] * r[0] + V[2] * r[1], variance
 
     def state(self) -> dict[str, Any]:
         return {"loadings": self.loadings, "own": self.own}
@@ -201,11 +187,8 @@ class _Seen:
         return cls(np.empty_like(n), n / s2, np.empty((2, 2, *n.shape[1:])), np.empty_like(n)).by(n, own, s2)
 
     def by(self, n: np.ndarray, own: np.ndarray, s2: np.ndarray) -> _Seen:
-        """The same visits by other variances, in place: fresh memory of this size takes longer than what is done in it.
-
-        A few people at a time, so that temporaries stay in a processor's cache.
-        """
-        for part in _some(n.shape[1]):
+        """The same visits by other variances, in place; a few people at a time, whose temporaries stay in a cache."""
+        for part in slices(n.shape[1], AT_ONCE):
             self.V[:, part] = feature_variance(n[:, part], own, s2)
             S, V, m, P = self.S[:, part], self.V[:, part], self.left[:, :, part], self.P[:, part]
             m[0, 0], m[0, 1] = 1.0 - V[0] * S[0] - V[1] * S[1], -V[0] * S[1] - V[1] * S[2]
@@ -217,15 +200,11 @@ class _Seen:
     def q(self, r: np.ndarray) -> np.ndarray:
         """(2, N, D), Z' (Z G Z' + s2)^-1 y of residual sums r (2, N, D), in units of s2."""
         found = np.empty_like(r)
-        for part in _some(r.shape[1]):
+        for part in slices(r.shape[1], AT_ONCE):
             (m00, m01), (m10, m11) = self.left[:, :, part]
             level, slope = r[:, part]
             found[0, part], found[1, part] = m00 * level + m10 * slope, m01 * level + m11 * slope
         return found
-
-
-def _some(people: int) -> list[slice]:
-    return [slice(start, start + AT_ONCE) for start in range(0, people, AT_ONCE)]
 
 
 def _symmetric(packed: np.ndarray, count: int) -> np.ndarray:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ...diffusion.noise import person_keys
 from ...ops.buffers import empty
+from ...ops.row_tiles import slices
 from ..default.joint import Conditional, Drawn
 from ..history import History
 from ..model_data import People
@@ -114,8 +115,7 @@ class _Before:
             for then, cells in zip(times, measured, strict=True)
         ]
         mean = empty((len(self.residual), len(rows), self.residual.shape[2]), np.float32)
-        for start in range(0, len(mean), AT_ONCE):
-            block = slice(start, start + AT_ONCE)
+        for block in slices(len(mean), AT_ONCE):
             parts = [
                 w[block, :, None] * self.residual[block].take(row, axis=1)
                 for w, row in zip(weights, earlier, strict=True)

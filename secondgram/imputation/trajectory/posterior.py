@@ -57,6 +57,13 @@ class VisitSums:
         return cls(n, r)
 
 
+def weighted_products(person: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(D, p, p) sums over people of person (N, p) times itself, by each feature's weight (N, D)."""
+    p = person.shape[1]
+    products = np.einsum("np,nq->npq", person, person).reshape(-1, p * p)
+    return np.asarray((products.T @ weight).T.reshape(-1, p, p))
+
+
 def feature_variance(n: tuple[np.ndarray, ...] | np.ndarray, G: np.ndarray, s2: np.ndarray) -> np.ndarray:
     """(3, N, D) of level, of both, and of slope: (I + G S / s2)^-1 G, with S = [[n, t1], [t1, t2]].
 

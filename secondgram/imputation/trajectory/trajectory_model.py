@@ -21,7 +21,6 @@ from ...cohort.table import Cohort
 from ...ops.thread_pool import in_parallel
 from ...training.trainer import Run
 from ..default.design import takes_long
-from ..default.joint import Conditional, Drawn
 from ..default.model import DefaultModel, DefaultOptions
 from ..folds import unit_folds
 from ..history import first_cells, usual_times
@@ -148,26 +147,13 @@ class TrajectoryModel:
         """Levels and slopes, scaled, given what is known of people."""
         return self._anchoring.posterior(self.anchor, people)
 
-    def finish_given(
-        self,
-        people: People,
-        posterior: Posterior,
-        draws: np.ndarray,
-        seed: int,
-        sampled: np.ndarray,
-        given: Conditional | None,
-        tells: bool,
-    ) -> Drawn:
-        """`DefaultModel.finish_given`, by a posterior that was made already."""
-        return self.ladder_model.finish_given(self.anchored(people, posterior), draws, seed, sampled, given, tells)
-
     def sample(
         self, people: People, draws: np.ndarray, seed: int, solver: str | None = None, steps: int | None = None
     ) -> np.ndarray:
         """The components that come from the denoiser: (M, N, k) float32."""
-        if self.ladder_model.joint.shape is None:
-            return np.empty((len(draws), len(people), 0), dtype=np.float32)
-        return self.ladder_model.sample(self.anchored(people), draws, seed, solver, steps)
+        # Without a denoiser nothing is asked of people.
+        inner = people if self.ladder_model.joint.shape is None else self.anchored(people)
+        return self.ladder_model.sample(inner, draws, seed, solver, steps)
 
     def finish(self, people: People, draws: np.ndarray, seed: int, sampled: np.ndarray) -> np.ndarray:
         """Draws (M, N, D) from what `sample` gave."""

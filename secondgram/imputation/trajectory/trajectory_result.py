@@ -171,8 +171,8 @@ class TrajectoryImputation(Imputation):
             def finish(
                 people: People, posterior: Posterior, rows: np.ndarray, given: Conditional | None, tells: bool
             ) -> Drawn:
-                part = components[:, own][:, rows]
-                return model.finish_given(people, posterior, self.draw_numbers, self.seed, part, given, tells)
+                part, inner = components[:, own][:, rows], model.anchored(people, posterior)
+                return model.ladder_model.finish_given(inner, self.draw_numbers, self.seed, part, given, tells)
 
             draw_visits(finish, model.posterior, model.anchor.s2, people.take(some), targets.take(some), found[:, own])
 
