@@ -323,7 +323,7 @@ def test_a_late_cell_of_no_person_changes_nothing(imputer: Any, lacking: Any) ->
     """Nobody's follow-up known: the draws with and without that knowledge are the same numbers."""
     people = imputer.impute(lacking[0], draws=2, who="all", show=False).people
     model = imputer.model_
-    cells = model._cells(people, model.context.inputs(people))
+    cells = model._cells(model._prediction(people, model.context.inputs(people)))
     width = len(lacking[0].features)
     later = Later(np.full((len(people), width), np.nan), np.ones((len(people), width)), np.eye(width))
     with_it, without = cells.drawn(np.arange(3), 1, later), cells.drawn(np.arange(3), 1)
