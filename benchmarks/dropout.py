@@ -20,14 +20,20 @@ from __future__ import annotations
 
 import argparse
 import os
+
+# Seeds run beside each other, and the products of each are small.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import numpy as np
+from ledger import commit, flags, processor
 
 import secondgram as sg
 from secondgram.cohort.simulate_trajectories import SPACING
 from secondgram.cohort.simulated import people_of
+from secondgram.ops import native
 
 PEOPLE, FEATURES, PAIRED, DRAWS = 1500, 8, 0.9, 20
 # Log odds of leaving per SD of health; SD of slopes, in SD a year.
@@ -43,8 +49,13 @@ def pooled(changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found.estimate, (high - low) / 2
 
 
-def one(dropout: float, refit: bool, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
+def one(dropout: float, refit: bool, threads: int, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
     """By way: bias (D,) against these people, and whether the interval holds the population's mean change (D,)."""
+    with native.limited(threads):
+        return _one(dropout, refit, seed)
+
+
+def _one(dropout: float, refit: bool, seed: int) -> dict[str, tuple[np.ndarray, ...]]:
     made = sg.simulate(PEOPLE, FEATURES, PAIRED, seed, "trajectories", dropout=dropout, slope=SLOPE).with_target(4)
     assert isinstance(made, sg.SimulatedTrajectories)
     unit = made.baseline.std(axis=0)
@@ -89,8 +100,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--refit", action="store_true", help="one model a draw, too")
     given = parser.parse_args()
+    threads, each = max((os.cpu_count() or 1) // given.jobs, 1), []
     with ProcessPoolExecutor(given.jobs) as pool:
-        each = list(pool.map(partial(one, given.dropout, given.refit), range(given.seeds)))
+        for found in pool.map(partial(one, given.dropout, given.refit, threads), range(given.seeds)):
+            each.append(found)
+            print(
+                f"seed {len(each) - 1}", {way: round(float(np.mean(of[1])), 3) for way, of in found.items()}, flush=True
+            )
+    print(f"commit {commit()}, {processor()}, {' '.join(flags())}")
     for way in each[0]:
         bias, holds = (np.stack([found[way][place] for found in each]).astype(float) for place in (0, 1))
         print(f"{way:16} bias {said(bias, 4)} SD, 95 % intervals hold the mean {said(holds, 3)}", flush=True)

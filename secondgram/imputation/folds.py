@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 FOLDS = 5
 
 
 def among(names: np.ndarray, some: np.ndarray) -> np.ndarray:
     """(N,) bool: which names (N,) are one of some (K,); numpy compares text with text, all with all."""
-    return np.asarray(pd.Index(names).isin(pd.Index(some)))
+    chosen = set(some.tolist())
+    return np.fromiter((name in chosen for name in names.tolist()), dtype=bool, count=len(names))
 
 
 def unit_folds(unit: np.ndarray, seed: int, folds: int = FOLDS) -> np.ndarray:
