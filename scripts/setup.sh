@@ -5,7 +5,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 extras=$(IFS=,; echo "$*")
-target=".${extras:+[$extras]}"
 
 suitable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
 complete() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
@@ -51,8 +50,18 @@ done
 # Without compiling: pip has one processor for that, and below it has all of them.
 pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile "$@"; }
 pip "pip>=23.1"
-pip -c constraints.txt -e "$target"
+# The extension compiles while the largest dependency is fetched and unpacked, which takes as long and one processor.
+pip --no-deps -e . &
+building=$!
+trap 'kill "$building" 2>/dev/null || true' EXIT
+failed=""
+pip -c constraints.txt torch || failed=1
+wait "$building" || failed=1
+[[ -z $failed ]] || exit 1
+# All else: of what has just been installed, its dependencies.
+pip -c constraints.txt "secondgram${extras:+[$extras]}"
 # Where Python is told to write no bytecode, each process would compile what it imports. What a package holds for another
-# Python does not compile, and is not imported.
-.venv/bin/python -m compileall -q -j 0 .venv/lib/python*/site-packages >/dev/null || true
+# Python does not compile, and is not imported; nor are its tests.
+.venv/bin/python -m compileall -q -j 0 -x '/(tests|torch/testing/_internal)/' .venv/lib/python*/site-packages >/dev/null ||
+  true
 echo "$state" > "$stamp"
