@@ -47,21 +47,46 @@ fi
 for old in .venv/stamp-*; do
   [[ -f $old && $(<"$old") == "$state" ]] || rm -f "$old"
 done
-# Without compiling: pip has one processor for that, and below it has all of them.
+# Without compiling: Python does that for what is imported.
 pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile "$@"; }
 pip "pip>=23.1"
-# The extension compiles while the largest dependency is fetched and unpacked, which takes as long and one processor.
+# What pyproject.toml asks for, with these extras, one a line.
+requirements() {
+  .venv/bin/python - "$@" <<'PYTHON'
+import re, sys
+try:
+    import tomllib
+except ImportError:
+    from pip._vendor import tomli as tomllib
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+wanted, found = list(sys.argv[1:]), list(project["dependencies"])
+for extra in wanted:
+    for each in project["optional-dependencies"][extra]:
+        own = re.fullmatch(r"secondgram\[(.*)\]", each)
+        if own:
+            wanted += own[1].split(",")
+        else:
+            found.append(each)
+print("\n".join(found))
+PYTHON
+}
+# The extension compiles while what it does not need is fetched and unpacked, which takes as long and one processor.
 pip --no-deps -e . &
 building=$!
 trap 'kill "$building" 2>/dev/null || true' EXIT
 failed=""
-pip -c constraints.txt torch || failed=1
+requirements "$@" > .venv/requirements.txt
+pip -c constraints.txt -r .venv/requirements.txt || failed=1
 wait "$building" || failed=1
+trap - EXIT
 [[ -z $failed ]] || exit 1
-# All else: of what has just been installed, its dependencies.
+# Whether nothing is missing.
 pip -c constraints.txt "secondgram${extras:+[$extras]}"
 # Where Python is told to write no bytecode, each process would compile what it imports. What a package holds for another
 # Python does not compile, and is not imported; nor are its tests.
-.venv/bin/python -m compileall -q -j 0 -x '/(tests|torch/testing/_internal)/' .venv/lib/python*/site-packages >/dev/null ||
-  true
+if [[ -n ${PYTHONDONTWRITEBYTECODE:-} ]]; then
+  .venv/bin/python -m compileall -q -j 0 -x '/(tests|torch/testing/_internal)/' .venv/lib/python*/site-packages \
+    >/dev/null || true
+fi
 echo "$state" > "$stamp"
