@@ -295,7 +295,18 @@ class Copy:
     """The sources without git, and stand-ins for what runs them."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder, self.bin = folder, folder / "bin"
         self.tree, self.out, self.asked = folder / "tree", folder / "out", folder / "asked"
+        self.commit = ""
+
+    def another(self, folder: Path) -> Copy:
+        """As this one is, elsewhere."""
+        subprocess.run(["cp", "-a", f"{self.folder}/.", str(folder)], check=True)
+        other = Copy(folder)
+        other.commit = self.commit
+        return other
+
+    def fill(self) -> Copy:
         self.asked.touch()
         names = ["CMakeLists.txt", "pyproject.toml", "setup.py", "csrc", "secondgram", "kernels", "tests", "benchmarks"]
         leave = shutil.ignore_patterns("__pycache__", "*.so", "*.png", "*.json", "results")
@@ -305,7 +316,6 @@ class Copy:
                 shutil.copytree(ROOT / name, self.tree / name, ignore=leave)
             else:
                 shutil.copy(ROOT / name, self.tree)
-        self.bin = folder / "bin"
         self.bin.mkdir()
         for name, text in {
             "python": PYTHON,
@@ -315,6 +325,7 @@ class Copy:
         }.items():
             (self.bin / name).write_text(text)
             (self.bin / name).chmod(0o755)
+        return self
 
     def run(self, *words: str, **more: str) -> tuple[int, str]:
         """Exit status and everything printed."""
@@ -359,17 +370,28 @@ class Copy:
         shutil.rmtree(self.tree / ".git")
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Copy:
-    return Copy(tmp_path)
+@pytest.fixture(scope="module")
+def as_copied(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    return Copy(tmp_path_factory.mktemp("copied")).fill()
 
 
-@pytest.fixture
-def prepared(copy: Copy) -> Copy:
+@pytest.fixture(scope="module")
+def as_prepared(as_copied: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    copy = as_copied.another(tmp_path_factory.mktemp("prepared"))
     code, out = copy.prepare()
     assert code == 0, out
     copy.leave_git()
     return copy
+
+
+@pytest.fixture
+def copy(as_copied: Copy, tmp_path: Path) -> Copy:
+    return as_copied.another(tmp_path)
+
+
+@pytest.fixture
+def prepared(as_prepared: Copy, tmp_path: Path) -> Copy:
+    return as_prepared.another(tmp_path)
 
 
 @pytest.mark.parametrize("words", [["fast"], ["smoke", "more"], ["prepare", "a", "b"], ["--dry"]])
