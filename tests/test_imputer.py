@@ -219,6 +219,33 @@ def test_the_same_fit_gives_the_same_bytes(preset, options, cohort, tmp_path):
     assert folder_bytes(tmp_path / "one") != folder_bytes(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("default", {"shape": "off"}),
+        ("paper", SMALL_NET),
+        pytest.param("default", SMALL_NET, marks=pytest.mark.slow),
+        pytest.param("default", {"shape": "off", "history": "all"}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_order_of_people_and_rows_decides_nothing(preset, options, tmp_path):
+    mode = "trajectories" if "history" in options else "gaussian"
+    sg.simulate(60, 3, 0.6, 3, mode).write(tmp_path / "one.csv")
+    table = pd.read_csv(tmp_path / "one.csv")
+    table.sample(frac=1.0, random_state=1).to_csv(tmp_path / "other.csv", index=False)
+    one, other = (sg.read_cohort(tmp_path / f"{name}.csv") for name in ("one", "other"))
+    assert list(one.ids) != list(other.ids)
+    found = {}
+    for name, cohort in ("one", one), ("other", other):
+        imputer = sg.SecondgramImputer(preset, seed=5, **options).fit(cohort, show=False)
+        imputer.save(tmp_path / name)
+        # Either model draws for either order.
+        result = imputer.impute(one if name == "other" else other, draws=2, show=False)
+        found[name] = {who: result.draws[:, row].tobytes() for row, who in enumerate(result.ids)}
+    assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "other")
+    assert found["one"] == found["other"]
+
+
 # -- who is imputed, and from what ------------------------------------------------------
 
 

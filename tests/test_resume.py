@@ -38,6 +38,10 @@ FIT_RUNGS = (
 )
 IMPUTE = "impute ready study.csv --out draws.parquet --draws 12 --quiet"
 RUNS = [(FIT, "model"), (FIT_RUNGS, "model"), (IMPUTE, "draws.parquet")]
+# The same of trajectories: networks on an anchor, and all missing visits.
+FIT_ANCHORED = f"{FIT_RUNGS} --set history=all --target 2"
+IMPUTE_VISITS = "impute ready study.csv --out draws.parquet --visits missing --at 1.5 --draws 12 --quiet"
+RUNS_OF_TRAJECTORIES = [(FIT_ANCHORED, "model"), (IMPUTE_VISITS, "draws.parquet")]
 # Parts as small as these make a small file go through many of them.
 CELLS = 12 * 6 * 4
 PARTS = 23
@@ -75,17 +79,41 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(study: Path, start: Start, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
-    """Every command, run to its end."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "work"
-    shutil.copytree(study, folder)
-    found = {}
-    for command, out in RUNS:
+def trajectories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of people with up to four visits; the cohort keeps the order that it has in the file."""
+    folder = tmp_path_factory.mktemp("trajectories")
+    sg.simulate(90, 4, 0.5, seed=2, mode="trajectories", visits=4).write(folder / "study.csv")
+    cohort = sg.read_cohort(folder / "study.csv").with_target(2)
+    options: dict[str, Any] = {"history": "all", "networks": 2, "embedding": 16, "widths": [16, 8, 8], "epochs": 2}
+    sg.SecondgramImputer(**options).fit(cohort, show=False).save(folder / "ready")
+    return folder
+
+
+class RunOnce(dict[str, Undisturbed]):
+    """Commands by their text, each run to its end in a copy of a folder when it is first asked for."""
+
+    def __init__(self, study: Path, runs: list[tuple[str, str]], start: Start, folder: Path) -> None:
+        super().__init__()
+        self.study, self.out, self.start, self.folder = study, dict(runs), start, folder
+
+    def __missing__(self, command: str) -> Undisturbed:
+        copy = self.folder / str(len(self))
+        shutil.copytree(self.study, copy)
         began = time.monotonic()
-        process = start(command, folder)
+        process = self.start(command, copy)
         assert process.wait() == 0, process.said
-        found[command] = Undisturbed(time.monotonic() - began, contents(folder / out))
-    return found
+        self[command] = Undisturbed(time.monotonic() - began, contents(copy / self.out[command]))
+        return self[command]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study: Path, start: Start, tmp_path_factory: pytest.TempPathFactory) -> RunOnce:
+    return RunOnce(study, RUNS, start, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed_trajectories(trajectories: Path, start: Start, tmp_path_factory: pytest.TempPathFactory) -> RunOnce:
+    return RunOnce(trajectories, RUNS_OF_TRAJECTORIES, start, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture
@@ -114,6 +142,21 @@ def test_killed_then_resumed(command, out, moment, folder, undisturbed, start, c
     outcome = cli(*command.split(), "--resume")
     assert outcome.code == 0, outcome.err
     assert contents(folder / out) == undisturbed[command].written
+    assert {path.name for path in folder.iterdir()} == {"study.csv", "ready", out}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [ONE_MOMENT[0], *(each.values[0] for each in MOMENTS)])
+@pytest.mark.parametrize(("command", "out"), RUNS_OF_TRAJECTORIES, ids=["fit", "impute"])
+def test_trajectories_killed_then_resumed(
+    command, out, moment, trajectories, undisturbed_trajectories, start, cli, work_in_copy, monkeypatch
+):
+    folder = work_in_copy(trajectories)
+    monkeypatch.setattr("secondgram.imputation.result.CHUNK_CELLS", CELLS)
+    kill_at(moment, command, out, folder, undisturbed_trajectories, start)
+    outcome = cli(*command.split(), "--resume")
+    assert outcome.code == 0, outcome.err
+    assert contents(folder / out) == undisturbed_trajectories[command].written
     assert {path.name for path in folder.iterdir()} == {"study.csv", "ready", out}
 
 

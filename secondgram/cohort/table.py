@@ -298,6 +298,13 @@ class Cohort:
             findings=None,
         )
 
+    def in_order(self: C) -> C:
+        """The same people in the order of their ids; a cohort that is in order is not copied."""
+        order = np.argsort(self.ids.astype(str), kind="stable")
+        if np.array_equal(order, np.arange(len(self))):
+            return self
+        return replace(self.take(order), findings=self.findings)
+
     def with_baseline(self: C) -> C:
         """The people who have a baseline visit; a large cohort is copied only where somebody is left out."""
         return self if self.scanned.all() else self.take(self.scanned)

@@ -177,6 +177,8 @@ class SecondgramImputer:
                 mend="Leave out kinds, or use history='first'",
             )
         run = Run(None if state is None else Path(state), state_every, resume, show)
+        # Sums come out differently with the order of what they add: who comes first in a file is to decide nothing.
+        train = train.in_order()
         # On one thread, because sums over several come out differently with their number: a seed decides a model. In
         # fp32, because a model is chosen by small differences between scores.
         faults = named_faults(train.visits, train.features, train.source)
