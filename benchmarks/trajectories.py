@@ -104,13 +104,13 @@ def scored_draws(draws: np.ndarray, mean: np.ndarray, truth: np.ndarray, unit: U
 
 
 class Unit:
-    """SD of first visits and of all visits, (T, D) each, within sites if any, of the people to learn from."""
+    """SD of the first visits of people to learn from, and of all visits of everybody, (T, D) each, within sites if any."""
 
-    def __init__(self, train: sg.Cohort) -> None:
-        every = np.concatenate([train.visits[:, visit] for visit in range(train.visits.shape[1])])
-        site = None if train.site is None else np.tile(train.site, train.visits.shape[1])
+    def __init__(self, train: sg.Cohort, everybody: sg.Cohort) -> None:
+        visits, count = everybody.visits, everybody.visits.shape[1]
+        site = None if everybody.site is None else np.tile(everybody.site, count)
         self.first = SharedScaling.fit(first_cells(train), train.site)
-        self.every = SharedScaling.fit(every, site)
+        self.every = SharedScaling.fit(np.concatenate([visits[:, visit] for visit in range(count)]), site)
 
     def of(self, rows: HiddenVisits) -> Unit:
         self.here, self.anywhere = (each.original_scale(len(rows), rows.site)[1] for each in (self.first, self.every))
@@ -126,14 +126,14 @@ class Unit:
         }
 
 
-def fold(train: sg.Cohort, test: sg.Cohort, seed: int, others: bool) -> dict[str, dict[str, Any]]:
+def fold(cohort: sg.Cohort, train: sg.Cohort, test: sg.Cohort, seed: int, others: bool) -> dict[str, dict[str, Any]]:
     """By task: people judged, and by method its scores.
 
-    others : miceforest and SAITS too.
+    cohort : everybody, for a unit;  others : miceforest and SAITS too.
     """
     model = TrajectoryModel.fit(train, DefaultOptions(shape="off"), seed=seed, run=Run(None, 1e9, False, False))
     mixed = MixedModel().fit(train, seed)
-    of_train = Unit(train)
+    of_train = Unit(train, cohort)
     learned = [HiddenVisits.of(train, task) for task in TASKS]
     ridge = NearestRidge(model).fit(learned)
     forest, saits = (WideForest(train, seed), Saits(train, TASKS, seed)) if others else (None, None)
@@ -224,7 +224,7 @@ def main() -> None:
     folds = []
     for repeat in range(given.repeats):
         for train, test in cohort.folds(5, repeat):
-            folds.append(fold(cohort.take(train), cohort.take(test & judged), repeat, repeat < given.others))
+            folds.append(fold(cohort, cohort.take(train), cohort.take(test & judged), repeat, repeat < given.others))
             print(f"repeat {repeat}: {len(folds)} folds", flush=True)
     found = summary(folds)
     for task, of_task in found.items():
