@@ -104,7 +104,7 @@ def scored_draws(draws: np.ndarray, mean: np.ndarray, truth: np.ndarray, unit: U
 
 
 class Unit:
-    """SD of the first visits of people to learn from, and of all visits of everybody, (T, D) each, within sites if any."""
+    """SD of first visits of people to learn from, and of all visits of everybody, (T, D) each, within sites if any."""
 
     def __init__(self, train: sg.Cohort, everybody: sg.Cohort) -> None:
         visits, count = everybody.visits, everybody.visits.shape[1]
