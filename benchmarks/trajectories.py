@@ -162,7 +162,8 @@ def fold(cohort: sg.Cohort, train: sg.Cohort, test: sg.Cohort, seed: int, others
             noise = np.random.default_rng(seed).standard_normal(drawn.shape)
             drawn = np.where(np.isnan(drawn), centre + unit.here * spread * noise, drawn)
             methods["miceforest, wide"] = scored_draws(drawn, drawn.mean(axis=0), truth, unit)
-            methods["SAITS"] = scored(*saits.predict(rows, task), truth, unit)
+            centre, spread = saits.predict(rows, task)
+            methods["SAITS"] = scored(centre, spread, truth, unit)
         found[task] = {"unit": rows.units().astype(str), **methods}
     return found
 

@@ -30,6 +30,7 @@ ENOUGH, FEWEST = 4000, 10
 MEAN, FOLDS = "blend", 3
 # Of 99 quantiles.
 QUARTERS = 24, 74
+PLAIN = SoftBounds(-np.inf, np.inf, 0.0, (-np.inf, np.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,11 @@ def chosen_maps(
 
     def score(name: str, places: list[int]) -> None:
         if places:
-            small = _some(cohort, places)
-            found = _scores(small, [maps[place][name] for place in places], every, self_conditioning, seed)
-            for place, each in zip(places, found, strict=True):
+            beside = _beside(cohort, places)
+            small = _some(cohort, places + beside)
+            used = [maps[place][name] for place in places] + [PLAIN] * len(beside)
+            found = _scores(small, used, every, self_conditioning, seed)
+            for place, each in zip(places, found[: len(places)], strict=True):
                 scores[place][name] = each
 
     for name in ends:
@@ -89,6 +92,16 @@ def chosen_maps(
         if name not in ends:
             score(name, left)
     return {place: maps[place][_chosen(scores[place], list(maps[place]))] for place in places}
+
+
+def _beside(cohort: Cohort, places: list[int]) -> list[int]:
+    """Features that these are told from where next to nobody has one of them at the baseline: all others with one."""
+    based = np.isfinite(cohort.baseline)
+    if (based[:, places].any(axis=1) & cohort.paired).sum() >= FEWEST * FOLDS:
+        return []
+    others = based.any(axis=0)
+    others[places] = False
+    return [int(place) for place in np.flatnonzero(others)]
 
 
 def _some(cohort: Cohort, places: list[int]) -> Cohort:

@@ -17,6 +17,7 @@ from scipy.special import ndtr, ndtri
 
 from ...cohort.table import Cohort
 from ...diffusion.noise import Purpose
+from ...errors import InputError
 from ...ops.noise import normals
 from ...sampling.quantile_map import KNOTS
 from ...training.trainer import Run
@@ -49,12 +50,31 @@ def fit_supported(cohort: Cohort, options: DefaultOptions, declared: Declared, *
     """
     every_kind = recognised(cohort, declared.kinds)
     relations, steps = found_relations(cohort, declared.relations)
-    if all(kind.plain for kind in every_kind) and not relations:
-        return DefaultModel.fit(cohort, options, seed=seed, run=run)
     names = tuple(cohort.features)
     whole = tuple(name for name, kind in zip(names, every_kind, strict=True) if kind.whole)
     passive = PassiveFeatures(names, tuple(relations), steps, whole)
-    cohort = passive.cohort(cohort)
+    left = passive.cohort(cohort)
+    alone: list[str] = []
+    if _paired(left) < max(FEWEST_PAIRS, _paired(cohort) / 2):
+        # What is determined is all that most people have at the baseline: it is learned itself.
+        alone = [each.text(names) for each in relations if each not in declared.relations]
+        relations = [each for each in relations if each in declared.relations]
+        passive = replace(passive, relations=tuple(relations))
+        left = passive.cohort(cohort)
+        if _paired(left) < FEWEST_PAIRS:
+            raise InputError(
+                f"without what is declared to be determined, {_paired(left)} people have baseline and follow-up",
+                file=cohort.source,
+                mend=f"Leave out the declaration {relations[0].text(names)!r}",
+            )
+    notes = [
+        f"{each} holds in every row and is not kept to: most people have nothing else at the baseline" for each in alone
+    ]
+    if all(kind.plain for kind in every_kind) and not relations:
+        plain = DefaultModel.fit(cohort, options, seed=seed, run=run)
+        plain.record["cautions"] += notes
+        return plain
+    cohort = left
     kinds = FeatureKinds(tuple(cohort.features), [every_kind[place] for place in passive.learned])
     for place, kind in enumerate(kinds.kinds):
         if kind.by_levels and _pairs(cohort, place) >= FEWEST_PAIRS:
@@ -78,7 +98,13 @@ def fit_supported(cohort: Cohort, options: DefaultOptions, declared: Declared, *
     parts = {each.name: getattr(model, each.name) for each in fields(model)}
     supported = SupportedModel(**parts, kinds=kinds, passive=passive)
     judged_features(supported.record["features"], kinds, cohort, errors)
+    supported.record["cautions"] += notes
     return supported
+
+
+def _paired(cohort: Cohort) -> int:
+    """People with any feature at the baseline, and any at the follow-up."""
+    return int(cohort.paired.sum())
 
 
 def _pairs(cohort: Cohort, place: int) -> int:
