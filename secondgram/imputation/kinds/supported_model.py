@@ -29,7 +29,7 @@ from .feature_kinds import FeatureKinds, notes_of
 from .judged import TrainingRows, judged_features, training_rows
 from .levelled import MIDPOINTS, nearest_level, score_of
 from .passive import PassiveFeatures
-from .recognise import BOUNDED, POSITIVE, recognised
+from .recognise import BOUNDED, POSITIVE, Kind, recognised
 from .relations import found_relations
 from .support import SoftBounds
 
@@ -49,32 +49,12 @@ def fit_supported(cohort: Cohort, options: DefaultOptions, declared: Declared, *
     without kinds, and its numbers are the same.
     """
     every_kind = recognised(cohort, declared.kinds)
-    relations, steps = found_relations(cohort, declared.relations)
-    names = tuple(cohort.features)
-    whole = tuple(name for name, kind in zip(names, every_kind, strict=True) if kind.whole)
-    passive = PassiveFeatures(names, tuple(relations), steps, whole)
-    left = passive.cohort(cohort)
-    alone: list[str] = []
-    if _paired(left) < max(FEWEST_PAIRS, _paired(cohort) / 2):
-        # What is determined is all that most people have at the baseline: it is learned itself.
-        alone = [each.text(names) for each in relations if each not in declared.relations]
-        relations = [each for each in relations if each in declared.relations]
-        passive = replace(passive, relations=tuple(relations))
-        left = passive.cohort(cohort)
-        if _paired(left) < FEWEST_PAIRS:
-            raise InputError(
-                f"without what is declared to be determined, {_paired(left)} people have baseline and follow-up",
-                file=cohort.source,
-                mend=f"Leave out the declaration {relations[0].text(names)!r}",
-            )
-    notes = [
-        f"{each} holds in every row and is not kept to: most people have nothing else at the baseline" for each in alone
-    ]
-    if all(kind.plain for kind in every_kind) and not relations:
+    passive, notes = _passive(cohort, every_kind, declared)
+    if all(kind.plain for kind in every_kind) and not passive.relations:
         plain = DefaultModel.fit(cohort, options, seed=seed, run=run)
         plain.record["cautions"] += notes
         return plain
-    cohort = left
+    cohort = passive.cohort(cohort)
     kinds = FeatureKinds(tuple(cohort.features), [every_kind[place] for place in passive.learned])
     for place, kind in enumerate(kinds.kinds):
         if kind.by_levels and _pairs(cohort, place) >= FEWEST_PAIRS:
@@ -100,6 +80,27 @@ def fit_supported(cohort: Cohort, options: DefaultOptions, declared: Declared, *
     judged_features(supported.record["features"], kinds, cohort, errors)
     supported.record["cautions"] += notes
     return supported
+
+
+def _passive(cohort: Cohort, kinds: list[Kind], declared: Declared) -> tuple[PassiveFeatures, list[str]]:
+    """What is computed from other features, and notes on what holds in every row and is not kept to."""
+    relations, steps = found_relations(cohort, declared.relations)
+    names = tuple(cohort.features)
+    whole = tuple(name for name, kind in zip(names, kinds, strict=True) if kind.whole)
+    passive = PassiveFeatures(names, tuple(relations), steps, whole)
+    if _paired(passive.cohort(cohort)) >= max(FEWEST_PAIRS, _paired(cohort) / 2):
+        return passive, []
+    # What others determine is all that most people have at the baseline, say: it is learned itself.
+    passive = replace(passive, relations=tuple(each for each in relations if each in declared.relations))
+    count = _paired(passive.cohort(cohort))
+    if count < FEWEST_PAIRS:
+        raise InputError(
+            f"without what is declared to be determined, {count} people have baseline and follow-up",
+            file=cohort.source,
+            mend=f"Leave out the declaration {passive.relations[0].text(names)!r}",
+        )
+    why = "holds in every row and is not kept to: most people have nothing else at the baseline or the follow-up"
+    return passive, [f"{each.text(names)} {why}" for each in relations if each not in passive.relations]
 
 
 def _paired(cohort: Cohort) -> int:
