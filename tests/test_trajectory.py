@@ -349,6 +349,16 @@ def test_a_visit_is_read_within_its_own_site() -> None:
     assert np.abs(result.mean - offset - one.mean).mean() < 60.0
 
 
+def test_who_is_far_off_at_every_visit_is_imputed_there(cohort: sg.Cohort, imputer: sg.SecondgramImputer) -> None:
+    """Far cells decide little of what is learned; what they say of the person herself counts in full."""
+    visits = cohort.visits.copy()
+    visits[0] += 6000.0
+    far, plain = (imputer.impute(each, draws=2, show=False) for each in (replace(cohort, visits=visits), cohort))
+    moved = (far.mean - plain.mean)[list(far.ids).index(cohort.ids[0])]
+    assert (moved > 0.9 * 6000.0).all()
+    assert (moved < 1.1 * 6000.0).all()
+
+
 def test_what_decides_draws_is_in_the_digest(cohort: sg.Cohort) -> None:
     from secondgram.imputation.provenance import people_digest
 

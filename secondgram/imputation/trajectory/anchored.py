@@ -140,7 +140,8 @@ class Anchoring:
         if cohort.visit_sites is not None:
             own = cohort.visit_sites[hidden.person, hidden.visit]
         true = self.scaling.apply(cohort.visits[hidden.person, hidden.visit], first if own is None else own)
-        error = np.clip(true, -FARTHEST, FARTHEST) - self.scaling.apply(made.baseline, first)
+        expected = self.scaling.apply(made.baseline, first)
+        error = np.clip(true, -FARTHEST, FARTHEST) - np.clip(expected, -FARTHEST, FARTHEST)
         return np.asarray(np.nanmean(normal_crps(error, made.deviation), axis=1))
 
     def seen(self, cohort: Cohort) -> Seen:
@@ -148,15 +149,17 @@ class Anchoring:
         history = History.of(cohort, hide=False)
         times = filled_times(history.times, self.usual)
         person = self._person(cohort.covariate_table, cohort.source)
-        return Seen(cohort.ids, self._scaled(history, cohort.site), times, person)
+        # Far cells are to decide little of what is learned; whoever is far off is so in full where they are imputed.
+        values = np.clip(self._scaled(history, cohort.site), -FARTHEST, FARTHEST)
+        return Seen(cohort.ids, values, times, person)
 
     def _scaled(self, history: History, site: np.ndarray | None) -> np.ndarray:
-        """(N, V, D), each visit within its own site; cells beyond `FARTHEST` count as that far."""
+        """(N, V, D), each visit within its own site."""
         scaled = [
             self.scaling.apply(history.visits[:, visit], site if history.sites is None else history.sites[:, visit])
             for visit in range(history.visits.shape[1])
         ]
-        return np.clip(np.stack(scaled, axis=1), -FARTHEST, FARTHEST)
+        return np.stack(scaled, axis=1)
 
     def _person(self, table: pd.DataFrame, source: str | None) -> np.ndarray:
         covariates = self.encoder.transform(table, source)
