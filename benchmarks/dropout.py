@@ -104,9 +104,8 @@ def main() -> None:
     with ProcessPoolExecutor(given.jobs) as pool:
         for found in pool.map(partial(one, given.dropout, given.refit, threads), range(given.seeds)):
             each.append(found)
-            print(
-                f"seed {len(each) - 1}", {way: round(float(np.mean(of[1])), 3) for way, of in found.items()}, flush=True
-            )
+            of_seed = {way: [round(float(np.mean(part)), 4) for part in of] for way, of in found.items()}
+            print(f"seed {len(each) - 1}: bias, share of intervals that hold:", of_seed, flush=True)
     print(f"commit {commit()}, {processor()}, {' '.join(flags())}")
     for way in each[0]:
         bias, holds = (np.stack([found[way][place] for found in each]).astype(float) for place in (0, 1))
