@@ -369,6 +369,6 @@ def test_what_fills_missing_cells_is_learned_from_so_many_people(monkeypatch: py
     every = _fit(cohort).model_
     monkeypatch.setattr(design, "FILL", (20, 1))
     some = _fit(cohort).model_
-    expected = Design.of(cohort, True, most=20).context.missing.precision
+    expected = Design.of(cohort.in_order(), True, most=20).context.missing.precision
     np.testing.assert_array_equal(some.context.missing.precision, expected)  # type: ignore[attr-defined]
     assert np.abs(expected - every.context.missing.precision).max() > 1e-3  # type: ignore[attr-defined]
