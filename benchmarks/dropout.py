@@ -20,10 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-
-# Seeds run beside each other, and the products of each are small.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 

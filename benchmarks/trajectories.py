@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,8 @@ def scored_draws(draws: np.ndarray, mean: np.ndarray, truth: np.ndarray, unit: U
     return unit.scores(crps(draws, truth), truth - mean, inside)
 
 
-class Unit:
-    """SD of first visits of people to learn from, and of all visits of everybody, (T, D) each, within sites if any."""
+class Units:
+    """SD of first visits of people to learn from, and of all visits of everybody, within sites if there are any."""
 
     def __init__(self, train: sg.Cohort, everybody: sg.Cohort) -> None:
         visits, count = everybody.visits, everybody.visits.shape[1]
@@ -113,15 +113,22 @@ class Unit:
         self.every = SharedScaling.fit(np.concatenate([visits[:, visit] for visit in range(count)]), site)
 
     def of(self, rows: HiddenVisits) -> Unit:
-        self.here, self.anywhere = (each.original_scale(len(rows), rows.site)[1] for each in (self.first, self.every))
-        return self
+        return Unit(*(each.original_scale(len(rows), rows.site)[1] for each in (self.first, self.every)))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Those of T hidden visits, (T, D) each."""
+
+    first: np.ndarray
+    every: np.ndarray
 
     def scores(self, loss: np.ndarray, error: np.ndarray, inside: np.ndarray) -> Scores:
         """CRPS, squared errors by either unit, and whether 90 % intervals hold the truth, (T, D) each."""
         return {
-            "crps": loss / self.here,
-            "square": (error / self.here) ** 2,
-            "square of all": (error / self.anywhere) ** 2,
+            "crps": loss / self.first,
+            "square": (error / self.first) ** 2,
+            "square of all": (error / self.every) ** 2,
             "covered": inside,
         }
 
@@ -133,7 +140,7 @@ def fold(cohort: sg.Cohort, train: sg.Cohort, test: sg.Cohort, seed: int, others
     """
     model = TrajectoryModel.fit(train, DefaultOptions(shape="off"), seed=seed, run=Run(None, 1e9, False, False))
     mixed = MixedModel().fit(train, seed)
-    of_train = Unit(train, cohort)
+    units = Units(train, cohort)
     learned = [HiddenVisits.of(train, task) for task in TASKS]
     ridge = NearestRidge(model).fit(learned)
     forest, saits = (WideForest(train, seed), Saits(train, TASKS, seed)) if others else (None, None)
@@ -147,20 +154,20 @@ def fold(cohort: sg.Cohort, train: sg.Cohort, test: sg.Cohort, seed: int, others
         of_each = mixed.context.scaling.invert(centre, rows.site), scale * np.sqrt(variance)
         apart = {}
         for name, of in (("nearest", lambda each: each), ("linear", HiddenVisits.between)):
-            spread = np.nanstd((before.followup - of(before).baseline) / of_train.of(before).here, axis=0)
+            spread = np.nanstd((before.followup - of(before).baseline) / units.of(before).first, axis=0)
             apart[name] = of(rows).baseline, spread
-        unit = of_train.of(rows)
+        unit = units.of(rows)
         methods = {OURS: scored_draws(draws, mean, truth, unit)}
         methods["mixed-model"] = scored(*of_each, truth, unit)
         methods["ridge on the nearest"] = scored(*ridge.predict(rows), truth, unit)
         for name, (centre, spread) in apart.items():
-            methods[name] = scored(centre, unit.here * spread, truth, unit)
+            methods[name] = scored(centre, unit.first * spread, truth, unit)
         if forest is not None and saits is not None:
             drawn = forest.draws(rows)
             # A visit that few came to is no column of the wide table; the nearest one stands in.
             centre, spread = apart["nearest"]
             noise = np.random.default_rng(seed).standard_normal(drawn.shape)
-            drawn = np.where(np.isnan(drawn), centre + unit.here * spread * noise, drawn)
+            drawn = np.where(np.isnan(drawn), centre + unit.first * spread * noise, drawn)
             methods["miceforest, wide"] = scored_draws(drawn, drawn.mean(axis=0), truth, unit)
             centre, spread = saits.predict(rows, task)
             methods["SAITS"] = scored(centre, spread, truth, unit)
@@ -216,12 +223,7 @@ def main() -> None:
     if given.features:
         step = len(cohort.features) // given.features
         cohort = only(cohort, np.arange(len(cohort.features)) % step == 0)
-    came = np.isfinite(cohort.visits).any(axis=2)
-    # Numbers of visits that nobody has.
-    labels = tuple(name for name, there in zip(cohort.visit_labels, came.any(axis=0), strict=True) if there)
-    kept = came.any(axis=0)
-    cohort = replace(cohort, visits=cohort.visits[:, kept], times=cohort.times[:, kept], visit_labels=labels)
-    judged = came.sum(axis=1) >= COHORTS[given.cohort]
+    judged = np.isfinite(cohort.visits).any(axis=2).sum(axis=1) >= COHORTS[given.cohort]
     folds = []
     for repeat in range(given.repeats):
         for train, test in cohort.folds(5, repeat):

@@ -14,13 +14,11 @@ import pandas as pd
 import secondgram as sg
 from secondgram.cohort.scaling import CovariateEncoder, SharedScaling
 from secondgram.comparison.hidden_visits import HiddenVisits
+from secondgram.comparison.methods.peers import BOOSTING, FOREST_DATASETS, FOREST_ROUNDS, NEAREST
 from secondgram.imputation.history import History, filled_times, first_cells, usual_times
+from secondgram.imputation.trajectory.anchored import Anchoring
 
-# Columns that predict one of the wide table, beside the same feature at other visits, times and covariates.
-NEAREST = 40
-ROUNDS, DATASETS, DRAWS = 2, 4, 20
-TREES = {"num_iterations": 30, "num_leaves": 7, "min_data_in_leaf": 10, "learning_rate": 0.1}
-EXACTLY = {"num_threads": 1, "deterministic": True, "force_col_wise": True}
+DRAWS = 20
 # People with whom a visit is a column of the wide table: a tree needs as many on both sides.
 FEWEST = 20
 # Share of the people by whom SAITS is stopped, and its errors measured.
@@ -33,13 +31,11 @@ class Steps:
 
     def __init__(self, train: sg.Cohort) -> None:
         self.scaling = SharedScaling.fit(first_cells(train), train.site)
-        self.encoder = CovariateEncoder.fit(train.covariate_table)
-        self.usual = usual_times(train)
+        self.parts = Anchoring(self.scaling, CovariateEncoder.fit(train.covariate_table), usual_times(train))
 
     def of(self, history: History, site: np.ndarray | None, table: pd.DataFrame) -> tuple[np.ndarray, ...]:
-        visits = [self.scaling.apply(history.visits[:, k], site) for k in range(history.visits.shape[1])]
-        covariates = np.nan_to_num(self.encoder.transform(table, None))
-        return np.stack(visits, axis=1), filled_times(history.times, self.usual), covariates
+        times, person = filled_times(history.times, self.parts.usual), self.parts._person(table, None)
+        return self.parts._scaled(history, site), times, person[:, 1:]
 
     def of_cohort(self, cohort: sg.Cohort) -> tuple[np.ndarray, ...]:
         return self.of(History.of(cohort, hide=False), cohort.site, cohort.covariate_table)
@@ -69,9 +65,9 @@ class WideForest:
         empty[given] = self.table[given].mean().to_numpy()
         table = pd.concat([self.table, empty], ignore_index=True)
         self.kernel = miceforest.ImputationKernel(
-            table, num_datasets=DATASETS, variable_schema=self._schema(given), random_state=seed
+            table, num_datasets=FOREST_DATASETS, variable_schema=self._schema(given), random_state=seed
         )
-        self.kernel.mice(ROUNDS, **TREES, **EXACTLY)
+        self.kernel.mice(FOREST_ROUNDS, **BOOSTING)
 
     def _table(self, visits: np.ndarray, times: np.ndarray, covariates: np.ndarray) -> pd.DataFrame:
         columns = {f"y{f}@{k}": visits[:, k, f] for k in self.slots for f in range(visits.shape[2])}
@@ -103,9 +99,9 @@ class WideForest:
         visits, times, covariates = self.steps.of_hidden(rows)
         table, width = self._table(visits, times, covariates), visits.shape[2]
         made: list[np.ndarray] = []
-        for call in range(DRAWS // DATASETS):
+        for call in range(DRAWS // FOREST_DATASETS):
             filled = self.kernel.impute_new_data(table, random_state=call)
-            for number in range(DATASETS):
+            for number in range(FOREST_DATASETS):
                 whole = filled.complete_data(number).to_numpy(dtype=float)[:, : len(self.slots) * width]
                 whole = whole.reshape(len(rows), len(self.slots), width)
                 own = np.searchsorted(self.slots, rows.slot).clip(max=len(self.slots) - 1)

@@ -80,7 +80,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trajectories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of people with up to four visits; the cohort keeps the order that it has in the file."""
+    """The same of people with up to four visits."""
     folder = tmp_path_factory.mktemp("trajectories")
     sg.simulate(90, 4, 0.5, seed=2, mode="trajectories", visits=4).write(folder / "study.csv")
     cohort = sg.read_cohort(folder / "study.csv").with_target(2)
@@ -146,7 +146,7 @@ def test_killed_then_resumed(command, out, moment, folder, undisturbed, start, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [ONE_MOMENT[0], *(each.values[0] for each in MOMENTS)])
+@pytest.mark.parametrize("moment", [*ONE_MOMENT, *MOMENTS])
 @pytest.mark.parametrize(("command", "out"), RUNS_OF_TRAJECTORIES, ids=["fit", "impute"])
 def test_trajectories_killed_then_resumed(
     command, out, moment, trajectories, undisturbed_trajectories, start, cli, work_in_copy, monkeypatch

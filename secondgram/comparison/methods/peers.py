@@ -22,6 +22,9 @@ TREES: dict[str, Any] = {"n_estimators": 60, "learning_rate": 0.05, "num_leaves"
 NEAREST = 40
 ROUNDS = 5
 FOREST_ROUNDS, FOREST_DATASETS = 2, 4
+BOOSTING: dict[str, Any] = {"num_iterations": 30, "num_leaves": 7, "min_data_in_leaf": 10, "learning_rate": 0.1}
+# The same trees every time.
+BOOSTING |= {"num_threads": 1, "deterministic": True, "force_col_wise": True}
 
 
 class Peer:
@@ -185,9 +188,7 @@ class Miceforest(Chained):
         self.kernel = miceforest.ImputationKernel(
             self.table, num_datasets=FOREST_DATASETS, variable_schema=self._schema(), random_state=self.seed
         )
-        trees = {"num_iterations": 30, "num_leaves": 7, "min_data_in_leaf": 10, "learning_rate": 0.1}
-        exactly = {"num_threads": 1, "deterministic": True, "force_col_wise": True}
-        self.kernel.mice(FOREST_ROUNDS, **trees, **exactly)
+        self.kernel.mice(FOREST_ROUNDS, **BOOSTING)
 
     def _schema(self) -> dict[str, list[str]]:
         given = len(self.names) - self.width

@@ -49,12 +49,12 @@ def fit_supported(cohort: Cohort, options: DefaultOptions, declared: Declared, *
     without kinds, and its numbers are the same.
     """
     every_kind = recognised(cohort, declared.kinds)
-    passive, notes = _passive(cohort, every_kind, declared)
+    passive, learned, notes = _passive(cohort, every_kind, declared)
     if all(kind.plain for kind in every_kind) and not passive.relations:
         plain = DefaultModel.fit(cohort, options, seed=seed, run=run)
         plain.record["cautions"] += notes
         return plain
-    cohort = passive.cohort(cohort)
+    cohort = learned
     kinds = FeatureKinds(tuple(cohort.features), [every_kind[place] for place in passive.learned])
     for place, kind in enumerate(kinds.kinds):
         if kind.by_levels and _pairs(cohort, place) >= FEWEST_PAIRS:
@@ -82,17 +82,19 @@ def fit_supported(cohort: Cohort, options: DefaultOptions, declared: Declared, *
     return supported
 
 
-def _passive(cohort: Cohort, kinds: list[Kind], declared: Declared) -> tuple[PassiveFeatures, list[str]]:
-    """What is computed from other features, and notes on what holds in every row and is not kept to."""
+def _passive(cohort: Cohort, kinds: list[Kind], declared: Declared) -> tuple[PassiveFeatures, Cohort, list[str]]:
+    """What is computed from other features, the cohort without it, and notes on what holds and is not kept to."""
     relations, steps = found_relations(cohort, declared.relations)
     names = tuple(cohort.features)
     whole = tuple(name for name, kind in zip(names, kinds, strict=True) if kind.whole)
     passive = PassiveFeatures(names, tuple(relations), steps, whole)
-    if _paired(passive.cohort(cohort)) >= max(FEWEST_PAIRS, _paired(cohort) / 2):
-        return passive, []
+    learned = passive.cohort(cohort)
+    if learned.paired.sum() >= max(FEWEST_PAIRS, cohort.paired.sum() / 2):
+        return passive, learned, []
     # What others determine is all that most people have at the baseline, say: it is learned itself.
     passive = replace(passive, relations=tuple(each for each in relations if each in declared.relations))
-    count = _paired(passive.cohort(cohort))
+    learned = passive.cohort(cohort)
+    count = learned.paired.sum()
     if count < FEWEST_PAIRS:
         raise InputError(
             f"without what is declared to be determined, {count} people have baseline and follow-up",
@@ -100,12 +102,7 @@ def _passive(cohort: Cohort, kinds: list[Kind], declared: Declared) -> tuple[Pas
             mend=f"Leave out the declaration {passive.relations[0].text(names)!r}",
         )
     why = "holds in every row and is not kept to: most people have nothing else at the baseline or the follow-up"
-    return passive, [f"{each.text(names)} {why}" for each in relations if each not in passive.relations]
-
-
-def _paired(cohort: Cohort) -> int:
-    """People with any feature at the baseline, and any at the follow-up."""
-    return int(cohort.paired.sum())
+    return passive, learned, [f"{each.text(names)} {why}" for each in relations if each not in passive.relations]
 
 
 def _pairs(cohort: Cohort, place: int) -> int:

@@ -11,6 +11,7 @@ import pandas as pd
 from ...cohort.scaling import CovariateEncoder, SharedScaling
 from ...cohort.table import Cohort
 from ...ops.thread_pool import in_parallel
+from ..default.design import FARTHEST
 from ..history import History, filled_times
 from ..model_data import People
 from ..scores import normal_crps
@@ -18,8 +19,6 @@ from .anchor import Anchor
 from .hidden import Hidden, of_each_kind
 from .posterior import Posterior
 
-# Robust spreads at which a cell is cut, as where the ladder learns.
-FARTHEST = 25.0
 # The gap to the nearest known visit is above zero.
 SHORTEST = 1e-3
 # Inputs of the ladder beside covariates: log of the number of known visits; 1 where the visit is after all of them, -1
